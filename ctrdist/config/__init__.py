@@ -1,0 +1,1 @@
+"""Configuration: plain dataclasses (:mod:`.experiment`) and how they are read (:mod:`.parse`). Free of torch."""

@@ -1,0 +1,149 @@
+"""Which files a preprocessed data set consists of: manifest.json, written last (no manifest, no data set)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import fsspec
+
+from ctrdist.errors import DataError
+from ctrdist.schema import Schema
+
+MANIFEST_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SCHEMA_NAME = "schema.json"
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """One Parquet file of a split."""
+
+    path: str
+    """Relative to the data set's directory, with forward slashes."""
+    row_groups: tuple[int, ...]
+    """Rows of each row group, in file order, so that readers can plan without opening the file."""
+    sha256: str
+    """Of the file's bytes."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole file."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The files of train, valid or test; a row's index is its position in them, in this order."""
+
+    files: tuple[DataFile, ...]
+    """In order."""
+    rows: int
+    """Rows of all files."""
+    positives: int
+    """Rows with label 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Content of manifest.json. Holds neither time nor place, so equal data gives equal bytes."""
+
+    schema_fingerprint: str
+    """:attr:`ctrdist.schema.Schema.fingerprint` of schema.json."""
+    splits: Mapping[str, Split]
+    """By name: train, valid, test; a split without rows has no files."""
+    vocabularies: Mapping[str, str] = field(default_factory=dict)
+    """Categorical column → sha256 of its file in vocabulary/."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved preprocessing config."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of schema and all rows; a run or checkpoint names the data it saw by it."""
+        content = {name: [f.sha256 for f in split.files] for name, split in sorted(self.splits.items())}
+        text = json.dumps([self.schema_fingerprint, content])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        body = {"version": MANIFEST_VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        return json.dumps(body, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Manifest:
+        """Reads manifest.json; raises DataError where it is none or was altered."""
+        try:
+            raw = json.loads(text)
+            version, fingerprint = raw.pop("version"), raw.pop("fingerprint")
+            splits = {name: _split(split) for name, split in raw.pop("splits").items()}
+            manifest = cls(splits=splits, **raw)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise DataError(f"{where}: not a ctrdist manifest ({error}). Run jobs/preprocess.py again.") from error
+        if version != MANIFEST_VERSION:
+            raise DataError(
+                f"{where}: manifest version {version}, this ctrdist reads version {MANIFEST_VERSION}. "
+                "Run jobs/preprocess.py again with this version."
+            )
+        if fingerprint != manifest.fingerprint:
+            raise DataError(f"{where}: its content does not match its fingerprint; it was altered. Preprocess again.")
+        return manifest
+
+
+def _split(raw: dict[str, Any]) -> Split:
+    files = tuple(DataFile(**{**f, "row_groups": tuple(f["row_groups"])}) for f in raw.pop("files"))
+    return Split(files=files, **raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A preprocessed data set as training sees it."""
+
+    path: str
+    """Its directory: local or s3://."""
+    schema: Schema
+    manifest: Manifest
+
+    def split(self, name: str) -> Split:
+        """The split of that name; raises DataError where there is none or it is empty."""
+        split = self.manifest.splits.get(name)
+        if split is None or split.rows == 0:
+            filled = [f"{n} ({s.rows:,} rows)" for n, s in self.manifest.splits.items() if s.rows]
+            raise DataError(
+                f"{self.path}: split '{name}' has no rows; it has {', '.join(filled)}. "
+                "Name one of these, or change `split` in the data-set YAML and preprocess again."
+            )
+        return split
+
+
+def open_dataset(path: str) -> Dataset:
+    """Opens a preprocessed data set.
+
+    Args:
+        path: the directory that jobs/preprocess.py wrote; local or s3://.
+
+    Raises:
+        DataError: there is no manifest (so no finished data set), or schema and manifest do not belong together.
+    """
+    fs, root = fsspec.core.url_to_fs(path)
+    texts = {}
+    for name in (MANIFEST_NAME, SCHEMA_NAME):
+        try:
+            texts[name] = fs.cat_file(posixpath.join(root, name)).decode()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(
+                f"{path}: no {name} there, so no finished data set. Give --data the directory that "
+                "jobs/preprocess.py wrote, or run jobs/preprocess.py --output there first."
+            ) from error
+    schema = Schema.from_json(texts[SCHEMA_NAME], f"{path}/{SCHEMA_NAME}")
+    manifest = Manifest.from_json(texts[MANIFEST_NAME], f"{path}/{MANIFEST_NAME}")
+    if manifest.schema_fingerprint != schema.fingerprint:
+        raise DataError(
+            f"{path}: {SCHEMA_NAME} ({schema.fingerprint}) is not the one that {MANIFEST_NAME} was written with "
+            f"({manifest.schema_fingerprint}). Run jobs/preprocess.py again."
+        )
+    return Dataset(path=path, schema=schema, manifest=manifest)

@@ -1,0 +1,17 @@
+"""Errors that a user can mend. Jobs print their message and leave with exit code 2, without a traceback."""
+
+
+class UserError(ValueError):
+    """Base of the errors that name what was given, where, what is allowed and what to change."""
+
+
+class ConfigError(UserError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class DataError(UserError):
+    """Input data, or a data-set directory, that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, incomplete, damaged or of another model or data set."""

@@ -1,0 +1,89 @@
+"""What the layers above agree on: the batch, what a model declares and returns, and state that can be saved."""
+
+# B batch, K numeric fields, C categorical fields, F = K + C fields, D embedding dim
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+
+@dataclass
+class Batch(Pipelineable):
+    """Rows of one step on one worker."""
+
+    numeric_BK: Tensor
+    """(B, K) float32."""
+    sparse: KeyedJaggedTensor
+    """Ids of the C categorical fields: keys in schema order, stride B."""
+    label_B: Tensor
+    """(B,) float32, 0 or 1."""
+    row_B: Tensor
+    """(B,) int64: index of the row in its split, which is its origin."""
+    user_B: Tensor | None = None
+    """(B,) int64, where the schema has a user."""
+    global_size: int = 0
+    """Rows of this step on all workers: the loss is a sum over B divided by this."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """Copy on another device."""
+        return self._map(lambda t: t.to(device=device, non_blocking=non_blocking))
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keeps the memory alive until the stream is done with it."""
+        self._map(lambda t: t.record_stream(stream) or t)
+
+    def pin_memory(self) -> Batch:
+        """Copy in page-locked memory."""
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, function: Any) -> Batch:
+        user_B = None if self.user_B is None else function(self.user_B)
+        return Batch(
+            numeric_BK=function(self.numeric_BK),
+            sparse=function(self.sparse),
+            label_B=function(self.label_B),
+            row_B=function(self.row_B),
+            user_B=user_B,
+            global_size=self.global_size,
+        )
+
+
+@dataclass
+class Output:
+    """What a model returns for B rows."""
+
+    logits_B: Tensor
+    """(B,) float32: log-odds of a click."""
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    """Further outputs that the model's loss or its diagnostics need."""
+
+
+class Tower(Protocol):
+    """The dense part of a model: looked-up embeddings in, logits out. Single-device code."""
+
+    groups: Mapping[str, int]
+    """Embedding groups it needs: name → dim D. Each holds one table per categorical field and one vector per
+    numeric field."""
+
+    def __call__(self, emb: Mapping[str, Tensor]) -> Output:
+        """emb: group → (B, F, D), fields in schema order, numeric first (value times the field's vector)."""
+        ...
+
+
+class Stateful(Protocol):
+    """Something whose state goes into a checkpoint as JSON-ready values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready state, with a version."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        ...

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Jobs print their message and leave with exit code 2, without a traceback."""
+"""Errors that a user can mend: jobs print the message, without a traceback, and exit with 2."""
 
 
 class UserError(ValueError):

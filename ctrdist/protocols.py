@@ -1,12 +1,12 @@
-"""What the layers above agree on: the batch, what a model declares and returns, and state that can be saved."""
+"""What the layers above agree on: the batch, a model's tower and output, state to be saved."""
 
 # B batch, K numeric fields, C categorical fields, F = K + C fields, D embedding dim
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Batch(Pipelineable):
     numeric_BK: Tensor
     """(B, K) float32."""
     sparse: KeyedJaggedTensor
-    """Ids of the C categorical fields: keys in schema order, stride B."""
+    """Ids of the C categorical fields: keys in schema order, stride B or one more: rows without ids fill workers up."""
     label_B: Tensor
     """(B,) float32, 0 or 1."""
     row_B: Tensor
@@ -55,13 +55,16 @@ class Batch(Pipelineable):
         )
 
 
-@dataclass
-class Output:
-    """What a model returns for B rows."""
+class Output(NamedTuple):
+    """What a model returns for B rows.
+
+    A tuple, because DistributedDataParallel looks for tensors in the types that it knows: behind any other class it finds
+    none, and silently leaves the gradients unreduced.
+    """
 
     logits_B: Tensor
     """(B,) float32: log-odds of a click."""
-    aux: dict[str, Tensor] = field(default_factory=dict)
+    aux: Mapping[str, Tensor] = {}
     """Further outputs that the model's loss or its diagnostics need."""
 
 
@@ -69,11 +72,11 @@ class Tower(Protocol):
     """The dense part of a model: looked-up embeddings in, logits out. Single-device code."""
 
     groups: Mapping[str, int]
-    """Embedding groups it needs: name → dim D. Each holds one table per categorical field and one vector per
-    numeric field."""
+    """Embedding groups it needs: name → dim D.
+    Each holds one table per categorical field and one vector per numeric field."""
 
     def __call__(self, emb: Mapping[str, Tensor]) -> Output:
-        """emb: group → (B, F, D), fields in schema order, numeric first (value times the field's vector)."""
+        """emb: group → (B, F, D), fields in schema order, numeric first (value × field vector)."""
         ...
 
 

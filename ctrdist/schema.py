@@ -1,6 +1,7 @@
-"""What a preprocessed data set holds: the half of the contract between preprocessing and training in schema.json.
+"""What a preprocessed data set holds: the contract between preprocessing and training.
 
-The other half, which files hold it, is :mod:`ctrdist.data.manifest`. Nothing else passes between the two.
+This is its half in schema.json; the other, which files hold the rows, is
+:mod:`ctrdist.data.manifest`. Nothing else passes between the two.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class CategoricalField:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """Columns of a preprocessed data set, in the order in which models see them: numeric, then categorical."""
+    """Columns of a data set, in the order in which models see them: numeric, then categorical."""
 
     name: str
     """Name of the data set."""
@@ -45,7 +46,7 @@ class Schema:
     label: str = "label"
     """The float32 column that holds 0 or 1."""
     user: str | None = None
-    """An int64 column that identifies the user, for AUC grouped by user; None where the log has none."""
+    """An int64 column that identifies the user, for AUC by user; None where the log has none."""
     timestamp: str | None = None
     """An int64 column with the event's time in seconds; None where the log has none."""
 
@@ -53,7 +54,9 @@ class Schema:
         names = [*self.numeric, *(field.name for field in self.categorical), self.label]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise DataError(f"schema {self.name}: column names must differ, repeated: {', '.join(repeated)}")
+            raise DataError(
+                f"schema {self.name}: column names must differ, repeated: {', '.join(repeated)}"
+            )
 
     @property
     def num_fields(self) -> int:
@@ -72,7 +75,9 @@ class Schema:
 
     def to_json(self) -> str:
         """The text of schema.json."""
-        return json.dumps({"version": SCHEMA_VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+        return (
+            json.dumps({"version": SCHEMA_VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+        )
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Schema:
@@ -92,7 +97,9 @@ class Schema:
             raw["numeric"] = tuple(raw.get("numeric", ()))
             schema = cls(categorical=fields, **raw)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise DataError(f"{where}: not a ctrdist schema ({error}). Run jobs/preprocess.py again.") from error
+            raise DataError(
+                f"{where}: not a ctrdist schema ({error}). Run jobs/preprocess.py again."
+            ) from error
         if version != SCHEMA_VERSION:
             raise DataError(
                 f"{where}: schema version {version}, this ctrdist reads version {SCHEMA_VERSION}. "

@@ -22,5 +22,8 @@ def shared_data() -> Path:
     """Folder of the real logs, which may not be redistributed."""
     path = Path(os.environ.get("CTRDIST_DATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
-        pytest.skip(f"real logs are not at {path}; set CTRDIST_DATA to the folder that has criteo/, frappe/, movielens-1m/")
+        pytest.skip(
+            f"real logs are not at {path}; "
+            "set CTRDIST_DATA to the folder that has criteo/, frappe/, movielens-1m/"
+        )
     return path

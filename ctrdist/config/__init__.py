@@ -1,1 +1,1 @@
-"""Configuration: plain dataclasses (:mod:`.experiment`) and how they are read (:mod:`.parse`). Free of torch."""
+"""Configuration: plain dataclasses (`experiment`) and how they are read (`parse`). No torch."""

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
 ShardingKind = Literal[
-    "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "data_parallel"
+    "auto",
+    "table_wise",
+    "row_wise",
+    "column_wise",
+    "table_row_wise",
+    "table_column_wise",
+    "data_parallel",
 ]
 
 
@@ -15,9 +21,11 @@ class LoaderConfig:
     """How rows reach the model."""
 
     batch_size: int = 4096
-    """Rows of a step on all workers together; the last two steps of an epoch share what is left evenly."""
+    """Rows of a step on all workers together.
+    The last two steps of an epoch share what is left evenly."""
     shuffle_rows: int = 524288
-    """Rows of a shuffle window: row groups are drawn in random order, rows are permuted within a window. 0: as stored."""
+    """Rows of a shuffle window; 0: as stored.
+    Row groups are drawn in random order, rows are permuted within a window."""
     prefetch: int = 4
     """Batches that are made ready ahead of the step."""
 
@@ -27,13 +35,14 @@ class TableOptimConfig:
     """Optimiser of the embedding tables."""
 
     name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
-    """The first three are fused into the backward pass; adam is dense: for tables that fit, with whole-table L2."""
+    """The first three are fused into the backward pass.
+    adam is dense: for tables that fit, with whole-table L2."""
     lr: float = 0.01
     """Learning rate."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     l2: float = 0.0
-    """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to the loss of each step. Only with adam."""
+    """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to each step's loss. Only with adam."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +70,7 @@ class OptimConfig:
     dense: DenseOptimConfig = field(default_factory=DenseOptimConfig)
     """Of everything else."""
     max_grad_norm: float = 10.0
-    """Bound of the global gradient norm (dense weights, and tables under adam); 0 switches it off."""
+    """Bound of the gradient norm of dense weights, and of tables under adam; 0 switches it off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +78,12 @@ class ShardingConfig:
     """How tables are laid over the workers."""
 
     default: ShardingKind = "auto"
-    """auto lets TorchRec's planner choose; the others force that kind and leave the placement to the planner."""
+    """auto lets TorchRec's planner choose.
+    The others force that kind and leave the placement to the planner."""
     tables: dict[str, ShardingKind] = field(default_factory=dict)
     """Exceptions: name of a table (group.field) → kind."""
     memory_gb: float = 0.0
-    """Memory for tables per worker in GiB; 0 takes what the machine has, divided by its workers."""
+    """Memory for tables per worker in GiB; 0: what the machine has, divided by its workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +101,7 @@ class TrackingConfig:
     """What is recorded where. A JSONL file in the run's directory has everything in any case."""
 
     mlflow: bool = True
-    """Whether MLflow is used; MLFLOW_TRACKING_URI names a server, otherwise SQLite in the runs directory."""
+    """Whether MLflow is used: the server at MLFLOW_TRACKING_URI, or SQLite in `runs`."""
     experiment: str = "ctrdist"
     """MLflow experiment."""
     every_steps: int = 20
@@ -111,7 +121,7 @@ class TrainConfig:
     monitor: Literal["auc", "logloss", "auc-logloss", "ne", "gauc", "auc+gauc"] = "auc"
     """What decides which epoch is best, on the valid split."""
     patience: int = 2
-    """Epochs in a row without improvement before training stops; each of them cuts the learning rates."""
+    """Epochs in a row without improvement that end training; each cuts the learning rates."""
     lr_factor: float = 0.1
     """Factor for both learning rates after an epoch without improvement."""
     min_lr: float = 1e-6
@@ -122,6 +132,8 @@ class TrainConfig:
     """Rows of an evaluation step on all workers together."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the tower under autocast; tables, logits and loss stay float32."""
+    sync_batch_norm: bool = True
+    """Batch normalisation over all workers' rows, so that results do not depend on their number; off: each its own."""
     embedding_init_std: float = 1e-4
     """Tables start as N(0, std²), row 0 as zero."""
 
@@ -133,7 +145,8 @@ class Experiment:
     data: str = ""
     """Directory that jobs/preprocess.py wrote: local or s3://."""
     run_name: str = ""
-    """Name of the run and of its directory; started again under the same name it goes on. Empty: model, data, time."""
+    """Name of the run and of its directory; started again under the same name it goes on.
+    Empty: model, data, time."""
     runs: str = "runs"
     """Directory of all runs; CTRDIST_RUNS replaces this default."""
     workers: int = 1
@@ -157,7 +170,7 @@ class Experiment:
 
 
 def experiment_of(model_name: str, model_config: type) -> type[Experiment]:
-    """The experiment dataclass of one model: `model` has that model's type, `model_name` its name."""
+    """The experiment dataclass of one model, with that model's settings and its name."""
     return make_dataclass(
         "Experiment",
         [

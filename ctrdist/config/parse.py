@@ -1,6 +1,7 @@
 """Reads a config dataclass from defaults < preset (YAML) < command line, with jsonargparse.
 
-Options may be written with dashes or underscores. An unknown key is an error that names the nearest.
+Options may be written with dashes or underscores. An unknown key is an error that names the
+nearest.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from ctrdist.errors import ConfigError
 
 T = TypeVar("T")
 
-_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (?P<argument>\S+)|does not accept (?:\w+ )?(?:option|key)s? '(?P<key>[\w.\-]+)'")
+_UNKNOWN = re.compile(
+    r"[Uu]nrecognized arguments: (?P<argument>\S+)"
+    r"|does not accept (?:\w+ )?(?:option|key)s? '(?P<key>[\w.\-]+)'"
+)
 _GROUP = re.compile(r"Group '(?P<group>[\w.]+)'")
 
 
@@ -32,7 +36,11 @@ class _Parser(ArgumentParser):
         if match:
             given = (match["argument"] or match["key"]).lstrip("-").split("=")[0]
             group = _GROUP.search(text)
-            given = f"{group['group']}.{given}" if group and not given.startswith(group["group"] + ".") else given
+            given = (
+                f"{group['group']}.{given}"
+                if group and not given.startswith(group["group"] + ".")
+                else given
+            )
             text = f"unknown key '{given}'{self._nearest(given)}. `--help` lists all keys."
         raise ConfigError(text) from ex
 
@@ -42,7 +50,9 @@ class _Parser(ArgumentParser):
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
         if not close:  # the right name in the wrong section, or the section left out
             leaf = {k: k.rsplit(".", 1)[-1] for k in known}
-            near = difflib.get_close_matches(wanted.rsplit(".", 1)[-1], list(leaf.values()), n=1, cutoff=0.6)
+            near = difflib.get_close_matches(
+                wanted.rsplit(".", 1)[-1], list(leaf.values()), n=1, cutoff=0.6
+            )
             close = [k for k, name in leaf.items() if near and name == near[0]][:1]
         return f"; the nearest is '{close[0]}'" if close else ""
 
@@ -59,7 +69,9 @@ def _normalise(argv: Sequence[str]) -> list[str]:
     return [option(text) for text in argv]
 
 
-def build_parser(cls: type, description: str, flags: dict[str, str], prog: str | None = None) -> ArgumentParser:
+def build_parser(
+    cls: type, description: str, flags: dict[str, str], prog: str | None = None
+) -> ArgumentParser:
     """The parser of a config dataclass.
 
     Args:
@@ -69,7 +81,9 @@ def build_parser(cls: type, description: str, flags: dict[str, str], prog: str |
         prog: name in the usage line.
     """
     parser = _Parser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML preset; the options after it win over it.")
+    parser.add_argument(
+        "--config", action="config", help="YAML preset; the options after it win over it."
+    )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_class_arguments(cls, None)
@@ -97,7 +111,8 @@ def parse(
         The config, and the value of each flag.
 
     Raises:
-        ConfigError: an unknown key (the nearest is named), a value of the wrong type, a missing file.
+        ConfigError: an unknown key (the nearest is named), a value of the wrong type, a missing
+            file.
     """
     flags = flags or {}
     parser = build_parser(cls, description, flags, prog)
@@ -122,7 +137,11 @@ def _check_preset_paths(arguments: Sequence[str]) -> None:
             continue
         path = value if equals else (arguments[index + 1] if index + 1 < len(arguments) else "")
         if path and not Path(path).is_file() and "\n" not in path and "{" not in path:
-            there = sorted(str(p) for p in Path(path).parent.glob("*.yaml")) if Path(path).parent.is_dir() else []
+            there = (
+                sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
+                if Path(path).parent.is_dir()
+                else []
+            )
             near = difflib.get_close_matches(path, there, n=3, cutoff=0.3)
             hint = f" Presets there: {', '.join(near)}." if near else ""
             raise ConfigError(f"--config {path}: no such file.{hint}")

@@ -1,4 +1,4 @@
-"""Which files a preprocessed data set consists of: manifest.json, written last (no manifest, no data set)."""
+"""Which files a data set consists of: manifest.json, written last (no manifest, no data set)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash of schema and all rows; a run or checkpoint names the data it saw by it."""
-        content = {name: [f.sha256 for f in split.files] for name, split in sorted(self.splits.items())}
+        content = {
+            name: [f.sha256 for f in split.files] for name, split in sorted(self.splits.items())
+        }
         text = json.dumps([self.schema_fingerprint, content])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -83,14 +85,20 @@ class Manifest:
             splits = {name: _split(split) for name, split in raw.pop("splits").items()}
             manifest = cls(splits=splits, **raw)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise DataError(f"{where}: not a ctrdist manifest ({error}). Run jobs/preprocess.py again.") from error
+            raise DataError(
+                f"{where}: not a ctrdist manifest ({error}). Run jobs/preprocess.py again."
+            ) from error
         if version != MANIFEST_VERSION:
             raise DataError(
-                f"{where}: manifest version {version}, this ctrdist reads version {MANIFEST_VERSION}. "
+                f"{where}: manifest version {version}, "
+                f"this ctrdist reads version {MANIFEST_VERSION}. "
                 "Run jobs/preprocess.py again with this version."
             )
         if fingerprint != manifest.fingerprint:
-            raise DataError(f"{where}: its content does not match its fingerprint; it was altered. Preprocess again.")
+            raise DataError(
+                f"{where}: its content does not match its fingerprint; it was altered. "
+                "Run jobs/preprocess.py again."
+            )
         return manifest
 
 
@@ -127,7 +135,8 @@ def open_dataset(path: str) -> Dataset:
         path: the directory that jobs/preprocess.py wrote; local or s3://.
 
     Raises:
-        DataError: there is no manifest (so no finished data set), or schema and manifest do not belong together.
+        DataError: there is no manifest (so no finished data set), or schema and manifest do not
+            belong together.
     """
     fs, root = fsspec.core.url_to_fs(path)
     texts = {}
@@ -143,7 +152,7 @@ def open_dataset(path: str) -> Dataset:
     manifest = Manifest.from_json(texts[MANIFEST_NAME], f"{path}/{MANIFEST_NAME}")
     if manifest.schema_fingerprint != schema.fingerprint:
         raise DataError(
-            f"{path}: {SCHEMA_NAME} ({schema.fingerprint}) is not the one that {MANIFEST_NAME} was written with "
-            f"({manifest.schema_fingerprint}). Run jobs/preprocess.py again."
+            f"{path}: {SCHEMA_NAME} ({schema.fingerprint}) is not the one that {MANIFEST_NAME} "
+            f"was written with ({manifest.schema_fingerprint}). Run jobs/preprocess.py again."
         )
     return Dataset(path=path, schema=schema, manifest=manifest)

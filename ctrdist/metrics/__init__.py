@@ -1,0 +1,21 @@
+"""Exact metrics of click-through predictions, and the digest that proves which rows were seen."""
+
+from ctrdist.metrics.auc import auc
+from ctrdist.metrics.calibration import CalibrationTable, calibration, calibration_table
+from ctrdist.metrics.evaluate import evaluate_predictions
+from ctrdist.metrics.gauc import gauc
+from ctrdist.metrics.logloss import logloss, normalised_entropy
+from ctrdist.metrics.rows import digest, digest_of_range
+
+__all__ = [
+    "CalibrationTable",
+    "auc",
+    "calibration",
+    "calibration_table",
+    "digest",
+    "digest_of_range",
+    "evaluate_predictions",
+    "gauc",
+    "logloss",
+    "normalised_entropy",
+]

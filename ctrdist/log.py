@@ -1,0 +1,130 @@
+"""Logging of jobs and workers: our own lines from rank 0, warnings from all, no library noise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+
+OURS = ("ctrdist", "cluster", "preprocessing", "jobs", "__main__", "__mp_main__")
+"""Loggers and modules of this project; nothing of theirs is filtered."""
+
+# Library warnings that a user can do nothing about: (logger, start of the message).
+_NOISE = (
+    ("torch.fx._symbolic_trace", "is_fx_tracing will return true"),  # on using any sharded module
+    ("torchrec.distributed.utils", "Sharding Type is data_parallel, caching params"),
+    ("root", "Sharding spec not found for"),  # of each replicated table
+    ("torchrec.distributed.planner.types", "The topology was constructed directly"),
+    ("torchrec.distributed.planner.storage_reservations", "There is a known issue with TorchRec's"),
+)
+# The same among Python's warnings: starts of messages, as regular expressions.
+_NOISE_WARNINGS = (
+    r"fbgemm::\w+: an autograd kernel was not registered",  # of each dense kernel
+    "pkg_resources is deprecated",
+    "TypedStorage is deprecated",
+    r"`torch\.jit",
+)
+_QUIET_ENVIRONMENT = {
+    # MLflow sets up its own loggers when imported; its INFO tells of each table that is created.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # MLflow imports GitPython, which warns where there is no git.
+    "GIT_PYTHON_REFRESH": "quiet",
+    # C++ warnings of torch.distributed, such as that a host name has no IPv6 address.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # Its actor makes Ray's core print an error about Ray's own constructor arguments at each start.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Without an exporter running, each process warns that its metrics are not exported.
+    "RAY_enable_metrics_collection": "0",
+}
+
+
+class _DropMessages(logging.Filter):
+    """Drops the records whose message starts in one of these ways."""
+
+    def __init__(self, starts: tuple[str, ...]) -> None:
+        super().__init__()
+        self.starts = starts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.starts)
+
+
+class _Formatter(logging.Formatter):
+    """`12:30:05 message`; others than INFO with level and origin; the rank where it is not 0."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(datefmt="%H:%M:%S")
+        self.rank = f" [rank {rank}]" if rank else ""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        start = f"{self.formatTime(record, self.datefmt)}{self.rank}"
+        if record.levelno == logging.INFO:
+            return f"{start} {record.message}"
+        return f"{start} {record.levelname} {record.name}: {record.message}"
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what sys.stderr is at that moment: Ray and pytest replace it. Known by its type."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):  # type: ignore[no-untyped-def]
+        return sys.stderr
+
+
+def setup(rank: int, level: int = logging.INFO) -> None:
+    """Sets up logging of this process; call it before torchrec, ray or mlflow are imported.
+
+    May be called again, for instance once the rank is known. Handlers that write files stay.
+
+    Args:
+        rank: of this process; 0 shows its lines from `level` on, all others from WARNING on.
+        level: of this project's loggers. Libraries show warnings only, at any level.
+    """
+    for name, value in quiet_environment().items():
+        os.environ.setdefault(name, value)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if _writes_to_console(handler):
+            root.removeHandler(handler)
+    handler = _Handler()
+    handler.setFormatter(_Formatter(rank))
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level if rank == 0 else max(level, logging.WARNING))
+    # Set here even before these libraries are imported: they then keep their hands off the level.
+    for name in ("torchrec", "fbgemm_gpu", "alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, start in _NOISE:
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _DropMessages) for known in logger.filters):
+            logger.addFilter(_DropMessages((start,)))
+    _filter_warnings()
+
+
+def quiet_environment() -> dict[str, str]:
+    """Environment variables for workers and for Ray's own processes; what is set here wins."""
+    return {name: os.environ.get(name, value) for name, value in _QUIET_ENVIRONMENT.items()}
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    # Not every StreamHandler: files, and pytest's captures, are some too.
+    return type(handler) in (logging.StreamHandler, _Handler) or (
+        type(handler).__name__ == "PlainRayHandler"  # layer 1 does not import ray
+    )
+
+
+def _filter_warnings() -> None:
+    # A warning counts as ours where it is attributed to one of our modules.
+    not_ours = f"(?!(?:{'|'.join(re.escape(name) for name in OURS)})(?:\\.|$))"
+    for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=not_ours)
+    for start in _NOISE_WARNINGS:
+        warnings.filterwarnings("ignore", message=start)

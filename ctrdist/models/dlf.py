@@ -1,0 +1,253 @@
+"""DLF: low-order, high-order and implicit interactions, fused by attention (arXiv:2505.19182).
+
+Two forms. The paper's text leaves sizes open and the authors' code computes something else: `paper`
+reconstructs (5)-(16) with blocks as in the code, `code` computes what the released class does.
+"""
+
+# B batch, F fields, D embedding dim, N tokens of a layer's input, R rank, M tokens per block,
+# T tokens of a layer's output, I blocks (as queries), J blocks (as keys), H heads, E = D / H
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctrdist.errors import ConfigError
+from ctrdist.models.configs import DLFConfig
+from ctrdist.models.layers import MLP, TokenLinear, linear, token_weight
+from ctrdist.protocols import Output
+
+GATE_FLOOR = 1e-6
+"""ε of (9)."""
+
+
+class DLF(nn.Module):
+    """logit = head(E^(L+1)), E^(l+1) = layer(E^(l), E^(1)), E^(1) the field embeddings: (16)."""
+
+    def __init__(self, config: DLFConfig, num_fields: int) -> None:
+        """Builds the tower for F = num_fields.
+
+        Raises:
+            ConfigError: there is no field.
+        """
+        super().__init__()
+        if num_fields < 1:
+            raise ConfigError(
+                f"DLF: the data set has {num_fields} fields; it must have at least one."
+            )
+        self.groups = {"tokens": config.embedding_dim}
+        layer_class = CodeLayer if config.form == "code" else PaperLayer
+        self.layers = nn.ModuleList()
+        tokens = num_fields
+        for _ in range(config.num_layers):
+            layer = layer_class(config, num_fields, tokens)
+            self.layers.append(layer)
+            tokens = layer.out_tokens
+        width = tokens * config.embedding_dim
+        self.head: nn.Module = (
+            MLP(width, [config.hidden_dim], 1, dropout=config.dropout, batch_norm=config.batch_norm)
+            if config.form == "code"
+            else linear(width, 1)
+        )
+
+    def forward(self, emb: Mapping[str, Tensor]) -> Output:
+        """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
+        x0_BFD = emb["tokens"]
+        x_BND = x0_BFD
+        for layer in self.layers:
+            x_BND = layer(x_BND, x0_BFD)
+        logits_B = self.head(x_BND.flatten(1)).squeeze(1)
+        return Output(logits_B=logits_B.float())
+
+
+class FactorBlock(nn.Module):
+    """Products of pairs of tokens, compressed: MLP(LayerNorm(vec(left (xᵀ W)))), as M tokens.
+
+    The low-order block (5) has left = E^(1), the high-order block (6) left = x. W (N, R) is the
+    paper's W_LI or W_CI; the MLP with one hidden layer stands for its W_LO or W_CO and bias.
+    """
+
+    def __init__(self, config: DLFConfig, left_tokens: int, in_tokens: int) -> None:
+        super().__init__()
+        size = in_tokens * config.rank
+        self.out_shape = (config.tokens_per_block, config.embedding_dim)
+        self.weight_NR = token_weight(in_tokens, config.rank)
+        # As released: E^(1) is first brought to N tokens, so that both factor blocks have one size.
+        self.left = (
+            nn.Identity() if left_tokens == in_tokens else TokenLinear(left_tokens, in_tokens)
+        )
+        self.norm = nn.LayerNorm(size)
+        self.mlp = MLP(
+            size,
+            [config.hidden_dim],
+            config.tokens_per_block * config.embedding_dim,
+            dropout=config.dropout,
+            batch_norm=config.batch_norm,
+        )
+
+    def forward(self, left_BFD: Tensor, x_BND: Tensor) -> Tensor:
+        """left_BFD: (B, left_tokens, D), x_BND: (B, N, D); gives (B, M, D)."""
+        xw_BDR = functional.linear(x_BND.transpose(1, 2), self.weight_NR.T)
+        product_BNR = torch.bmm(self.left(left_BFD), xw_BDR)  # never the (N, N) matrix
+        return self.mlp(self.norm(product_BNR.flatten(1))).unflatten(1, self.out_shape)
+
+
+class CodeLayer(nn.Module):
+    """LayerNorm([high ‖ low ‖ compressed] + residual), as the authors' class computes it."""
+
+    def __init__(self, config: DLFConfig, num_fields: int, in_tokens: int) -> None:
+        super().__init__()
+        self.out_tokens = 3 * config.tokens_per_block
+        self.high = FactorBlock(config, in_tokens, in_tokens)
+        self.low = FactorBlock(config, num_fields, in_tokens)
+        self.compress = TokenLinear(in_tokens, config.tokens_per_block)
+        self.residual = _residual(in_tokens, self.out_tokens)
+        self.norm = nn.LayerNorm(config.embedding_dim)
+
+    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> Tensor:
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D)."""
+        blocks = [self.high(x_BND, x_BND), self.low(x0_BFD, x_BND), self.compress(x_BND)]
+        return self.norm(torch.cat(blocks, dim=1) + self.residual(x_BND))
+
+
+class PaperLayer(nn.Module):
+    """E^(l+1) = LayerNorm(Z + gate(E^(l)) ⊙ E^(l)), Z = fusion of three blocks: (5)-(9), (15).
+
+    The LayerNorm is the released code's; the paper does not mention one.
+    """
+
+    def __init__(self, config: DLFConfig, num_fields: int, in_tokens: int) -> None:
+        super().__init__()
+        self.low = FactorBlock(config, num_fields, in_tokens) if config.low_order_block else None
+        self.high = FactorBlock(config, in_tokens, in_tokens)
+        self.implicit = TokenLinear(in_tokens, config.tokens_per_block, bias=True)
+        num_blocks = 3 if config.low_order_block else 2
+        repeats = config.attention_layers if config.has_attention else 0
+        self.attention = nn.ModuleList(
+            AttentionFusion(num_blocks, config.embedding_dim, config.attention_heads)
+            for _ in range(repeats)
+        )
+        self.concat = config.fusion_output == "concat"
+        copies = 2 if repeats and self.concat else 1
+        self.out_tokens = copies * num_blocks * config.tokens_per_block
+        self.residual = (
+            None if config.gate == "none" else GatedResidual(config, in_tokens, self.out_tokens)
+        )
+        self.norm = nn.LayerNorm(config.embedding_dim)
+
+    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> Tensor:
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D): T = 6M, all switches on."""
+        blocks = [self.high(x_BND, x_BND), self.implicit(x_BND)]  # (6), (7)
+        if self.low is not None:
+            blocks.insert(0, self.low(x0_BFD, x_BND))  # (5)
+        z_IBMD = torch.stack(blocks).relu()
+        fused_IBMD = z_IBMD
+        for attention in self.attention:
+            fused_IBMD = attention(fused_IBMD)
+        if len(self.attention):  # (15)
+            z_IBMD = torch.cat([fused_IBMD, z_IBMD]) if self.concat else fused_IBMD + z_IBMD
+        z_BTD = z_IBMD.transpose(0, 1).flatten(1, 2)
+        return self.norm(z_BTD if self.residual is None else z_BTD + self.residual(x_BND))
+
+
+class GatedResidual(nn.Module):
+    """max(ε, W_G E) ⊙ E of (9), where E is the layer's input brought to T tokens."""
+
+    def __init__(self, config: DLFConfig, in_tokens: int, out_tokens: int) -> None:
+        super().__init__()
+        self.kind = config.gate
+        self.project = _residual(in_tokens, out_tokens)
+        gated = config.gate in ("max", "sigmoid")
+        self.gate = (
+            linear(config.embedding_dim, config.embedding_dim, bias=False) if gated else None
+        )
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """x_BND: (B, N, D); gives (B, T, D)."""
+        e_BTD = self.project(x_BND)
+        if self.gate is None:
+            return e_BTD
+        score_BTD = self.gate(e_BTD)
+        if self.kind == "sigmoid":
+            return score_BTD.sigmoid() * e_BTD
+        return score_BTD.clamp(min=GATE_FLOOR) * e_BTD
+
+
+class AttentionFusion(nn.Module):
+    """One round of network-aware attention fusion over I blocks of M tokens: (10)-(14).
+
+    Each block attends to its own tokens (13) and, with a softmax for each, to those of every other
+    block (11). Scores are scaled by 1/√E. Each block has its own weights.
+    """
+
+    def __init__(self, num_blocks: int, dim: int, heads: int) -> None:
+        super().__init__()
+        self.num_blocks, self.dim, self.heads = num_blocks, dim, heads
+        self.qkv_IDX = _block_weight(num_blocks, dim, 3 * dim, fan_out=dim)  # (10)
+        self.cross_IXD = _block_weight(num_blocks, (num_blocks - 1) * dim, dim)  # W_cross, (12)
+        self.cross_bias_ID = nn.Parameter(torch.zeros(num_blocks, dim))
+        self.fuse_IXD = _block_weight(num_blocks, 2 * dim, dim)  # W_f, (14): cross rows first
+        self.fuse_bias_ID = nn.Parameter(torch.zeros(num_blocks, dim))
+        # order[i][j]: place of A_{i→j} among i's weights: the others in their order, itself last.
+        blocks = range(num_blocks)
+        order = [[num_blocks - 1 if i == j else j - (j > i) for j in blocks] for i in blocks]
+        self.register_buffer("order_IJ", torch.tensor(order), persistent=False)
+
+    def forward(self, z_IBMD: Tensor) -> Tensor:
+        """z_IBMD: (I, B, M, D) outputs of the blocks; gives Z̃ of the same size."""
+        blocks, batch, tokens, dim = z_IBMD.shape
+        rows = batch * tokens
+        qkv = torch.bmm(z_IBMD.reshape(blocks, rows, dim), self.qkv_IDX)
+        attended = self._attend(qkv.view(blocks, batch, tokens, 3, self.heads, dim // self.heads))
+        attended_IXY = attended.permute(3, 0, 4, 1, 2, 5).reshape(blocks, rows, blocks * dim)
+        weight_IYD, bias_ID = self._output_map()
+        fused = torch.baddbmm(bias_ID.unsqueeze(1), attended_IXY, weight_IYD)
+        return fused.view(blocks, batch, tokens, dim)
+
+    def _attend(self, qkv_IBM3HE: Tensor) -> Tensor:
+        """A_{i→j} of (11) and (13) for all pairs of blocks: (B, J, H, I, M, E).
+
+        Key block j acts as further heads, whose queries are the tokens of all blocks: a softmax
+        then runs over the keys of one block, as in (11), and no attention map is ever stored.
+        """
+        blocks, batch, tokens, _, heads, width = qkv_IBM3HE.shape
+        query, key, value = qkv_IBM3HE.unbind(3)
+        query_BHXE = query.permute(1, 3, 0, 2, 4).reshape(batch, heads, blocks * tokens, width)
+        # Key blocks among the heads, not the batch: CUDA kernels bound the batch by 65,535.
+        key_value = (batch, blocks * heads, tokens, width)
+        attended = functional.scaled_dot_product_attention(
+            query_BHXE.repeat(1, blocks, 1, 1),
+            key.permute(1, 0, 3, 2, 4).reshape(key_value),
+            value.permute(1, 0, 3, 2, 4).reshape(key_value),
+        )
+        return attended.reshape(batch, blocks, heads, blocks, tokens, width)
+
+    def _output_map(self) -> tuple[Tensor, Tensor]:
+        """(12) and (14) as one map of [A_{i→1} ‖ … ‖ A_{i→I}]: (I, I·D, D) weight and (I, D) bias.
+
+        Nothing non-linear stands between them, and weights are few beside the B·M tokens.
+        """
+        of_cross_IDD, of_self_IDD = self.fuse_IXD.split(self.dim, dim=1)
+        cross_IXD = torch.bmm(self.cross_IXD, of_cross_IDD)
+        of_cross_bias_ID = torch.bmm(self.cross_bias_ID.unsqueeze(1), of_cross_IDD).squeeze(1)
+        ordered_IXD = torch.cat([cross_IXD, of_self_IDD], dim=1)
+        ordered_IJDD = ordered_IXD.unflatten(1, (self.num_blocks, self.dim))
+        order_IJ = self.get_buffer("order_IJ")
+        block_I1 = torch.arange(self.num_blocks, device=order_IJ.device).unsqueeze(1)
+        return ordered_IJDD[block_I1, order_IJ].flatten(1, 2), of_cross_bias_ID + self.fuse_bias_ID
+
+
+def _residual(in_tokens: int, out_tokens: int) -> nn.Module:
+    """Identity, or a map to the layer's number of output tokens where it differs."""
+    return nn.Identity() if in_tokens == out_tokens else TokenLinear(in_tokens, out_tokens)
+
+
+def _block_weight(
+    num_blocks: int, in_dim: int, out_dim: int, fan_out: int | None = None
+) -> nn.Parameter:
+    """(I, in, out) weights, Xavier normal for each block's map by itself."""
+    std = (2.0 / (in_dim + (fan_out or out_dim))) ** 0.5
+    return nn.Parameter(torch.randn(num_blocks, in_dim, out_dim) * std)

@@ -1,0 +1,84 @@
+"""Lays a model over the workers: tables sharded by the plan, everything else data-parallel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
+
+from ctrdist.config.experiment import OptimConfig
+from ctrdist.distributed import World
+from ctrdist.schema import PADDING_ID
+from ctrdist.sharding.plan import make_sharders, table_weights
+
+_BLOCK_ROWS = 65536
+"""Rows that are drawn at once; part of what a seed means."""
+
+
+def shard_model(
+    model: nn.Module, plan: ShardingPlan, optim: OptimConfig, world: World, *, seed: int, init_std: float
+) -> DistributedModelParallel:
+    """Places the tables, wraps the rest in data parallelism and fills the tables.
+
+    Args:
+        model: a CTRModel, tables on the meta device, their fused optimiser declared (ctrdist.optim.fused).
+        plan: of the tables.
+        optim: tells fused from dense kernels.
+        world: the workers.
+        seed: tables are filled from (seed, table, row) alone, so equally under any plan and number of workers.
+        init_std: tables are N(0, init_std²), the padding row zero.
+    """
+    shapes = {table: (int(weight.shape[0]), int(weight.shape[1])) for table, weight in table_weights(model)}
+    sharded = DistributedModelParallel(
+        model, device=world.device, plan=plan, sharders=make_sharders(optim), init_parameters=True
+    )
+    with torch.no_grad():
+        for table, part, first_row, first_column in table_parts(sharded):
+            fill_table(part, table, first_row, first_column, shapes[table], seed=seed, std=init_std)
+    return sharded
+
+
+def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:
+    """This worker's parts of all tables: (table, view of the weights, first row, first column)."""
+    for name, value in sharded.state_dict().items():
+        if ".embedding_bags." not in f".{name}":
+            continue
+        table = name.rpartition("embedding_bags.")[2].removesuffix(".weight")
+        if isinstance(value, ShardedTensor):
+            for shard in value.local_shards():
+                yield table, shard.tensor, shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1]
+        else:
+            yield table, value, 0, 0
+
+
+def fill_table(
+    part: Tensor, table: str, first_row: int, first_column: int, shape: tuple[int, int], *, seed: int, std: float
+) -> None:
+    """Fills a part of a table with what the whole table would hold there.
+
+    Args:
+        part: (rows, columns) weights, written in place.
+        table: name of the table.
+        first_row: of the part in the table.
+        first_column: of the part in the table.
+        shape: rows and columns of the whole table.
+        seed: of the run.
+        std: standard deviation.
+    """
+    rows, columns = part.shape
+    for block in range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS)):
+        key = hashlib.sha256(f"{seed}/{table}/{block}".encode()).digest()[:7]
+        generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
+        begin, end = block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, shape[0])
+        # always the whole block: what torch draws for a row depends on how many are drawn with it
+        drawn = torch.randn(end - begin, shape[1], generator=generator).mul_(std)
+        low, high = max(begin, first_row), min(end, first_row + rows)
+        wanted = drawn[low - begin : high - begin, first_column : first_column + columns]
+        part[low - first_row : high - first_row].copy_(wanted)
+    if first_row <= PADDING_ID < first_row + rows:
+        part[PADDING_ID - first_row].zero_()

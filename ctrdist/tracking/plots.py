@@ -1,0 +1,204 @@
+"""Figures of a run: ROC curve, calibration, learning curves. Drawn by Agg, without a display."""
+
+# N rows, G distinct scores, Q bins
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctrdist.metrics import auc, calibration, calibration_table
+from ctrdist.metrics.arrays import Floats, Values, as_floats, as_labels, sigmoid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#1f5fa8", "#d9782d", "#3c8d5a", "#8a8a8a"
+_COLOURS = {"valid": _BLUE, "train": _ORANGE, "test": _GREEN}
+_TINY_RATE = 0.02
+_CURVE_POINTS = 1000
+
+
+def roc_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
+    """ROC curve, with its AUC.
+
+    Args:
+        logits_N: (N,) log-odds or any other score.
+        label_N: (N,) 0 or 1.
+        title: of the figure: the run's name, and the split.
+    """
+    score_N = as_floats(logits_N)
+    area = auc(score_N, label_N)
+    figure, axes = _square()
+    axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--", label="random (0.5)")
+    if not math.isnan(area):
+        false_G, true_G = _roc(score_N, label_N)
+        axes.plot(false_G, true_G, color=_BLUE, lw=2, label=f"AUC {area:.4f}")
+        axes.fill_between(false_G, true_G, color=_BLUE, alpha=0.08, lw=0)
+    axes.set(
+        xlim=(0, 1), ylim=(0, 1.003), xlabel="false positive rate", ylabel="true positive rate"
+    )
+    axes.set_title(title, loc="left")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def calibration_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
+    """Observed rate over predicted probability by decile, with 95 % intervals and numbers of rows.
+
+    Both axes have the same scale: logarithmic where clicks are rare.
+
+    Args:
+        logits_N: (N,) log-odds of a click.
+        label_N: (N,) 0 or 1.
+        title: of the figure: the run's name, and the split.
+    """
+    p_N = sigmoid(as_floats(logits_N))
+    table = calibration_table(p_N, label_N)
+    low_Q, high_Q = _wilson(table.positives_Q, table.rows_Q)
+    figure, axes = _square()
+    rare = len(p_N) > 0 and table.positives_Q.sum() / table.rows_Q.sum() < _TINY_RATE
+    limits = _limits(table.predicted_Q, table.observed_Q, high_Q, logarithmic=rare)
+    axes.plot(limits, limits, color=_GREY, lw=1, ls="--", label="perfect")
+    errors = np.maximum(np.stack([table.observed_Q - low_Q, high_Q - table.observed_Q]), 0)
+    axes.errorbar(
+        table.predicted_Q,
+        np.maximum(table.observed_Q, limits[0]),
+        yerr=errors,
+        color=_BLUE,
+        fmt="o-",
+        lw=1.5,
+        ms=5,
+        elinewidth=1,
+        capsize=2.5,
+        label=f"deciles, mean prediction / rate {calibration(p_N, label_N):.3f}",
+    )
+    if rare:
+        axes.set(xscale="log", yscale="log")
+    axes.set(xlim=limits, ylim=limits, xlabel="mean predicted probability", ylabel="observed rate")
+    axes.set_title(title, loc="left")
+    axes.legend(loc="upper left", frameon=False)
+    low, high = int(min(table.rows_Q, default=0)), int(max(table.rows_Q, default=0))
+    each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    note = f"{len(table.rows_Q)} bins of {each} rows\n{int(table.positives_Q.sum()):,} positives"
+    axes.text(0.97, 0.03, note, transform=axes.transAxes, ha="right", va="bottom", color=_GREY)
+    return figure
+
+
+def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) -> Figure:
+    """Metrics per epoch, one panel per kind of metric: train/loss and valid/logloss share one.
+
+    Args:
+        epochs: metrics of each epoch, first to last; a metric may be missing in some.
+        title: of the figure: the run's name.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    panels: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for epoch in epochs for name in epoch):
+        panels.setdefault(_kind(name), []).append(name)
+    figure = _figure(figsize=(4.6 * max(1, len(panels)), 3.8))
+    for position, (kind, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), position)
+        _style(axes)
+        for name in names:
+            colour = _COLOURS.get(name.split("/")[0], _GREY)
+            points = [(i, e[name]) for i, e in enumerate(epochs, start=1) if name in e]
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, lw=1.8, ms=4, label=name)
+            if name.startswith("valid") and kind in ("AUC", "gAUC", "loss"):
+                _mark_best(axes, points, colour, highest=kind != "loss")
+        axes.set(xlabel="epoch", ylabel=kind)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.margins(x=0.06, y=0.15)
+        axes.legend(frameon=False)
+    figure.suptitle(title, x=0.02, ha="left")
+    return figure
+
+
+def _roc(score_N: Floats, label_N: Values) -> tuple[Floats, Floats]:
+    """False and true positive rates, thinned out to what can be seen."""
+    order_N = np.argsort(-score_N)
+    sorted_N = score_N[order_N]
+    hits_N = np.cumsum(as_labels(label_N, len(score_N))[order_N])
+    last_G = np.flatnonzero(np.r_[sorted_N[1:] != sorted_N[:-1], True])
+    true_G = np.r_[0, hits_N[last_G]]
+    false_G = np.r_[0, last_G + 1 - hits_N[last_G]]
+    true_G, false_G = true_G / true_G[-1], false_G / false_G[-1]
+    # Evenly along the curve, so that neither its steep nor its flat end is cut.
+    along_G = true_G + false_G
+    keep = np.unique(
+        np.searchsorted(along_G, np.linspace(0, 2, _CURVE_POINTS)).clip(max=len(along_G) - 1)
+    )
+    return false_G[keep], true_G[keep]
+
+
+def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[Floats, Floats]:
+    """Interval of a binomial rate (Wilson 1927); sensible for no positives too."""
+    rate_Q = positives_Q / rows_Q
+    centre_Q = (rate_Q + z * z / (2 * rows_Q)) / (1 + z * z / rows_Q)
+    spread_Q = np.sqrt(rate_Q * (1 - rate_Q) / rows_Q + (z / (2 * rows_Q)) ** 2)
+    half_Q = z * spread_Q / (1 + z * z / rows_Q)
+    return centre_Q - half_Q, centre_Q + half_Q
+
+
+def _limits(*values: Floats, logarithmic: bool) -> tuple[float, float]:
+    """Of both axes."""
+    together = np.concatenate(values)
+    if together.size == 0:
+        return 0.0, 1.0
+    top = float(together.max())
+    if not logarithmic:
+        return 0.0, min(1.0, max(1.08 * top, 0.05))
+    return float(together[together > 0].min()) / 2, min(1.0, 2 * top)
+
+
+def _kind(name: str) -> str:
+    last = name.rsplit("/")[-1]
+    return {"loss": "loss", "logloss": "loss", "auc": "AUC", "gauc": "gAUC"}.get(last, last)
+
+
+def _mark_best(axes: Any, points: list[tuple[int, float]], colour: str, highest: bool) -> None:
+    finite = [point for point in points if math.isfinite(point[1])]
+    if finite:
+        best = (max if highest else min)(finite, key=lambda point: point[1])
+        axes.plot(*best, "o", ms=11, mfc="none", mec=colour, mew=1.5)
+        axes.annotate(
+            f"{best[1]:.4f}",
+            best,
+            (0, 11 if highest else -11),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if highest else "top",
+            color=colour,
+        )
+
+
+def _square() -> tuple[Figure, Any]:
+    figure = _figure(figsize=(5.4, 5.2))
+    axes = figure.add_subplot()
+    _style(axes)
+    axes.set_aspect("equal", adjustable="box")
+    return figure, axes
+
+
+def _figure(figsize: tuple[float, float]) -> Figure:
+    """A figure of its own canvas: pyplot would keep it alive, and ask for a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(axes: Any) -> None:
+    axes.grid(color="#e4e4e4", lw=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_GREY)

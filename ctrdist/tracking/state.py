@@ -1,0 +1,68 @@
+"""mlflow_run.json: which MLflow run belongs to a run directory, and how much it has got."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+STATE_NAME = "mlflow_run.json"
+
+
+@dataclass(kw_only=True)
+class MlflowState:
+    """Content of mlflow_run.json."""
+
+    key: str
+    """Drawn once per run directory; the MLflow run bears it as tag, so that it is found again."""
+    tracking_uri: str
+    """Without user and password."""
+    artifact_location: str | None
+    """Where artifacts go with the default SQLite store; None leaves it to the server."""
+    experiment: str
+    """Name of the MLflow experiment."""
+    run_name: str
+    """Name of the run."""
+    run_id: str | None = None
+    """MLflow's id, once there is one."""
+    delivered: int = 0
+    """Offset in events.jsonl up to which MLflow has everything, but for `skipped`."""
+    skipped: list[int] = field(default_factory=list)
+    """Offsets of the events that MLflow refused while it answered; replay tries them again."""
+
+    def save(self, run_dir: Path) -> None:
+        """Replaces the file at once, so that it is never half-written."""
+        temporary = run_dir / f"{STATE_NAME}.tmp"
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        os.replace(temporary, run_dir / STATE_NAME)
+
+    @classmethod
+    def load(cls, run_dir: Path) -> MlflowState | None:
+        """The saved state; None where there is none that can be read."""
+        try:
+            return cls(**json.loads((run_dir / STATE_NAME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def move_to(self, tracking_uri: str, artifact_location: str | None) -> None:
+        """Another MLflow store has nothing yet: everything is to be delivered to it."""
+        if self.tracking_uri != without_credentials(tracking_uri):
+            self.tracking_uri = without_credentials(tracking_uri)
+            self.artifact_location = artifact_location
+            self.run_id, self.delivered, self.skipped = None, 0, []
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without user and password, for logs and files."""
+    return re.sub(r"(://)[^/@]*@", r"\1", uri)
+
+
+def tracking_store(runs_dir: Path) -> tuple[str, str | None]:
+    """MLflow's URI and its artifacts: MLFLOW_TRACKING_URI, else SQLite and a folder in runs_dir."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri:
+        return uri, None
+    runs_dir = runs_dir.resolve()
+    return f"sqlite:///{runs_dir / 'mlflow.db'}", (runs_dir / "mlartifacts").as_uri()

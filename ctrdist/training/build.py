@@ -1,0 +1,123 @@
+"""From a config and a data set to a sharded model with its optimisers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from ctrdist.config.experiment import Experiment
+from ctrdist.data.manifest import Dataset
+from ctrdist.distributed import World, run_on_main
+from ctrdist.errors import ConfigError
+from ctrdist.models.ctr import CTRModel, padded_dim
+from ctrdist.models.registry import build_tower
+from ctrdist.optim.fused import fuse_table_optimizer
+from ctrdist.optim.optimizers import Optimizers
+from ctrdist.schema import Schema
+from ctrdist.sharding.batch_norm import synchronise_batch_norm
+from ctrdist.sharding.plan import Layout, layout, plan_tables
+from ctrdist.sharding.shard import shard_model
+
+
+@dataclass
+class Engine:
+    """Everything that computes."""
+
+    experiment: Experiment
+    dataset: Dataset
+    world: World
+    model: DistributedModelParallel
+    """Batch → Output."""
+    tower: nn.Module
+    """The model's dense part, inside it."""
+    optimizers: Optimizers
+    layout: Layout
+    """Which worker holds what."""
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint saves."""
+        return {"model": self.model.state_dict(), "optim": self.optimizers.tensors()}
+
+    def model_tensors(self) -> dict[str, Any]:
+        """What evaluation needs of a checkpoint."""
+        return {"model": self.model.state_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large a model is."""
+
+    table_parameters: int
+    """Weights of all tables, alignment padding left out."""
+    dense_parameters: int
+    """All other weights."""
+    table_bytes: int
+    """Of the weights as stored."""
+
+
+def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
+    """The model of an experiment: tables on the meta device, dense weights drawn from the seed.
+
+    Raises:
+        ConfigError: the schema has no categorical field, or the model's settings cannot work.
+    """
+    if not schema.categorical:
+        raise ConfigError(
+            f"data set {schema.name} has no categorical field, and a model needs at least one table. Give a column of the "
+            "data-set YAML the role categorical, or numeric columns --numeric_as bucket."
+        )
+    torch.manual_seed(experiment.train.seed)
+    return CTRModel(schema, build_tower(experiment.model_name, experiment.model, schema.num_fields))
+
+
+def sizes(model: CTRModel, schema: Schema) -> Sizes:
+    """Counts weights."""
+    rows = sum(field.vocabulary_size for field in schema.categorical)
+    groups: dict[str, int] = dict(model.tower.groups)  # type: ignore[arg-type]
+    dense = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("tables."))
+    return Sizes(
+        table_parameters=rows * sum(groups.values()),
+        dense_parameters=dense,
+        table_bytes=4 * rows * sum(padded_dim(dim) for dim in groups.values()),
+    )
+
+
+def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engine:
+    """Plans on rank 0, shards and initialises; every rank calls it."""
+    model = build_model(experiment, dataset.schema)
+    fuse_table_optimizer(model, experiment.optim)
+    plan = run_on_main(
+        lambda: plan_tables(
+            model,
+            experiment.sharding,
+            experiment.optim,
+            world_size=world.size,
+            local_size=world.local_size,
+            device=world.device.type,
+        )
+    )
+    described = layout(plan, model, experiment.optim, world.size)
+    tower = model.tower
+    if world.size > 1 and experiment.train.sync_batch_norm:
+        synchronise_batch_norm(tower)
+    sharded = shard_model(
+        model,
+        plan,
+        experiment.optim,
+        world,
+        seed=experiment.train.seed,
+        init_std=experiment.train.embedding_init_std,
+    )
+    return Engine(
+        experiment=experiment,
+        dataset=dataset,
+        world=world,
+        model=sharded,
+        tower=tower,
+        optimizers=Optimizers(sharded, experiment.optim),
+        layout=described,
+    )

@@ -1,0 +1,117 @@
+"""One worker's part of a run, from the config to the results. Knows neither Ray nor who started it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctrdist.checkpoint.store import CheckpointStore, load_tensors, read
+from ctrdist.config.experiment import Experiment
+from ctrdist.data.manifest import Dataset, open_dataset
+from ctrdist.distributed import World, run_on_main
+from ctrdist.schema import Schema
+from ctrdist.tracking import RunTracker
+from ctrdist.training.build import build_engine
+from ctrdist.training.callbacks import Callback, Callbacks
+from ctrdist.training.evaluate import evaluate
+from ctrdist.training.observers import Emit, Reporting, Tracking
+from ctrdist.training.trainer import Trainer, check_same_data
+
+
+def train(experiment: Experiment, world: World, emit: Emit) -> dict[str, Any]:
+    """Trains, or goes on with, the run that the experiment names; every rank calls it.
+
+    Args:
+        experiment: complete: data, run_name and runs are set.
+        world: the workers.
+        emit: receives rank 0's messages.
+
+    Returns:
+        The run's results, on rank 0 with run_id and tracking_uri.
+    """
+    use_cores(world)
+    run_dir = Path(experiment.runs) / experiment.run_name
+    dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
+    callback: Callback = Callback()
+    if world.is_main:
+        resume = CheckpointStore(run_dir / "checkpoints", keep=1).latest() is not None
+        tracker = RunTracker(str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume)
+        callback = Callbacks([Tracking(tracker, experiment.tracking.every_steps), Reporting(emit)])
+    try:
+        engine = build_engine(experiment, dataset, world)
+        trainer = Trainer(engine, run_dir, callback)
+    except BaseException as error:
+        callback.on_failure(error)
+        raise
+    summary = trainer.fit()
+    emit_if_main(world, emit, {"kind": "done", "summary": summary})
+    return summary
+
+
+def evaluate_checkpoint(
+    experiment: Experiment, checkpoint: str, split: str, world: World, emit: Emit
+) -> dict[str, Any]:
+    """Evaluates a checkpoint on a split; every rank calls it.
+
+    Args:
+        experiment: the checkpoint's own, with data set to the data set to evaluate.
+        checkpoint: a step-<n> directory.
+        split: train, valid or test.
+        world: the workers, of any number.
+        emit: receives rank 0's messages.
+    """
+    use_cores(world)
+    dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
+    dataset.split(split)
+    saved = run_on_main(lambda: read(checkpoint))
+    check_same_data(saved, dataset.schema.to_json())
+    engine = build_engine(experiment, dataset, world)
+    load_tensors(saved.path, engine.model_tensors())
+    metrics = evaluate(engine, split).metrics
+    result = {
+        "checkpoint": str(saved.path),
+        "step": saved.step,
+        "data": experiment.data,
+        "data_fingerprint": dataset.manifest.fingerprint,
+        "split": split,
+        split: metrics,
+    }
+    emit_if_main(world, emit, {"kind": "done", "summary": result})
+    return result
+
+
+def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
+    """The experiment that a checkpoint was made with, its step directory, and its schema.
+
+    Args:
+        path: a step-<n> directory, or a run's directory: its best checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    import yaml
+
+    from ctrdist.config.experiment import experiment_of
+    from ctrdist.config.parse import from_dict
+    from ctrdist.models.registry import config_class
+
+    saved = read(path)
+    values = yaml.safe_load(saved.texts.config)
+    name = values["model_name"]
+    experiment = from_dict(experiment_of(name, config_class(name)), values, f"{saved.path}/config.yaml")
+    return experiment, str(saved.path), Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json")
+
+
+def use_cores(world: World) -> None:
+    """Shares the machine's cores out to its workers' threads."""
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // world.local_size))
+
+
+def emit_if_main(world: World, emit: Emit, message: dict[str, Any]) -> None:
+    """Emits on rank 0."""
+    if world.is_main:
+        emit(message)

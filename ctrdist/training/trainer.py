@@ -1,0 +1,303 @@
+"""The training loop: one step, one epoch, one run, each readable from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from ctrdist.checkpoint.store import CheckpointStore, Saved, Texts, load_tensors, read
+from ctrdist.config.experiment import Experiment
+from ctrdist.config.parse import to_dict, to_yaml
+from ctrdist.data.loader import Loader
+from ctrdist.distributed import require_rows_for_all, run_on_main, sum_over_ranks
+from ctrdist.errors import CheckpointError, ConfigError, DataError
+from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.metrics.rows import digest, digest_of_range
+from ctrdist.protocols import Batch
+from ctrdist.training.build import Engine
+from ctrdist.training.callbacks import Callback, Started, Stepped
+from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
+from ctrdist.training.state import Progress
+
+
+class Trainer:
+    """Trains an engine until its config says that it is enough. Every rank has one and calls the same methods."""
+
+    def __init__(self, engine: Engine, run_dir: str | Path, callback: Callback) -> None:
+        """Prepares the loop.
+
+        Args:
+            engine: what is trained.
+            run_dir: the run's directory, seen by all workers.
+            callback: called on rank 0 only.
+        """
+        self.engine = engine
+        self.run_dir = Path(run_dir)
+        self.progress = Progress()
+        self._config = engine.experiment.train
+        self._world = engine.world
+        self._callback = callback if engine.world.is_main else Callback()
+        self._store = CheckpointStore(self.run_dir / "checkpoints", engine.experiment.checkpoint.keep)
+        self._loader = Loader(
+            engine.dataset,
+            "train",
+            engine.experiment.loader,
+            seed=self._config.seed,
+            rank=engine.world.rank,
+            world_size=engine.world.size,
+        )
+        require_rows_for_all(self._loader.rows, engine.world, "train")
+        valid = engine.dataset.manifest.splits.get("valid")
+        self._has_valid = valid is not None and valid.rows > 0
+        if self._config.monitor in ("gauc", "auc+gauc") and engine.dataset.schema.user is None:
+            raise ConfigError(
+                f"train.monitor = {self._config.monitor}, but data set {engine.dataset.schema.name} has no user column. "
+                "Use auc, logloss, auc-logloss or ne, or give a column the role user and preprocess again."
+            )
+
+    def fit(self) -> dict[str, Any]:
+        """Trains, evaluates the best checkpoint on test and returns the run's results, the same on all ranks."""
+        try:
+            resumed = self._resume()
+            self._callback.on_start(self._started(resumed))
+            while not self.progress.stopped:
+                self._train_epoch()
+            summary = self._finish()
+        except BaseException as error:
+            self._callback.on_failure(error)
+            raise
+        self._callback.on_end(summary)
+        return summary
+
+    def train_step(self, batch: Batch) -> tuple[Tensor, float]:
+        """One step of stochastic gradient descent on the mean loss over all workers' rows.
+
+        Args:
+            batch: this worker's rows.
+
+        Returns:
+            () float64, the sum of the losses over all workers' rows, and the gradient norm.
+
+        Raises:
+            DataError: the loss is not finite; nothing has been updated.
+        """
+        # drawn anew from (seed, step, rank): dropout repeats after a restart without a saved generator state
+        torch.manual_seed(_mix(self._config.seed, self.progress.step, self._world.rank))
+        with autocast(self.engine):
+            output = self.engine.model(batch)
+            loss = log_loss_sum(output.logits_B, batch.label_B)
+        total = sum_over_ranks(loss.detach().double())
+        if not torch.isfinite(total):
+            self._refuse(batch, loss)
+        self.engine.optimizers.zero_grad()
+        # gradients are averaged over the workers, whose shares of the rows may differ by one
+        (loss * (self._world.size / batch.global_size)).backward()
+        return total, self.engine.optimizers.step()
+
+    def _train_epoch(self) -> None:
+        every = self.engine.experiment.checkpoint.every_steps
+        limit = self._config.max_steps
+        begun = time.perf_counter()
+        for batch in self._loader:
+            rows = batch.global_size
+            row_digest = digest(batch.row_B.numpy())
+            loss, norm = self.train_step(batch.to(self._world.device, non_blocking=True))
+            self.progress.add_rows(rows, row_digest, float(loss))
+            now = time.perf_counter()
+            self.progress.train_seconds += now - begun
+            self._callback.on_step(self._stepped(float(loss) / rows, norm, rows, now - begun))
+            if limit and self.progress.step >= limit:
+                self.progress.stopped = f"train.max_steps = {limit} reached"
+                break
+            if every and self.progress.step % every == 0 and self._loader.consumed < self._loader.rows:
+                self._checkpoint()
+            begun = time.perf_counter()
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        epoch, train_loss = self._loader.epoch, self.progress.epoch_loss / max(self.progress.epoch_rows, 1)
+        if self._loader.consumed == self._loader.rows:
+            self._check_rows()
+            self._loader.next_epoch()
+            self.progress.begin_epoch()
+        if self._has_valid:
+            evaluation = evaluate(self.engine, "valid")
+            already = self.progress.stopped
+            self.progress.judge(evaluation.metrics, self._config)
+            self.progress.stopped = already or self.progress.stopped
+            self.engine.optimizers.set_lr_factor(self.progress.lr_factor, self._config.min_lr)
+            self._callback.on_evaluate("valid", evaluation, self.progress, epoch, train_loss)
+        else:
+            self.progress.best_step = self.progress.step
+        if not self.progress.stopped and self._loader.epoch >= self._config.epochs:
+            self.progress.stopped = f"train.epochs = {self._config.epochs} reached"
+        self._checkpoint()
+
+    def _check_rows(self) -> None:
+        """Proves that this epoch has seen each row of the split exactly once."""
+        seen = torch.tensor(_signed(self.progress.epoch_digest), device=self._world.device)
+        total = int(sum_over_ranks(seen)) % 2**64
+        if self.progress.epoch_rows != self._loader.rows or total != digest_of_range(self._loader.rows):
+            raise RuntimeError(
+                f"epoch {self._loader.epoch}: {self.progress.epoch_rows:,} rows seen of {self._loader.rows:,}, or one of "
+                "them twice. This is a defect of the loader; the last checkpoint is sound."
+            )
+
+    def _checkpoint(self) -> Path:
+        begun = time.perf_counter()
+        average_buffers(self.engine)
+        seen = torch.tensor(_signed(self.progress.epoch_digest), device=self._world.device)
+        whole_digest = int(sum_over_ranks(seen)) % 2**64
+        state = {
+            "progress": {**self.progress.state_dict(), "epoch_digest": whole_digest},
+            "loader": self._loader.state_dict(),
+            "world_size": self._world.size,
+        }
+        texts = Texts(
+            config=to_yaml(self.engine.experiment),
+            schema=self.engine.dataset.schema.to_json(),
+            plan=self.engine.layout.to_json(),
+        )
+        protect = {self.progress.best_step} if self.progress.best_step is not None else set()
+        path = self._store.save(self.progress.step, self.engine.tensors(), state, texts, protect)
+        self._callback.on_checkpoint(str(path), self.progress, time.perf_counter() - begun)
+        return path
+
+    def _resume(self) -> int:
+        newest = run_on_main(self._store.latest)
+        if newest is None:
+            return 0
+        saved: Saved = run_on_main(lambda: read(newest))
+        check_same_model(saved, self.engine.experiment, self.engine.dataset.schema.to_json())
+        load_tensors(saved.path, self.engine.tensors())
+        self._loader.load_state_dict(saved.state["loader"])
+        self.progress.load_state_dict(saved.state["progress"])
+        if not self._world.is_main:
+            self.progress.epoch_digest = 0  # rank 0 goes on with the whole
+        if self._goes_on():
+            self.progress.stopped = ""
+        self.engine.optimizers.set_lr_factor(self.progress.lr_factor, self._config.min_lr)
+        return self.progress.step
+
+    def _goes_on(self) -> bool:
+        """Whether a bound that ended the run before has been raised since."""
+        reason, config = self.progress.stopped, self._config
+        if reason.startswith("train.epochs"):
+            return self._loader.epoch < config.epochs
+        if reason.startswith("train.max_steps"):
+            return self._loader.epoch < config.epochs and not 0 < config.max_steps <= self.progress.step
+        return False
+
+    def _finish(self) -> dict[str, Any]:
+        """Evaluates the best checkpoint on test."""
+        assert self.progress.best_step is not None
+        best = self._store.path_of(self.progress.best_step)
+        if self.progress.best_step != self.progress.step:
+            load_tensors(best, self.engine.model_tensors())
+        test: dict[str, float] = {}
+        split = self.engine.dataset.manifest.splits.get("test")
+        if split is not None and split.rows:
+            evaluation: Evaluation = evaluate(self.engine, "test")
+            test = evaluation.metrics
+            self._callback.on_evaluate("test", evaluation, self.progress, self._loader.epoch - 1, float("nan"))
+        progress = self.progress
+        return {
+            "run_name": self.engine.experiment.run_name,
+            "run_dir": str(self.run_dir),
+            "checkpoint": str(best),
+            "test": test,
+            "valid": progress.best_metrics,
+            "best_step": progress.best_step,
+            "steps": progress.step,
+            "epochs": self._loader.epoch,
+            "rows_seen": progress.rows_seen,
+            "samples_per_s": progress.rows_seen / max(progress.train_seconds, 1e-9),
+            "train_seconds": progress.train_seconds,
+            "stopped": progress.stopped,
+            "workers": self._world.size,
+            "data_fingerprint": self.engine.dataset.manifest.fingerprint,
+        }
+
+    def _refuse(self, batch: Batch, loss: Tensor) -> None:
+        rows = batch.row_B.tolist()
+        bad = "" if torch.isfinite(loss) else f" Rows of split train on this worker: {rows[:8]}{' …' if len(rows) > 8 else ''}."
+        raise DataError(
+            f"step {self.progress.step}: the loss is not finite, so nothing was updated.{bad} The last checkpoint is sound. "
+            "Lower optim.dense.lr or optim.tables.lr, or look at these rows for numeric values that are huge."
+        )
+
+    def _started(self, resumed: int) -> Started:
+        parameters = sum(p.numel() for p in self.engine.tower.parameters())
+        table = sum(s.rows[1] * s.columns[1] for s in self.engine.layout.shards if s.kind != "data_parallel" or s.rank == 0)
+        return Started(
+            engine=self.engine,
+            resumed_step=resumed,
+            steps_per_epoch=self._loader_steps(),
+            dense_parameters=parameters,
+            table_parameters=table,
+        )
+
+    def _loader_steps(self) -> int:
+        return -(-self._loader.rows // self.engine.experiment.loader.batch_size)
+
+    def _stepped(self, loss: float, norm: float, rows: int, seconds: float) -> Stepped:
+        return Stepped(
+            progress=self.progress,
+            epoch=self._loader.epoch,
+            steps_left=self._loader.steps,
+            loss=loss,
+            grad_norm=norm,
+            learning_rates=self.engine.optimizers.learning_rates,
+            rows=rows,
+            seconds=seconds,
+        )
+
+
+def check_same_model(saved: Saved, experiment: Experiment, schema_json: str) -> None:
+    """Refuses a checkpoint of another model, table optimiser or schema.
+
+    Raises:
+        CheckpointError: names the first setting that differs.
+    """
+    theirs, mine = yaml.safe_load(saved.texts.config), to_dict(experiment)
+    pairs = [("model_name", theirs.get("model_name"), mine["model_name"])]
+    pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
+    pairs.append(("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"]))
+    for key, old, new in pairs:
+        if old != new:
+            raise CheckpointError(
+                f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. Use the same settings "
+                f"(--config {saved.path}/config.yaml), or another --run-name to begin anew."
+            )
+    check_same_data(saved, schema_json)
+
+
+def check_same_data(saved: Saved, schema_json: str) -> None:
+    """Refuses a checkpoint of other fields or vocabularies.
+
+    Raises:
+        CheckpointError: the schemas differ.
+    """
+    if saved.texts.schema != schema_json:
+        raise CheckpointError(
+            f"{saved.path}: was made with data of another schema (its fields or vocabularies differ). Give --data the "
+            "directory that it was trained on, or begin anew: another --run-name."
+        )
+
+
+def _mix(*parts: int) -> int:
+    """A seed from several numbers."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
+    return mixed
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as a signed number, as tensors hold them."""
+    return value - 2**64 if value >= 2**63 else value

@@ -1,0 +1,136 @@
+"""What a person sees of a run: a progress bar on a terminal, otherwise lines, and one table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+LINE_SECONDS = 10.0
+_METRICS = {"auc": "AUC", "logloss": "logloss", "ne": "NE", "calibration": "calibration", "gauc": "gAUC", "rows": "rows"}
+
+
+class RunConsole:
+    """Shows the messages of a run on stderr, and its results on stdout. Use as a context."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._steps_per_epoch = 0
+        self._last_line = time.monotonic()
+        self._best_epoch: int | None = None
+
+    def __enter__(self) -> RunConsole:
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, text="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def note(self, text: str) -> None:
+        """A line."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def show(self, message: dict[str, Any]) -> None:
+        """One message of :mod:`ctrdist.training.observers`."""
+        handler = getattr(self, f"_on_{message['kind']}", None)
+        if handler is not None:
+            handler(message)
+
+    def _on_start(self, m: dict[str, Any]) -> None:
+        self._steps_per_epoch = m["steps_per_epoch"]
+        held = ", ".join(f"{b / 2**20:,.1f}" for b in m["bytes_per_rank"][:8])
+        more = " …" if len(m["bytes_per_rank"]) > 8 else ""
+        self.note(
+            f"{m['model']} · run {m['run_name']} · {m['workers']} workers on {m['device']}\n"
+            f"{m['tables']} tables ({', '.join(m['kinds'])}), {m['table_parameters']:,} weights, MiB per worker: {held}{more}; "
+            f"tower {m['dense_parameters']:,} weights"
+        )
+        if m["resumed_step"]:
+            self.note(f"goes on from step {m['resumed_step']:,}")
+
+    def _on_step(self, m: dict[str, Any]) -> None:
+        total = max(self._steps_per_epoch, 1)
+        done = total - m["steps_left"]
+        rate = m["samples_per_s"]
+        left = m["steps_left"] * (m["epoch_rows"] / max(done, 1)) / max(rate, 1e-9)
+        text = f"loss {m['loss']:.4f} · {rate:,.0f} rows/s · {_clock(left)} left"
+        title = f"epoch {m['epoch'] + 1}/{m['epochs']}"
+        if self._bar is not None:
+            self._bar.update(self._task, description=title, total=total, completed=done, text=text)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.note(f"{title}: {100 * done / total:.0f}%, {text}")
+
+    def _on_evaluation(self, m: dict[str, Any]) -> None:
+        metrics = m["metrics"]
+        shown = f"AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}"
+        if "gauc" in metrics:
+            shown += f", gAUC {metrics['gauc']:.5f}"
+        if m["split"] != "valid":
+            return
+        mark = " (best)" if m["best"] else f" (no better for {m['stale_epochs']})"
+        self.note(f"epoch {m['epoch'] + 1}: train loss {m['train_loss']:.5f}, valid {shown}{mark}")
+        self._last_line = time.monotonic()
+
+    def show_results(self, result: dict[str, Any]) -> None:
+        """The table at the end, where everything is, and what to do next."""
+        out = Console()
+        table = Table("split", *_METRICS.values(), title=f"{result['run_name']}: best of {result['epochs']} epochs")
+        for split in ("valid", "test"):
+            metrics = result.get(split) or {}
+            if metrics:
+                table.add_row(split, *(_number(name, metrics.get(name)) for name in _METRICS))
+        out.print(table)
+        uri = result.get("tracking_uri")
+        lines = [
+            f"stopped: {result['stopped']}; {result['steps']:,} steps, {result['rows_seen']:,} rows, "
+            f"{result['samples_per_s']:,.0f} rows/s",
+            f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
+            f"checkpoint {result['checkpoint']}",
+            f"next: mlflow ui --backend-store-uri {uri}" if uri and uri.startswith("sqlite") else f"MLflow: {uri or 'off'}",
+        ]
+        out.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def show_evaluation(result: dict[str, Any], split: str) -> None:
+    """The table of jobs/evaluate.py."""
+    out = Console()
+    table = Table("split", *_METRICS.values(), title=f"step {result['step']:,}")
+    table.add_row(split, *(_number(name, result[split].get(name)) for name in _METRICS))
+    out.print(table)
+    out.print(f"checkpoint {result['checkpoint']}", highlight=False, soft_wrap=True)
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if name == "rows" else f"{value:.5f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,66 @@
+"""Evaluates a checkpoint on a split of a data set.
+
+python jobs/evaluate.py --checkpoint runs/first --data data/criteo --split test
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ctrdist.config.parse import parse  # noqa: E402
+from ctrdist.errors import ConfigError  # noqa: E402
+from jobs.cli import print_json, run  # noqa: E402
+from jobs.train import absolute  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of an evaluation."""
+
+    checkpoint: str = ""
+    """A run's directory (its best checkpoint) or one of its checkpoints/step-… directories."""
+    data: str = ""
+    """Data set to evaluate; empty: the one that it was trained on."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which rows."""
+    workers: int = 1
+    """Worker processes; need not be as many as in training."""
+
+
+def main() -> None:
+    """Reads the command line, evaluates with Ray, and shows the metrics."""
+    config, switches = parse(
+        EvaluateConfig,
+        description=__doc__,
+        flags={"json": "The last line on stdout is one JSON object with the results."},
+        prog="jobs/evaluate.py",
+    )
+    if not config.checkpoint:
+        raise ConfigError("--checkpoint DIR is missing: a run's directory, or one of its checkpoints/step-… directories.")
+    from ctrdist.log import setup
+
+    setup(0)
+    from cluster.launch import launch
+    from ctrdist.data.manifest import open_dataset
+    from ctrdist.training.run import experiment_of_checkpoint
+    from jobs.console import RunConsole, show_evaluation
+
+    experiment, path, _ = experiment_of_checkpoint(absolute(config.checkpoint, "--checkpoint"))
+    data = config.data or experiment.data
+    data = data if "://" in data else absolute(data, "--data")
+    open_dataset(data).split(config.split)
+    experiment = replace(experiment, data=data, workers=config.workers)
+    with RunConsole() as console:
+        result = launch("evaluate", experiment, {"checkpoint": path, "split": config.split}, console.show)
+    show_evaluation(result, config.split)
+    if switches["json"]:
+        print_json(result)
+
+
+if __name__ == "__main__":
+    run(main)

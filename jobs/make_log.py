@@ -1,0 +1,42 @@
+"""Writes a Criteo-shaped raw log with planted interactions, and the best AUC that it allows.
+
+python jobs/make_log.py --rows 300000 --output demo/raw
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ctrdist.config.parse import parse
+from jobs.cli import print_json, run
+
+FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
+
+
+def main() -> None:
+    """Reads the command line, writes the log, and shows what it holds."""
+    from preprocessing.synthetic import LogConfig, write_log
+
+    config, switches = parse(LogConfig, description=__doc__, flags=FLAGS, prog="jobs/make_log.py")
+    start = time.monotonic()
+    truth = write_log(config)
+    seconds = time.monotonic() - start
+    print(
+        f"{truth.rows:,} rows ({truth.positives / truth.rows:.3f} clicked) "
+        f"in {truth.files} files in {config.output}, {seconds:.1f} s\n"
+        f"best reachable on the last {truth.test_rows:,} rows: AUC {truth.bayes_auc:.4f} "
+        f"({truth.expected_auc:.4f} expected), logloss {truth.bayes_logloss:.4f}\n"
+        f"next: python jobs/preprocess.py --config jobs/configs/data/criteo.yaml "
+        f"--input {config.output}/day_*.tsv --output DIR"
+    )
+    if switches["json"]:
+        print_json({**asdict(truth), "output": config.output, "seconds": round(seconds, 3)})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,59 @@
+"""--dry-run of training: tables, sharding plan and memory, without a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ctrdist.config.experiment import Experiment
+from ctrdist.log import setup
+
+
+def show_plan(experiment: Experiment) -> dict[str, Any]:
+    """Shows where each table would lie, and returns the same as plain values."""
+    setup(0)
+    import torch
+
+    from ctrdist.data.manifest import open_dataset
+    from ctrdist.sharding.plan import layout, plan_tables
+    from ctrdist.training.build import build_model, sizes
+
+    dataset = open_dataset(experiment.data)
+    model = build_model(experiment, dataset.schema)
+    gpus = torch.cuda.device_count()
+    device = "cuda" if gpus else "cpu"
+    local = min(experiment.workers, gpus) if gpus else experiment.workers
+    plan = plan_tables(
+        model, experiment.sharding, experiment.optim, world_size=experiment.workers, local_size=local, device=device
+    )
+    described = layout(plan, model, experiment.optim, experiment.workers)
+    counted = sizes(model, dataset.schema)
+    out = Console()
+    table = Table("table", "kind", "rows", "columns", "MiB", "workers", title=f"{experiment.model_name} on {dataset.schema.name}")
+    by_table: dict[str, list[Any]] = {}
+    for shard in described.shards:
+        by_table.setdefault(shard.table, []).append(shard)
+    for name, shards in sorted(by_table.items(), key=lambda item: -sum(s.bytes for s in item[1])):
+        rows = max(s.rows[0] + s.rows[1] for s in shards)
+        columns = max(s.columns[0] + s.columns[1] for s in shards)
+        ranks = ", ".join(str(s.rank) for s in shards[:8]) + (" …" if len(shards) > 8 else "")
+        table.add_row(name, shards[0].kind, f"{rows:,}", str(columns), f"{sum(s.bytes for s in shards) / 2**20:,.2f}", ranks)
+    out.print(table)
+    held = ", ".join(f"{b / 2**20:,.1f}" for b in described.bytes_per_rank)
+    out.print(
+        f"weights: {counted.table_parameters:,} in tables, {counted.dense_parameters:,} elsewhere\n"
+        f"MiB of tables per worker: {held} (fullest over mean {described.imbalance:.2f}); "
+        f"optimiser state beside them: {described.optimizer_state}\n"
+        f"rows: {', '.join(f'{n} {s.rows:,}' for n, s in dataset.manifest.splits.items())}; nothing was started",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return {
+        "table_parameters": counted.table_parameters,
+        "dense_parameters": counted.dense_parameters,
+        "bytes_per_worker": described.bytes_per_rank,
+        "imbalance": described.imbalance,
+        "plan": {name: shards[0].kind for name, shards in by_table.items()},
+    }

@@ -1,0 +1,70 @@
+"""Raw click log → data set for training: vocabularies from the training rows, ids, Parquet.
+
+python jobs/preprocess.py --config jobs/configs/data/criteo.yaml --input day_*.tsv --output
+data/criteo
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ctrdist.config.parse import parse
+from jobs.cli import print_json, run
+from preprocessing.config import PreprocessConfig, join_paths
+
+FLAGS = {
+    "json": "The last line on stdout is one JSON object with the results.",
+    "dry-run": "Show the columns and the inputs that were found, and start nothing.",
+}
+
+
+def main() -> None:
+    """Reads the command line, connects to Ray, preprocesses, and shows what was written."""
+    flags = {name.replace("-", "_"): text for name, text in FLAGS.items()}
+    config, switches = parse(
+        PreprocessConfig,
+        join_paths(sys.argv[1:]),
+        description=__doc__,
+        flags=flags,
+        prog="jobs/preprocess.py",
+    )
+    from cluster.session import connect
+    from jobs.report import show_data_plan, show_data_set
+    from preprocessing.pipeline import check, preprocess
+
+    shards = check(config)
+    if switches["dry_run"]:
+        show_data_plan(config, shards)
+        if switches["json"]:
+            print_json({"shards": len(shards), "bytes": sum(s.end - s.start for s in shards)})
+        return
+    start = time.monotonic()
+    print("starting Ray …", end=" ", file=sys.stderr, flush=True)
+    connect(config.workers or None)
+    print(f"{time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    result = preprocess(config)
+    show_data_set(result)
+    if switches["json"]:
+        splits = {
+            name: {"rows": s.rows, "positives": s.positives}
+            for name, s in result.manifest.splits.items()
+        }
+        print_json(
+            {
+                "rows": result.rows,
+                "rows_per_s": round(result.rows_per_s, 1),
+                "seconds": round(result.seconds, 3),
+                "vocabulary": dict(result.vocabulary),
+                "splits": splits,
+                "output": result.output,
+                "fingerprint": result.manifest.fingerprint,
+            }
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,55 @@
+"""What preprocessing shows: its plan, and the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from preprocessing.config import PreprocessConfig
+from preprocessing.inputs import Shard
+from preprocessing.pipeline import Result
+
+
+def show_data_plan(config: PreprocessConfig, shards: Sequence[Shard]) -> None:
+    """Columns and inputs of a dry run."""
+    console = Console()
+    columns = Table("column", "role", "becomes", title=f"{config.name}: columns")
+    for column in config.all_columns:
+        columns.add_row(column.name, column.role, _becomes(column.name, column.role, config))
+    inputs = Table("input", "bytes", "split", title=f"{len(shards)} shards")
+    for shard in shards:
+        inputs.add_row(
+            shard.name, f"{shard.start:,} to {shard.end:,}", shard.split or f"by {config.split.by}"
+        )
+    console.print(columns, inputs)
+    console.print(f"would write {config.output}; nothing was started", highlight=False)
+
+
+def show_data_set(result: Result) -> None:
+    """Splits, vocabularies, where they are and what to do next."""
+    console = Console()
+    splits = Table("split", "rows", "positives", "rate", "files", title="written")
+    for name, split in result.manifest.splits.items():
+        rate = f"{split.positives / split.rows:.4f}" if split.rows else "–"
+        splits.add_row(name, f"{split.rows:,}", f"{split.positives:,}", rate, str(len(split.files)))
+    console.print(splits)
+    sizes = sorted(result.vocabulary.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {size:,}" for name, size in sizes[:8])
+    more = f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""
+    total = sum(result.vocabulary.values())
+    lines = [
+        f"vocabularies: {total:,} ids in {len(sizes)} fields: {shown}{more}",
+        f"{result.rows:,} rows in {result.seconds:.1f} s: {result.rows_per_s:,.0f} rows/s",
+        f"data set {result.manifest.fingerprint} in {result.output}",
+        f"next: python jobs/train_dlf.py --data {result.output}",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _becomes(name: str, role: str, config: PreprocessConfig) -> str:
+    if role == "numeric":
+        both = {"number": [name], "bucket": [f"{name}_bucket"], "both": [name, f"{name}_bucket"]}
+        return ", ".join(both[config.numeric_as])
+    return {"label": "label", "user": f"{name}, __user"}.get(role, name)

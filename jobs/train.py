@@ -1,0 +1,117 @@
+"""What the training jobs share. A job names its model: see train_dlf.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.parse import parse
+from ctrdist.errors import ConfigError
+from ctrdist.models.registry import config_class
+from jobs.cli import print_json
+
+FLAGS = {
+    "json": "The last line on stdout is one JSON object with the results.",
+    "dry_run": "Show tables, sharding plan and memory, and start nothing.",
+}
+
+
+def main(model_name: str, description: str) -> None:
+    """Reads the command line, trains the model with its workers, and shows the results."""
+    cls = experiment_of(model_name, config_class(model_name))
+    experiment, switches = parse(cls, description=description, flags=FLAGS, prog=f"jobs/train_{model_name}.py")
+    experiment = complete(experiment)
+    if switches["dry_run"]:
+        from jobs.plan import show_plan
+
+        result = show_plan(experiment)
+    else:
+        result = train(experiment)
+    if switches["json"]:
+        print_json(result)
+
+
+def train(experiment: Experiment) -> dict[str, Any]:
+    """Trains with Ray, or as one of the processes that torchrun started."""
+    from jobs.console import RunConsole
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _train_under_torchrun(experiment)
+    from cluster.launch import launch
+
+    with RunConsole() as console:
+        console.note(f"starting {experiment.workers} workers …")
+        result = launch("train", experiment, {}, console.show)
+    console.show_results(result)
+    return result
+
+
+def complete(experiment: Experiment) -> Experiment:
+    """Fills in what depends on the machine and the time, and checks what can be checked at once.
+
+    Raises:
+        ConfigError: data or a setting is missing or cannot work.
+        DataError: there is no data set.
+    """
+    if not experiment.data:
+        raise ConfigError("--data DIR is missing: the directory that jobs/preprocess.py wrote, local or s3://.")
+    if experiment.workers < 1:
+        raise ConfigError(f"--workers {experiment.workers}: at least 1.")
+    if experiment.loader.batch_size < experiment.workers:
+        raise ConfigError(
+            f"loader.batch_size {experiment.loader.batch_size} is for all workers together: at least one row for each of "
+            f"the {experiment.workers}."
+        )
+    if experiment.optim.tables.l2 and experiment.optim.tables.name != "adam":
+        raise ConfigError(
+            f"optim.tables.l2 = {experiment.optim.tables.l2} needs optim.tables.name = adam; "
+            f"{experiment.optim.tables.name} touches looked-up rows only. Set one or the other."
+        )
+    name = experiment.run_name
+    if "/" in name or name.startswith("."):
+        raise ConfigError(f"--run-name {name}: a plain name without '/' that does not begin with '.'.")
+    from ctrdist.data.manifest import open_dataset
+
+    runs = experiment.runs if experiment.runs != "runs" else os.environ.get("CTRDIST_RUNS", "runs")
+    data = experiment.data if "://" in experiment.data else absolute(experiment.data, "--data")
+    dataset = open_dataset(data)
+    name = name or f"{experiment.model_name}-{dataset.schema.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return replace(experiment, data=data, run_name=name, runs=absolute(runs, "--runs (or CTRDIST_RUNS)"))
+
+
+def absolute(path: str, option: str) -> str:
+    """The absolute path; refuses a relative one in a submitted job, which would be in Ray's copy of the directory.
+
+    Raises:
+        ConfigError: the path is relative and this is a job of `ray job submit --working-dir`.
+    """
+    expanded = Path(path).expanduser()
+    if not expanded.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "_ray_pkg_" in os.getcwd():
+        raise ConfigError(
+            f"{option} {path}: a relative path in a submitted job means Ray's temporary copy of the working directory, "
+            "which is deleted. Give an absolute path or s3://."
+        )
+    return str(expanded.absolute())
+
+
+def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
+    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.log import setup
+
+    setup(int(os.environ["RANK"]))
+    from ctrdist.training.run import train as train_rank
+    from jobs.console import RunConsole
+
+    world = join_world()
+    with RunConsole() as console:
+        result = train_rank(replace(experiment, workers=world.size), world, console.show)
+    leave_world()
+    if not world.is_main:
+        sys.exit(0)
+    console.show_results(result)
+    return result

@@ -1,0 +1,180 @@
+"""From raw columns to typed ones: label, numbers, tokens. Counting and encoding share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ctrdist.errors import DataError
+from preprocessing.config import ColumnConfig, PreprocessConfig
+from preprocessing.reader import Block
+
+
+@dataclass
+class Fields:
+    """The typed columns of a block's n rows."""
+
+    label: np.ndarray
+    """(n,) float32, 0 or 1."""
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    """Numeric column → (n,) float64, transformed but not standardised, NaN where missing."""
+    tokens: dict[str, pa.Array] = field(default_factory=dict)
+    """Categorical field → (n,) string, null where missing; (n,) list of string where
+    multi-valued."""
+    timestamp: np.ndarray | None = None
+    """(n,) int64."""
+
+
+def typed(block: Block, config: PreprocessConfig) -> Fields:
+    """Reads the columns of a block as what they are.
+
+    Raises:
+        DataError: a value is not of its column's kind; the message names the first such row of the
+            column.
+    """
+    columns = {name: _one(block.table.column(name)) for name in block.table.column_names}
+    fields = Fields(label=_label(columns[config.label.name], config.label, block))
+    for column in config.of_role("timestamp"):
+        fields.timestamp = _integers(columns[column.name], column, block)
+    for column in config.of_role("numeric"):
+        values = _numbers(columns[column.name], column, block)
+        if config.numeric_as != "bucket":
+            fields.numbers[column.name] = _transformed(values, column)
+        if config.numeric_as != "number":
+            fields.tokens[f"{column.name}_bucket"] = bucket(values)
+    for column in config.of_role("categorical", "user"):
+        fields.tokens[column.name] = _text(columns[column.name], column, block)
+    for column in config.of_role("multi_valued"):
+        fields.tokens[column.name] = _lists(columns[column.name], column, block)
+    return fields
+
+
+def bucket(values: np.ndarray) -> pa.Array:
+    """Category of a number: floor(ln(x)²) for x > 2, else x without its fraction; null for NaN."""
+    missing = np.isnan(values)
+    large = values > 2
+    out = np.where(missing, 0.0, values)
+    out[large] = np.floor(np.log(values[large]) ** 2)
+    return pa.array(out.astype(np.int64), mask=missing).cast(pa.string())
+
+
+def hashes(column: pa.ChunkedArray | pa.Array, key: str = "ctrdist users 64") -> np.ndarray:
+    """(n,) uint64: a stable hash (SipHash-2-4) of each text; null counts as the empty text.
+
+    Args:
+        column: any type that has a text form.
+        key: 16 characters.
+    """
+    encoded = _one(column).cast(pa.string()).fill_null("").dictionary_encode()
+    values = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
+    return pd.util.hash_array(values, hash_key=key, categorize=False)[encoded.indices.to_numpy()]
+
+
+def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    )
+
+
+def _label(column: pa.Array, config: ColumnConfig, block: Block) -> np.ndarray:
+    values = _floats(column, "a number", config, block)
+    if config.threshold is not None:
+        bad, wants = np.isnan(values), "a number"
+        values = (values >= config.threshold).astype(np.float64)
+    else:
+        bad, wants = (values != 0) & (values != 1), "0 or 1"
+    if bad.any():
+        hint = (
+            ""
+            if config.threshold is not None
+            else ", or set `threshold` for the label in the data-set YAML"
+        )
+        raise _wrong(config, wants, column, int(np.flatnonzero(bad)[0]), block, hint)
+    return values.astype(np.float32)
+
+
+def _numbers(column: pa.Array, config: ColumnConfig, block: Block) -> np.ndarray:
+    if config.type == "integer" and not pa.types.is_floating(column.type):
+        whole = _cast(column, pa.int64(), "an integer", config, block)
+        return whole.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    values = _floats(column, "a number", config, block)
+    bad = values != np.trunc(values) if config.type == "integer" else np.isinf(values)
+    bad &= ~np.isnan(values)
+    if bad.any():
+        wants = "an integer" if config.type == "integer" else "a finite number"
+        raise _wrong(config, wants, column, int(np.flatnonzero(bad)[0]), block)
+    return values
+
+
+def _floats(column: pa.Array, wants: str, config: ColumnConfig, block: Block) -> np.ndarray:
+    return _cast(column, pa.float64(), wants, config, block).to_numpy(zero_copy_only=False)
+
+
+def _integers(column: pa.Array, config: ColumnConfig, block: Block) -> np.ndarray:
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("s"), safe=False)
+    values = _cast(column, pa.int64(), "an integer (seconds)", config, block)
+    if values.null_count:
+        row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+        raise _wrong(config, "an integer (seconds)", column, row, block)
+    return values.to_numpy()
+
+
+def _cast(
+    column: pa.Array, target: pa.DataType, wants: str, config: ColumnConfig, block: Block
+) -> pa.Array:
+    try:
+        return column.cast(target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        for row, value in enumerate(column):  # Arrow tells the value at best, not the row
+            try:
+                value.cast(target)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                raise _wrong(config, wants, column, row, block) from error
+        raise
+
+
+def _text(column: pa.Array, config: ColumnConfig, block: Block) -> pa.Array:
+    return _cast(column, pa.string(), "one value", config, block)
+
+
+def _lists(column: pa.Array, config: ColumnConfig, block: Block) -> pa.Array:
+    """Lists of the values that are not empty, at most max_length."""
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        column = pc.split_pattern(_text(column, config, block), pattern=config.separator)
+    parents = pc.list_parent_indices(column).to_numpy().astype(np.int64)
+    values = _one(pc.list_flatten(column)).cast(pa.string())
+    keep = pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False)
+    parents, values = parents[keep], values.filter(pa.array(keep))
+    lengths = np.bincount(parents, minlength=len(column))
+    if config.max_length is not None:
+        starts = np.cumsum(lengths) - lengths
+        short = np.arange(len(parents)) - starts[parents] < config.max_length
+        values, lengths = values.filter(pa.array(short)), np.minimum(lengths, config.max_length)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _transformed(values: np.ndarray, config: ColumnConfig) -> np.ndarray:
+    if config.transform == "log_standardise":
+        return np.sign(values) * np.log1p(np.abs(values))
+    return values
+
+
+def _wrong(
+    config: ColumnConfig, wants: str, column: pa.Array, row: int, block: Block, hint: str = ""
+) -> DataError:
+    value = column[row].as_py()
+    given = "nothing" if value is None else f'"{value}"'
+    return DataError(
+        f"{block.where(row)}: column {config.name} wants {wants}, got {given}. "
+        f"Fix the row{hint or ', or correct the column in the data-set YAML'}."
+    )

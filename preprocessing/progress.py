@@ -1,0 +1,77 @@
+"""How far a pass over the log is: a bar on a terminal, otherwise a line on stderr now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+LINE_SECONDS = 5.0
+
+
+class Progress:
+    """Progress of one pass, with rate and time left. Use as a context."""
+
+    def __init__(self, title: str, total_bytes: int) -> None:
+        self._title = title
+        self._total = max(1, total_bytes)
+        self._rows = self._bytes = 0
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            text = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+            )
+            rate = (
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self._bar = Bar(*text, *rate, console=Console(stderr=True))
+            self._task = self._bar.add_task(self._title, total=self._total, rate="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            if kind is None:
+                self._bar.update(self._task, completed=self._total, rate=self._rate())
+            self._bar.stop()
+        elif kind is None:
+            self._line(f"{self._rate()}, {time.monotonic() - self._start:.1f} s")
+
+    def advance(self, rows: int, stored_bytes: int) -> None:
+        """So many rows more, which took so many bytes of the files as they are stored."""
+        self._rows += rows
+        self._bytes = min(self._total, self._bytes + stored_bytes)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._bytes, rate=self._rate())
+            return
+        now = time.monotonic()
+        if now - self._last >= LINE_SECONDS:
+            self._last = now
+            left = (now - self._start) * (self._total / max(1, self._bytes) - 1)
+            share = 100 * self._bytes / self._total
+            self._line(f"{share:.0f}%, {self._rate()}, {left:.0f} s left")
+
+    def _line(self, text: str) -> None:
+        sys.stderr.write(f"{self._title}: {text}\n")
+        sys.stderr.flush()
+
+    def _rate(self) -> str:
+        seconds = max(1e-9, time.monotonic() - self._start)
+        return f"{self._rows:,} rows, {self._rows / seconds:,.0f} rows/s"

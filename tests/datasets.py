@@ -1,0 +1,89 @@
+"""Writes small preprocessed data sets for tests, with the product's own schema and manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctrdist.data.manifest import DataFile, Dataset, Manifest, Split, open_dataset
+from ctrdist.schema import CategoricalField, Schema
+
+
+def write_dataset(
+    path: Path,
+    rows: dict[str, int],
+    *,
+    numeric: int = 2,
+    vocabulary: tuple[int, ...] = (30, 7, 50),
+    multi_valued: bool = False,
+    user: bool = False,
+    files: int = 2,
+    row_group: int = 50,
+    seed: int = 0,
+) -> Dataset:
+    """Random rows whose label depends on the first two categorical fields and the first numeric one.
+
+    Args:
+        path: directory to write.
+        rows: split → number of rows.
+        numeric: K.
+        vocabulary: vocabulary size of each categorical field.
+        multi_valued: whether a further field "tags" holds lists.
+        user: whether there is a user column.
+        files: files per split.
+        row_group: rows per row group.
+        seed: of the values.
+    """
+    rng = np.random.default_rng(seed)
+    fields = [CategoricalField(name=f"C{i}", vocabulary_size=v) for i, v in enumerate(vocabulary)]
+    if multi_valued:
+        fields.insert(1, CategoricalField(name="tags", vocabulary_size=9, multi_valued=True))
+    schema = Schema(
+        name="tiny",
+        numeric=tuple(f"I{i}" for i in range(numeric)),
+        categorical=tuple(fields),
+        user="__user" if user else None,
+    )
+    effects = [rng.normal(size=v) * 1.5 for v in vocabulary]
+    splits = {}
+    for split, count in rows.items():
+        columns: dict[str, pa.Array] = {}
+        logit = np.zeros(count)
+        for i in range(numeric):
+            value = rng.normal(size=count).astype(np.float32)
+            logit += value if i == 0 else 0
+            columns[f"I{i}"] = pa.array(value)
+        for i, v in enumerate(vocabulary):
+            ids = rng.integers(1, v, size=count).astype(np.int32)
+            logit += effects[i][ids] if i < 2 else 0
+            columns[f"C{i}"] = pa.array(ids)
+        if multi_valued:
+            lists = [rng.integers(1, 9, size=rng.integers(0, 4)).tolist() for _ in range(count)]
+            columns["tags"] = pa.array(lists, type=pa.list_(pa.int32()))
+        if user:
+            columns["__user"] = pa.array(rng.integers(0, 20, size=count))
+        columns["label"] = pa.array((rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.float32))
+        splits[split] = _write_split(path, split, pa.table(columns), files, row_group)
+    (path / "schema.json").write_text(schema.to_json())
+    manifest = Manifest(schema_fingerprint=schema.fingerprint, splits=splits)
+    (path / "manifest.json").write_text(manifest.to_json())
+    return open_dataset(str(path))
+
+
+def _write_split(path: Path, split: str, table: pa.Table, files: int, row_group: int) -> Split:
+    (path / split).mkdir(parents=True, exist_ok=True)
+    bounds = [table.num_rows * i // files for i in range(files + 1)]
+    written = []
+    for index, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        name = f"{split}/part-{index:05d}.parquet"
+        pq.write_table(table.slice(begin, end - begin), path / name, row_group_size=row_group)
+        metadata = pq.read_metadata(path / name)
+        groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        sha = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        written.append(DataFile(path=name, row_groups=groups, sha256=sha))
+    positives = int(np.sum(table.column("label").to_numpy()))
+    return Split(files=tuple(written), rows=table.num_rows, positives=positives)

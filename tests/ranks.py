@@ -1,0 +1,72 @@
+"""Runs a function on several gloo ranks, each a process. Forked from a server that has imported TorchRec once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["ctrdist.training.trainer"])
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240.0) -> list[Any]:
+    """Calls function(world, *args) on each rank and returns the results in rank order.
+
+    Args:
+        function: importable by name, for it is pickled.
+        world_size: number of ranks.
+        args: picklable.
+        timeout: seconds after which the ranks are killed.
+
+    Raises:
+        RuntimeError: with the traceback of the first rank that failed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = _CONTEXT.Queue()
+    processes = [
+        _CONTEXT.Process(target=_rank, args=(rank, world_size, port, queue, function, args), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    results: dict[int, Any] = {}
+    try:
+        for _ in processes:
+            rank, ok, value = queue.get(timeout=timeout)
+            if not ok:
+                raise RuntimeError(f"rank {rank}:\n{value}")
+            results[rank] = value
+    finally:
+        for process in processes:
+            process.join(timeout=20 if len(results) == world_size else 0.1)
+            if process.is_alive():
+                process.kill()
+    return [results[rank] for rank in range(world_size)]
+
+
+def _rank(rank: int, world_size: int, port: int, queue: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    import torch
+
+    from ctrdist.distributed import join_world, leave_world
+
+    torch.set_num_threads(1)
+    try:
+        result = function(join_world(torch.device("cpu"), timeout_s=120), *args)
+        queue.put((rank, True, result))
+        leave_world()
+    except BaseException:
+        queue.put((rank, False, traceback.format_exc()))

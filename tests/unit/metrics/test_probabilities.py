@@ -1,0 +1,106 @@
+"""Logloss, normalised entropy, calibration and all together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
+
+from ctrdist.metrics import (
+    calibration,
+    calibration_table,
+    evaluate_predictions,
+    logloss,
+    normalised_entropy,
+)
+from ctrdist.metrics.arrays import sigmoid
+
+
+def test_logloss_equals_sklearn(rng):
+    p, y = rng.random(1000), rng.integers(0, 2, 1000)
+    assert logloss(p, y) == pytest.approx(log_loss(y, p), rel=1e-12)
+
+
+def test_logloss_of_certain_and_wrong_is_bounded_by_the_clip():
+    assert logloss([0.0], [1]) == pytest.approx(-np.log(1e-7))
+    assert logloss([1.0], [0]) == pytest.approx(-np.log(1e-7))
+    assert np.isnan(logloss([], []))
+
+
+def test_normalised_entropy_of_the_base_rate_is_one():
+    y = np.array([1, 0, 0, 0, 0])
+    assert normalised_entropy(np.full(5, 0.2), y) == pytest.approx(1.0)
+    assert np.isnan(normalised_entropy([0.2, 0.3], [0, 0]))
+
+
+def test_calibration_is_the_ratio_of_means():
+    assert calibration([0.2, 0.4, 0.6], [0, 0, 1]) == pytest.approx(1.2)
+    assert np.isnan(calibration([0.2, 0.3], [0, 0]))
+
+
+def test_calibration_table_of_distinct_predictions_is_deciles(rng):
+    p = rng.permutation(np.linspace(0.001, 0.999, 1003))
+    y = (rng.random(1003) < p).astype(int)
+    table = calibration_table(p, y)
+    assert len(table.rows_Q) == 10 and set(table.rows_Q) == {100, 101}
+    lowest = np.sort(p)[:100]
+    assert table.predicted_Q[0] == pytest.approx(lowest.mean())
+    assert table.positives_Q.sum() == y.sum()
+    assert table.observed_Q == pytest.approx(table.positives_Q / table.rows_Q)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5]), st.integers(0, 1)), max_size=40),
+    st.randoms(),
+)
+def test_calibration_table_never_parts_ties_and_ignores_the_order(rows, random):
+    def table(rows):
+        p, y = [r[0] for r in rows], [r[1] for r in rows]
+        return calibration_table(np.array(p), np.array(y))
+
+    first = table(rows)
+    random.shuffle(rows)
+    second = table(rows)
+    assert first.rows_Q.sum() == len(rows)
+    assert len(first.rows_Q) <= 3
+    assert first.rows_Q.tolist() == second.rows_Q.tolist()
+    assert first.positives_Q.tolist() == second.positives_Q.tolist()
+
+
+def test_sigmoid_neither_overflows_nor_loses_small_probabilities():
+    with np.errstate(all="raise", under="ignore"):
+        values = sigmoid(np.array([-800.0, -40.0, 0.0, 40.0, 800.0]))
+    assert values == pytest.approx([0.0, np.exp(-40.0), 0.5, 1.0, 1.0], rel=1e-12)
+
+
+def test_evaluate_predictions_of_tensors(rng):
+    logits = torch.from_numpy(rng.normal(size=500)).float()
+    label = torch.from_numpy(rng.integers(0, 2, 500)).float()
+    user = torch.from_numpy(rng.integers(0, 20, 500))
+    metrics = evaluate_predictions(logits, label, user)
+    assert set(metrics) == {
+        "auc",
+        "logloss",
+        "ne",
+        "calibration",
+        "rows",
+        "positives",
+        "base_rate",
+        "gauc",
+    }
+    assert all(type(value) is float for value in metrics.values())
+    assert metrics["auc"] == pytest.approx(roc_auc_score(label, logits), abs=1e-12)
+    assert metrics["logloss"] == pytest.approx(
+        log_loss(label, torch.sigmoid(logits.double())), rel=1e-12
+    )
+    assert metrics["base_rate"] == pytest.approx(float(label.mean()))
+    assert "gauc" not in evaluate_predictions(logits, label)
+
+
+def test_saturated_logits_keep_their_order_in_auc():
+    metrics = evaluate_predictions(np.array([50.0, 60.0]), np.array([0, 1]))
+    assert metrics["auc"] == 1.0

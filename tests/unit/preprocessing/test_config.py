@@ -1,0 +1,67 @@
+"""A data-set YAML that cannot work is refused with what to change; the presets are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctrdist.config.parse import parse
+from ctrdist.errors import ConfigError
+from preprocessing.config import ColumnConfig, JoinConfig, PreprocessConfig, SplitConfig, join_paths
+
+ROOT = Path(__file__).resolve().parents[3]
+LABEL = ColumnConfig(name="label", role="label")
+C = ColumnConfig(name="c")
+
+
+@pytest.mark.parametrize(
+    "preset", sorted((ROOT / "jobs/configs/data").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_presets_are_read(preset):
+    config, _ = parse(PreprocessConfig, ["--config", str(preset)])
+    assert config.name == preset.stem
+
+
+def test_paths_after_one_flag_become_a_list():
+    argv = join_paths(["--input", "a.tsv", "b,c.tsv", "--output", "d", "--input=e"])
+    assert argv == ["--input", '["a.tsv", "b,c.tsv"]', "--output", "d", '--input=["e"]']
+    config, _ = parse(
+        PreprocessConfig, ["--config", str(ROOT / "jobs/configs/data/criteo.yaml"), *argv[:4]]
+    )
+    assert config.input == ["a.tsv", "b,c.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": []}, "no columns"),
+        ({"columns": [C]}, "0 with role label"),
+        ({"columns": [LABEL]}, "no feature"),
+        ({"columns": [LABEL, C, C]}, "repeated: c"),
+        ({"columns": [ColumnConfig(name="y", role="label"), ColumnConfig(name="label")]},
+         "may not be called label"),
+        ({"columns": [LABEL, C], "split": SplitConfig(fractions=[0.5, 0.1, 0.1])}, "fractions"),
+        ({"columns": [LABEL, C], "min_count": 0}, "min_count"),
+        ({"columns": [LABEL, C], "joins": [JoinConfig(file="f", key="k", columns=[C])]}, "key k"),
+        ({"columns": [LABEL, C], "joins": [JoinConfig(file="f", key="c", columns=[C, LABEL])]},
+         "role label"),
+        ({"columns": [LABEL, C, ColumnConfig(name="d")],
+          "joins": [JoinConfig(file="f", key="c", columns=[C, ColumnConfig(name="d")])]},
+         "repeated: d"),
+        ({"columns": [LABEL, ColumnConfig(name="x", role="numeric"), ColumnConfig(name="x_bucket")],
+          "numeric_as": "both"}, "repeated: x_bucket"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PreprocessConfig(**settings)
+
+
+def test_the_manifest_holds_no_place():
+    there = PreprocessConfig(columns=[LABEL, C], input=["/a/day_0.tsv"], output="/a/out", workers=3)
+    here = PreprocessConfig(
+        columns=[LABEL, C], input=["s3://b/day_0.tsv"], output="out", overwrite=True
+    )
+    assert there.for_manifest() == here.for_manifest()
+    assert there.for_manifest()["input"] == ["day_0.tsv"]

@@ -1,0 +1,61 @@
+"""Figures: what they show, and that odd input draws too."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from sklearn.metrics import auc as area_under
+from sklearn.metrics import roc_auc_score
+
+from ctrdist.tracking import calibration_figure, learning_curves_figure, roc_figure
+
+
+def png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    return buffer.getvalue()
+
+
+def texts(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_roc_has_the_area_that_its_legend_says(rng):
+    y = rng.integers(0, 2, 20_000)
+    x = (rng.normal(size=20_000) + y).round(2)
+    figure = roc_figure(x, y, "a run")
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "a run"
+    assert f"AUC {roc_auc_score(y, x):.4f}" in texts(axes)
+    curve = axes.lines[1]
+    assert len(curve.get_xdata()) <= 1001
+    drawn = area_under(curve.get_xdata(), curve.get_ydata())
+    assert drawn == pytest.approx(roc_auc_score(y, x), abs=1e-3)
+    assert len(png(figure)) > 5000
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(0.0, "linear"), (-6.0, "log")])
+def test_calibration_has_equal_axes_logarithmic_where_clicks_are_rare(offset, scale, rng):
+    x = rng.normal(size=20_000) + offset
+    y = (rng.random(20_000) < 1 / (1 + np.exp(-x))).astype(int)
+    (axes,) = calibration_figure(x, y, "a run").axes
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_xscale() == axes.get_yscale() == scale
+
+
+def test_learning_curves_mark_the_best_epoch():
+    epochs = [{"train/loss": 0.5, "valid/logloss": 0.6, "valid/auc": 0.7}, {"valid/auc": 0.75}]
+    loss, auc = learning_curves_figure(epochs, "a run").axes
+    assert texts(loss) == ["train/loss", "valid/logloss"]
+    assert [text.get_text() for text in auc.texts] == ["0.7500"]
+
+
+@pytest.mark.parametrize("labels", [[], [0, 0], [1, 1], [0, 1]])
+def test_few_rows_and_one_class_draw_too(labels):
+    x = np.linspace(-1, 1, len(labels))
+    assert png(roc_figure(x, np.array(labels), "a"))
+    assert png(calibration_figure(x, np.array(labels), "a"))
+    assert png(learning_curves_figure([], "a"))
+    assert png(learning_curves_figure([{"valid/auc": float("nan")}], "a"))

@@ -1,0 +1,200 @@
+"""The tracker without MLflow, and its parts."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctrdist.config.experiment import TrackingConfig
+from ctrdist.errors import ConfigError
+from ctrdist.tracking import RunTracker, git_commit, package_versions, replay, roc_figure
+from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
+from ctrdist.tracking.sink import _groups
+from ctrdist.tracking.state import STATE_NAME, MlflowState, tracking_store, without_credentials
+from ctrdist.tracking.system import SystemSampler
+from ctrdist.tracking.tracker import flatten
+
+OFF = TrackingConfig(mlflow=False)
+
+
+def tracker_in(path: Path, resume: bool = False, config: TrackingConfig = OFF) -> RunTracker:
+    return RunTracker(str(path / "run"), str(path), "run", config, resume)
+
+
+def events_in(path: Path) -> list[Event]:
+    return read_events(path / "run" / EVENTS_NAME, 0)[0]
+
+
+def test_a_run_without_mlflow_is_recorded_whole(tmp_path):
+    tracker = tracker_in(tmp_path)
+    tracker.start({"train": {"lr": 0.1}}, {"note": "x"}, {"config.yaml": "lr: 0.1\n"})
+    tracker.log_metrics({"train/loss": 0.5}, step=20)
+    tracker.log_dataset("tiny", "s3://bucket/tiny", "abc", {"train": 10})
+    tracker.log_figure("roc", roc_figure(np.array([0.1, 0.2]), np.array([0, 1]), "run"))
+    tracker.finish("FINISHED", {"test": {"auc": 0.7, "split": "test"}})
+    tracker.finish("FAILED")
+    assert tracker.run_id.startswith("local-") and tracker.tracking_uri == ""
+    events = events_in(tmp_path)
+    kinds = [event.kind for event in events]
+    assert kinds == [
+        *("start", "params", "tags", "artifact", "metrics"),
+        *("dataset", "artifact", "metrics", "artifact", "finish"),
+    ]
+    assert events[1].values == {"train.lr": 0.1}
+    assert events[2].values["note"] == "x" and "version.torch" in events[2].values
+    assert (tmp_path / "run" / events[3].values["path"]).read_text() == "lr: 0.1\n"
+    assert (tmp_path / "run" / events[6].values["path"]).read_bytes()[:4] == b"\x89PNG"
+    assert events[7].values == {"final/test/auc": 0.7}
+    assert events[9].values["status"] == "FINISHED"
+    assert not (tmp_path / "run" / STATE_NAME).exists()
+
+
+def test_resuming_goes_on_in_the_file_and_starting_anew_puts_it_aside(tmp_path):
+    for resume in (False, True):
+        tracker = tracker_in(tmp_path, resume)
+        tracker.start({})
+        tracker.finish("KILLED")
+    assert [e.kind for e in events_in(tmp_path)].count("start") == 2
+    tracker_in(tmp_path, resume=False).finish("FINISHED")
+    assert [e.kind for e in events_in(tmp_path)] == ["finish"]
+    assert (tmp_path / "run" / f"{EVENTS_NAME}.1").read_text().count('"start"') == 2
+
+
+def test_texts_of_one_name_are_all_kept(tmp_path):
+    tracker = tracker_in(tmp_path)
+    for text in ("one", "two", "one", "three"):
+        tracker.log_artifact_text("sub/config.yaml", text)
+    names = [event.values["name"] for event in events_in(tmp_path)]
+    assert names == ["sub/config.yaml", "sub/config.2.yaml", "sub/config.yaml", "sub/config.3.yaml"]
+    assert (tmp_path / "run/artifacts/sub/config.3.yaml").read_text() == "three"
+
+
+def test_as_a_context_it_records_how_it_ended(tmp_path):
+    with pytest.raises(ZeroDivisionError), tracker_in(tmp_path) as tracker:
+        tracker.start({})
+        _ = 1 / 0
+    assert events_in(tmp_path)[-1].values["status"] == "FAILED"
+    with pytest.raises(KeyboardInterrupt), tracker_in(tmp_path, resume=True):
+        raise KeyboardInterrupt
+    assert events_in(tmp_path)[-1].values["status"] == "KILLED"
+
+
+def test_without_mlflow_installed_it_says_so_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with caplog.at_level(logging.INFO, "ctrdist"):
+        tracker = tracker_in(tmp_path, config=TrackingConfig())
+        tracker.start({})
+        tracker.finish("FINISHED")
+    said = [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()]
+    assert len(said) == 1 and "not installed" in said[0]
+    assert tracker.run_id.startswith("local-")
+
+
+def test_importing_tracking_and_recording_does_not_import_mlflow(tmp_path):
+    code = f"""
+import sys
+from ctrdist.config.experiment import TrackingConfig
+from ctrdist.tracking import RunTracker
+tracker = RunTracker({str(tmp_path)!r}, {str(tmp_path)!r}, "r", TrackingConfig(mlflow=False), False)
+tracker.start({{}})
+tracker.finish("FINISHED")
+assert not [m for m in sys.modules if m.split(".")[0] in ("mlflow", "matplotlib", "ray")]
+"""
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=100)
+
+
+def test_flatten_keeps_every_leaf():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+    assert flatten({"test": {"auc": 0.7}}, "/") == {"test/auc": 0.7}
+
+
+def test_metrics_are_grouped_up_to_what_one_call_takes():
+    def event(kind: str, size: int) -> Event:
+        values = {str(i): 0.0 for i in range(size)}
+        return Event(time_ms=0, kind=kind, step=0, values=values, start=0, end=0)
+
+    sizes = [("metrics", 600), ("metrics", 400), ("metrics", 1), ("tags", 3), ("metrics", 2)]
+    groups = list(_groups([event(*pair) for pair in sizes]))
+    assert [[len(e.values) for e in group] for group in groups] == [[600, 400], [1], [3], [2]]
+
+
+def test_system_metrics_are_sampled_until_stopped(tmp_path):
+    samples: list[dict[str, float]] = []
+    sampler = SystemSampler(samples.append, str(tmp_path), interval=0.05)
+    sampler.start()
+    deadline = time.monotonic() + 20
+    while len(samples) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sampler.stop()
+    count = len(samples)
+    assert count >= 3
+    assert samples[0]["system/process_tree_memory_gib"] > 0.01
+    assert 0 < samples[0]["system/memory_percent"] <= 100
+    time.sleep(0.2)
+    assert len(samples) == count
+
+
+def test_versions_and_commit(tmp_path, monkeypatch):
+    versions = package_versions()
+    assert versions["torch"].startswith("2.") and versions["ctrdist"]
+    monkeypatch.delenv("CTRDIST_COMMIT", raising=False)
+    assert git_commit(tmp_path) is None
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
+
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "a")
+    commit = git_commit(tmp_path)
+    assert commit is not None and len(commit) == 40
+    (tmp_path / "a").write_text("2")
+    assert git_commit(tmp_path) == f"{commit}-dirty"
+    monkeypatch.setenv("CTRDIST_COMMIT", "given")
+    assert git_commit(tmp_path) == "given"
+
+
+def test_the_default_store_lies_in_the_runs_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    uri, artifacts = tracking_store(Path("runs"))
+    assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert artifacts == f"file://{tmp_path}/runs/mlartifacts"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@host:5000/x")
+    assert tracking_store(Path("runs")) == ("http://u:p@host:5000/x", None)
+    assert without_credentials("http://u:p@host:5000/x") == "http://host:5000/x"
+
+
+def test_another_store_gets_everything_from_the_beginning(tmp_path):
+    state = MlflowState(
+        key="k",
+        tracking_uri="http://a",
+        artifact_location=None,
+        experiment="e",
+        run_name="r",
+        run_id="id",
+        delivered=99,
+        skipped=[3],
+    )
+    state.save(tmp_path)
+    state.move_to("http://user:secret@a", None)
+    assert MlflowState.load(tmp_path) == state
+    state.move_to("http://b", None)
+    assert (state.run_id, state.delivered, state.skipped) == (None, 0, [])
+
+
+def test_replay_of_a_directory_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=STATE_NAME):
+        replay(str(tmp_path))

@@ -107,7 +107,7 @@ $(STAMP): requirements.lock pyproject.toml
 	    $(call need_cpu_torch,$(VENV))
 	    # First the build tool, so that source packages and ctrdist itself are built with the pinned one.
 	    $(BIN)/python -m pip install -qq --no-deps "$$(grep '^setuptools==' requirements.lock)"
-	    $(say) "installing $$(grep -c == requirements.lock) pinned packages: a few minutes, 2.5 GB"
+	    $(say) "installing $$(grep -c == requirements.lock) pinned packages: a few minutes, 2.2 GB"
 	    $(BIN)/python -m pip install -qq --no-deps --no-build-isolation -r requirements.lock
 	    $(say) "trying torch and torchrec"
 	    $(BIN)/python -W ignore -c 'import torch; assert torch.version.cuda is None, torch.__version__; import torchrec' || {

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import threading
 from pathlib import Path
 from typing import Any
+
+from ctrdist.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray inside an entry point of `ray job submit`
@@ -22,23 +27,36 @@ def connect(num_cpus: int | None = None, *, worker_output: bool = False) -> None
         num_cpus: CPUs that the embedded Ray offers, which bounds its tasks; None takes all.
             A cluster has its own.
         worker_output: whether what workers print is shown on the driver's terminal.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names no cluster that answers.
     """
+    # Read when ray is imported: its own bound, 30 s, is too short for a machine that is busy.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    # Its new behaviour, without the warning that it is new.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray  # here: `--help` must not wait for it
 
     if ray.is_initialized():
         return
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # its new behaviour, without the warning
+    main = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    _init(num_cpus, worker_output)
+    if main:  # Ray's own handler aborts the process before it has cleaned up
+        signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _init(num_cpus: int | None, worker_output: bool) -> None:
+    import ray
+
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": worker_output}
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "local"):
+        _check_reachable(address)
         # A submitted job brings its working directory to every node; a driver started by hand
         # names the root, which must then be at the same place on every node.
-        ray.init(
-            address="auto",
-            runtime_env={} if _JOB_CONFIG in os.environ else _project_on_path(),
-            **quiet,
-        )
+        there = {} if _JOB_CONFIG in os.environ else _project_on_path()
+        ray.init(address="auto", runtime_env=there, **quiet)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
@@ -58,3 +76,25 @@ def _project_on_path() -> dict[str, dict[str, str]]:
         if path and path != str(ROOT)
     ]
     return {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), *there])}}
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    advice = (
+        "Give the address of its head, such as 10.0.0.5:6379, or unset RAY_ADDRESS to start a Ray "
+        "on this machine."
+    )
+    if address.startswith("http"):
+        raise ConfigError(
+            f"RAY_ADDRESS={address} is the job server of a cluster: `ray job submit` takes that, "
+            f"a job started by hand does not. {advice}"
+        )
+    if not port.isdigit() or "/" in host:
+        return  # auto, or a form that Ray knows better
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}). {advice}"
+        ) from error

@@ -7,7 +7,6 @@ data/criteo
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,10 +41,8 @@ def main() -> None:
         if switches["json"]:
             print_json({"shards": len(shards), "bytes": sum(s.end - s.start for s in shards)})
         return
-    start = time.monotonic()
-    print("starting Ray …", end=" ", file=sys.stderr, flush=True)
+    print("starting Ray …", file=sys.stderr, flush=True)
     connect(config.workers or None)
-    print(f"{time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
     result = preprocess(config)
     show_data_set(result)
     if switches["json"]:

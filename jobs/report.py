@@ -18,13 +18,13 @@ def show_data_plan(config: PreprocessConfig, shards: Sequence[Shard]) -> None:
     columns = Table("column", "role", "becomes", title=f"{config.name}: columns")
     for column in config.all_columns:
         columns.add_row(column.name, column.role, _becomes(column.name, column.role, config))
-    inputs = Table("input", "bytes", "split", title=f"{len(shards)} shards")
+    console.print(columns)
+    lines = [f"{len(shards)} shards, split by {config.split.by}:"]
     for shard in shards:
-        inputs.add_row(
-            shard.name, f"{shard.start:,} to {shard.end:,}", shard.split or f"by {config.split.by}"
-        )
-    console.print(columns, inputs)
-    console.print(f"would write {config.output}; nothing was started", highlight=False)
+        split = f", {shard.split}" if shard.split else ""
+        lines.append(f"  {shard.name}: bytes {shard.start:,} to {shard.end:,}{split}")
+    lines.append(f"would write {config.output}; nothing was started")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def show_data_set(result: Result) -> None:

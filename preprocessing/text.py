@@ -274,7 +274,8 @@ def _explain(
         if count != len(names):
             return DataError(
                 f"{block.line(row)}: {count} columns, expected {len(names)} "
-                f"({_short(names)}), separated by {separator}. Fix the row, or correct `columns` or `format` in the data-set YAML."
+                f"({_short(names)}), separated by {separator}. "
+                "Fix the row, or correct `columns` or `format` in the data-set YAML."
             )
         quote = _quote(config)
         if quote and line.count(quote) % 2:

@@ -5,12 +5,28 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["ctrdist.training.trainer"])
+
+
+def kill_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[int | None]:
+    """Like :func:`run_ranks` for a function that kills a rank: gives the ranks' exit codes, negative for a signal.
+
+    Once one rank is dead, the others are killed too, as a cluster does.
+    """
+    processes, _ = _start(function, world_size, args)
+    deadline = time.monotonic() + timeout
+    while all(process.is_alive() for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240.0) -> list[Any]:
@@ -25,16 +41,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     Raises:
         RuntimeError: with the traceback of the first rank that failed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    queue = _CONTEXT.Queue()
-    processes = [
-        _CONTEXT.Process(target=_rank, args=(rank, world_size, port, queue, function, args), daemon=True)
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
+    processes, queue = _start(function, world_size, args)
     results: dict[int, Any] = {}
     try:
         for _ in processes:
@@ -48,6 +55,20 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
             if process.is_alive():
                 process.kill()
     return [results[rank] for rank in range(world_size)]
+
+
+def _start(function: Callable[..., Any], world_size: int, args: tuple[Any, ...]) -> tuple[list[Any], Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = _CONTEXT.Queue()
+    processes = [
+        _CONTEXT.Process(target=_rank, args=(rank, world_size, port, queue, function, args), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes, queue
 
 
 def _rank(rank: int, world_size: int, port: int, queue: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

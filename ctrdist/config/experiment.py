@@ -178,6 +178,7 @@ def experiment_of(model_name: str, model_config: type) -> type[Experiment]:
             ("model", model_config, field(default_factory=model_config)),
         ],
         bases=(Experiment,),
+        namespace={"__doc__": "Settings of the run."},
         frozen=True,
         kw_only=True,
     )

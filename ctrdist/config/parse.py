@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from ctrdist.errors import ConfigError
 
@@ -80,7 +80,16 @@ def build_parser(
         flags: boolean switches beside the config: name → help.
         prog: name in the usage line.
     """
-    parser = _Parser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True
+    )  # --help shows what stands under each field
+    parser = _Parser(
+        prog=prog,
+        usage="%(prog)s [--config PRESET.yaml] [--option value …]",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--config", action="config", help="YAML preset; the options after it win over it."
     )

@@ -84,11 +84,12 @@ class Optimizers:
     def tensors(self) -> dict[str, Any]:
         """All state as tensors, sharded as the parameters are; a checkpoint writes them, or loads into them."""
         adam = {name: dict(self._adam.state[p]) for name, p in {**self._rest, **self._tables}.items()}
-        fused = {
-            name: {key: value for key, value in state.items() if isinstance(value, (Tensor, ShardedTensor))}
-            for name, state in self._fused.state_dict()["state"].items()
-        }
-        return {"adam": adam, "fused": fused}
+        fused = {}
+        for name, state in self._fused.state_dict()["state"].items():
+            tensors = {key: value for key, value in state.items() if isinstance(value, (Tensor, ShardedTensor))}
+            if tensors:  # sgd has none, and an empty dict would be an entry that is never written
+                fused[name] = tensors
+        return {"adam": adam, **({"fused": fused} if fused else {})}
 
     def _parameters(self) -> list[Tensor]:
         return [*self._rest.values(), *self._tables.values()]

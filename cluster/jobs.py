@@ -1,0 +1,103 @@
+"""Submits commands to Ray's job API and follows their output."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class JobFailed(RuntimeError):
+    """A submitted job did not end well; its output has been shown."""
+
+
+@contextmanager
+def own_cluster(num_cpus: int) -> Iterator[str]:
+    """A Ray cluster of one machine with the job API, protected by a token, for as long as the context lasts.
+
+    Args:
+        num_cpus: CPUs that it offers.
+
+    Yields:
+        The address of the job API.
+    """
+    import logging
+    import os
+
+    # a port on this machine that starts processes must not be open to its other users
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    context = ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=0,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    try:
+        yield f"http://{context.dashboard_url}"
+    finally:
+        ray.shutdown()
+
+
+def submit(
+    address: str,
+    command: Sequence[str],
+    *,
+    environment: dict[str, str] | None = None,
+    show: Callable[[str], None] = lambda text: print(text, end="", flush=True),
+) -> str:
+    """Runs a command as a job of the cluster, with this project as its working directory.
+
+    Args:
+        address: of the job API.
+        command: e.g. ["python", "jobs/train_dlf.py", …]; python is the cluster's.
+        environment: variables for the job.
+        show: receives the job's output as it comes.
+
+    Returns:
+        All of the job's output.
+
+    Raises:
+        JobFailed: the job ended in another way than well.
+    """
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+    words = [sys.executable if command[0] == "python" else command[0], *command[1:]]
+    job = client.submit_job(
+        entrypoint=shlex.join(words),
+        runtime_env={
+            "working_dir": str(ROOT),
+            "excludes": [".git", ".venv", "runs", "demo", "tests", "docs"],
+            "env_vars": environment or {},
+        },
+    )
+    received: list[str] = []
+
+    async def follow() -> None:
+        async for text in client.tail_job_logs(job):
+            received.append(text)
+            show(text)
+
+    try:
+        asyncio.run(follow())
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        raise
+    info: Any = client.get_job_info(job)
+    if info.status != JobStatus.SUCCEEDED:
+        raise JobFailed(f"job {job} ended as {info.status}: {info.message}")
+    return "".join(received)

@@ -1,0 +1,232 @@
+"""Bad input ends with one message that says where and what to change, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.session import connect
+from ctrdist.data.manifest import open_dataset
+from ctrdist.errors import DataError
+from preprocessing.config import (
+    ColumnConfig,
+    FormatConfig,
+    JoinConfig,
+    PreprocessConfig,
+    SplitConfig,
+)
+from preprocessing.output import MARKER
+from preprocessing.pipeline import preprocess
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = [sys.executable, str(ROOT / "jobs/preprocess.py")]
+CRITEO = str(ROOT / "jobs/configs/data/criteo.yaml")
+COLUMNS = [
+    ColumnConfig(name="label", role="label"),
+    ColumnConfig(name="n", role="numeric", type="integer"),
+    ColumnConfig(name="c"),
+]
+GOOD = [f"{i % 2}\t{i}\tv{i % 5}" for i in range(200)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[None]:
+    connect(2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "day_3.tsv"
+    path.write_text("\n".join(GOOD) + "\n")
+    return path
+
+
+def config(log: Path, **settings: object) -> PreprocessConfig:
+    values = {
+        "columns": COLUMNS,
+        "input": [str(log)],
+        "output": str(log.parent / "out"),
+        **settings,
+    }
+    return PreprocessConfig(**values)  # type: ignore[arg-type]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (
+            141,
+            "0\t1.5e\tv",
+            r'day_3\.tsv:141: column n wants an integer, got "1\.5e"\. Fix the row',
+        ),
+        (7, "0\t1", r"day_3\.tsv:7: 2 columns, expected 3 \(label, n, c\), separated by tab"),
+        (200, "0\t1\tv\tw", r"day_3\.tsv:200: 4 columns, expected 3"),
+        (66, "2\t1\tv", r'day_3\.tsv:66: column label wants 0 or 1, got "2"'),
+        (66, "\t1\tv", r"day_3\.tsv:66: column label wants 0 or 1, got nothing"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_stays(log, line, text, message):
+    rows = [*GOOD[: line - 1], text, *GOOD[line:]]
+    log.write_text("\n".join(rows) + "\n")
+    for shard_bytes in (2**20, 300):  # the line is the file's, in whichever shard it lies
+        with pytest.raises(DataError, match=message):
+            preprocess(config(log, shard_bytes=shard_bytes))
+    assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"input": ["day_4.tsv"]}, r"day_4\.tsv: no such file\. The folder has day_3\.tsv\."),
+        ({"input": ["*.csv"]}, r"\*\.csv: no such file"),
+        ({"input": []}, "no input: give --input"),
+        ({"output": ""}, "no output: give --output"),
+        ({"split": SplitConfig(by="file")}, "names 1 paths, and .* takes three"),
+        (
+            {"joins": [JoinConfig(file="users.dat", key="c", columns=[COLUMNS[2]])]},
+            r"users\.dat: no",
+        ),
+        ({"format": FormatConfig(type="parquet")}, r"day_3\.tsv: not a Parquet file"),
+        ({"format": FormatConfig(encoding="utf-8", separator="::")}, r"day_3\.tsv:1: 1 columns"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_config(log, settings, message):
+    if "input" in settings:
+        settings["input"] = [str(log.parent / name) for name in settings["input"]]
+    with pytest.raises(DataError, match=message):
+        preprocess(config(log, **settings))
+    assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_log_is_told(log, content):
+    log.write_text(content)
+    with pytest.raises(DataError, match=r"day_3\.tsv: no rows; all files are empty"):
+        preprocess(config(log))
+
+
+def test_a_joined_table_has_each_key_once(log):
+    (log.parent / "films.tsv").write_text("v1\ta\nv2\tb\nv1\tc\n")
+    join = JoinConfig(file="films.tsv", key="c", columns=[COLUMNS[2], ColumnConfig(name="genre")])
+    with pytest.raises(DataError, match=r'films\.tsv:3: c "v1" occurs a second time'):
+        preprocess(config(log, joins=[join]))
+
+
+def test_a_finished_data_set_is_replaced_only_when_told_and_only_by_a_good_one(log):
+    preprocess(config(log))
+    before = tree(log.parent / "out")
+    with pytest.raises(DataError, match=r"a finished data set is there.*--overwrite true"):
+        preprocess(config(log))
+    log.write_text("\n".join([*GOOD, "0\tx\tv"]) + "\n")
+    with pytest.raises(DataError, match=r"day_3\.tsv:201"):
+        preprocess(config(log, overwrite=True))
+    assert tree(log.parent / "out") == before
+    log.write_text("\n".join(GOOD * 2) + "\n")
+    result = preprocess(config(log, overwrite=True, split=SplitConfig(fractions=[1, 0, 0])))
+    assert result.rows == 400
+    assert {name.split("/")[0] for name in tree(log.parent / "out")} == {
+        *("train", "vocabulary", "schema.json", "manifest.json")
+    }
+
+
+def test_somebody_elses_directory_is_let_be(log):
+    out = log.parent / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(DataError, match=r"it holds something else \(thesis\.tex\)"):
+        preprocess(config(log, overwrite=True))
+    assert tree(out) == {"thesis.tex": b"years of work"}
+
+
+def test_a_failure_while_writing_leaves_nothing(log, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("preprocessing.pipeline.schema_of", full)  # after the parts are written
+    with pytest.raises(OSError, match="No space left"):
+        preprocess(config(log))
+    assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]
+
+
+def test_after_a_kill_the_next_run_cleans_up(log):
+    rows = [f"{i % 2}\t{i}\tv{i % 9973}" for i in range(1_500_000)]
+    large = log.parent / "large.tsv"
+    large.write_text("\n".join(rows) + "\n")
+    out = log.parent / "out"
+    yaml = log.parent / "data.yaml"
+    yaml.write_text(
+        "columns: [{name: label, role: label}, {name: n, role: numeric}, {name: c}]\n"
+        "split: {by: hash}\n"
+    )
+    argv = [*JOB, "--config", str(yaml), "--input", str(large), "--output", str(out)]
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while not (out / MARKER).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (out / MARKER).exists()
+    with pytest.raises(DataError, match="no finished data set"):
+        open_dataset(str(out))
+    (out / "train").mkdir(exist_ok=True)
+    (out / "train/part-00007.parquet").write_bytes(b"half")
+    assert preprocess(config(log)).rows == len(GOOD)
+    assert open_dataset(str(out)).split("train").rows == 160
+    assert not (out / MARKER).exists() and not (out / "train/part-00007.parquet").exists()
+
+
+def test_a_run_at_work_is_not_disturbed(log):
+    out = log.parent / "out"
+    out.mkdir()
+    owner = {"host": os.uname().nodename, "pid": os.getppid()}
+    (out / MARKER).write_text(json.dumps(owner))
+    with pytest.raises(DataError, match=f"another run .process {os.getppid()}. is writing there"):
+        preprocess(config(log))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bad.tsv", 'bad.tsv:2: column I1 wants an integer, got "x". Fix the row'),
+        ("day.tsv", "day.tsv: no such file."),
+    ],
+)
+def test_the_job_leaves_with_2_and_one_message(tmp_path, name, expected):
+    rest = "\t".join(["1"] * 38)
+    (tmp_path / "bad.tsv").write_text(f"0\t1\t{rest}\n0\tx\t{rest}\n")
+    raw, out = tmp_path / name, tmp_path / "out"
+    argv = ["--config", CRITEO, "--input", str(raw), "--output", str(out), "--json"]
+    done = subprocess.run([*JOB, *argv], capture_output=True, text=True)
+    assert done.returncode == 2
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1 and str(tmp_path) in errors[0] and expected in errors[0]
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.tsv"]
+
+
+def test_a_dry_run_shows_the_columns_and_starts_nothing(log):
+    yaml = log.parent / "data.yaml"
+    yaml.write_text("columns: [{name: label, role: label}, {name: n, role: numeric}, {name: c}]\n")
+    out = log.parent / "out"
+    argv = ["--config", str(yaml), "--input", str(log), "--output", str(out), "--dry-run", "--json"]
+    done = subprocess.run([*JOB, *argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"shards": 1, "bytes": log.stat().st_size}
+    assert "numeric" in done.stdout and str(log) in done.stdout and "Ray" not in done.stderr
+    assert not out.exists()

@@ -1,0 +1,176 @@
+"""The training and evaluation jobs as a user runs them: real Ray workers, real MLflow, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.datasets import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = (
+    "--model.embedding_dim 8 --model.num_layers 1 --model.tokens_per_block 4 --model.rank 3 --model.hidden_dim 16 "
+    "--model.attention_layers 1 --loader.batch_size 200 --optim.tables.lr 0.05"
+).split()
+
+
+def job(name: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs jobs/<name>.py in a process of its own."""
+    return subprocess.run(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data")
+    write_dataset(path, {"train": 3001, "valid": 400, "test": 501}, multi_valued=True, user=True)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One run of two epochs on two workers."""
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = ["--data", data, "--runs", str(runs), "--run-name", "first", "--workers", "2", "--json"]
+    return job("train_dlf", *arguments, "--train.epochs", "2", *MODEL), runs
+
+
+def test_training_reports_what_it_did(trained):
+    result = last_json(trained[0])
+    assert result["rows_seen"] == 2 * 3001
+    assert result["workers"] == 2
+    assert result["test"]["rows"] == 501 and result["valid"]["rows"] == 400
+    assert result["test"]["auc"] > 0.7  # the best reachable is above 0.85
+    assert {"auc", "logloss", "ne", "calibration", "gauc"} <= set(result["test"])
+    assert result["samples_per_s"] > 0
+    assert Path(result["checkpoint"]).is_dir()
+    assert "Traceback" not in trained[0].stderr
+    assert "WARNING" not in trained[0].stderr and "Warning" not in trained[0].stderr
+
+
+def test_evaluation_of_the_run_gives_the_same_on_one_worker(trained, data):
+    result = last_json(trained[0])
+    again = last_json(job("evaluate", "--checkpoint", result["run_dir"], "--data", data, "--split", "test", "--json"))
+    assert again["checkpoint"] == result["checkpoint"]
+    for name, value in result["test"].items():
+        assert again["test"][name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_mlflow_has_the_run(trained):
+    from mlflow.tracking import MlflowClient
+
+    result = last_json(trained[0])
+    client = MlflowClient(result["tracking_uri"])
+    run = client.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.embedding_dim"] == "8"
+    assert run.data.metrics["test/auc"] == pytest.approx(result["test"]["auc"])
+    assert len(client.get_metric_history(result["run_id"], "valid/auc")) == 2
+    assert client.get_metric_history(result["run_id"], "train/loss")
+    names = {file.path for file in client.list_artifacts(result["run_id"])}
+    assert {"config.yaml", "sharding_plan.json", "schema.json", "plots"} <= names
+    plots = {file.path for file in client.list_artifacts(result["run_id"], "plots")}
+    assert {"plots/roc_test.png", "plots/calibration_test.png"} <= plots
+    inputs = run.inputs.dataset_inputs
+    assert inputs and result["data_fingerprint"] in inputs[0].dataset.digest
+
+
+def test_everything_is_also_in_the_local_file(trained):
+    lines = (trained[1] / "first" / "events.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert {"params", "metrics", "tags", "dataset", "artifact", "finish"} <= set(kinds)
+
+
+def test_another_model_under_the_same_name_is_refused(trained, data):
+    other = [*MODEL, "--model.rank", "5"]
+    arguments = ["--data", data, "--runs", str(trained[1]), "--run-name", "first", "--train.epochs", "3"]
+    done = job("train_dlf", *arguments, *other)
+    assert done.returncode == 2
+    assert "model.rank = 3, this run has model.rank = 5" in done.stderr
+    assert "another --run-name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
+    write_dataset(tmp_path, {"test": 100}, vocabulary=(30, 8, 50), multi_valued=True, user=True)
+    done = job("evaluate", "--checkpoint", str(trained[1] / "first"), "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert "another schema" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "/nowhere"], "/nowhere: no manifest.json there"),
+        (["--train.epoch", "3"], "unknown key 'train.epoch'; the nearest is 'train.epochs'"),
+        (["--train.epochs", "three"], 'train.epochs'),
+        (["--config", "jobs/configs/criteo_dfl.yaml"], "no such file"),
+        ([], "--data DIR is missing"),
+        (["--data", "{data}", "--workers", "0"], "--workers 0"),
+        (["--data", "{data}", "--optim.tables.l2", "0.1"], "needs optim.tables.name = adam"),
+        (["--data", "{data}", "--dry-run", "--sharding.tables", "{tokens/C9: row_wise}"], "no table 'tokens/C9'"),
+        (["--data", "{data}", "--dry-run", "--sharding.memory_gb", "0.000001"], "cannot be laid over"),
+    ],
+)
+def test_bad_settings_end_with_one_message_and_code_2(data, tmp_path, arguments, message):
+    filled = [data if argument == "{data}" else argument for argument in arguments]
+    done = job("train_dlf", *filled, "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluating_nothing_is_refused(tmp_path):
+    done = job("evaluate", "--checkpoint", str(tmp_path))
+    assert done.returncode == 2 and "has no whole checkpoint" in done.stderr
+
+
+def test_dry_run_shows_the_plan_and_starts_nothing(data, tmp_path):
+    done = job("train_dlf", "--data", data, "--dry-run", "--json", "--workers", "2", "--runs", str(tmp_path / "runs"))
+    plan = last_json(done)
+    assert set(plan["plan"]) == {"tokens/C0", "tokens/tags", "tokens/C1", "tokens/C2"}
+    assert len(plan["bytes_per_worker"]) == 2
+    assert "nothing was started" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_resolved_config_is_a_config(data, tmp_path):
+    shown = job("train_dlf", "--data", data, "--model.num_layers", "2", "--print_config")
+    preset = tmp_path / "resolved.yaml"
+    preset.write_text(shown.stdout)
+    again = job("train_dlf", "--config", str(preset), "--print_config")
+    assert shown.returncode == again.returncode == 0
+    assert again.stdout == shown.stdout
+    assert "num_layers: 2" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["train_dlf", "preprocess", "evaluate", "demo", "make_log", "logistic_regression"])
+def test_help_imports_nothing_heavy(name):
+    code = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('jobs/{name}.py', run_name='__main__')\n"
+        "except SystemExit as leave: assert not leave.code\n"
+        "heavy = {'torch', 'torchrec', 'ray', 'mlflow', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout

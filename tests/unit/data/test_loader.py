@@ -1,0 +1,159 @@
+"""The loader, on real Parquet files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ctrdist.config.experiment import LoaderConfig
+from ctrdist.data.loader import Loader
+from ctrdist.data.manifest import open_dataset
+from ctrdist.errors import CheckpointError, DataError
+from ctrdist.metrics.rows import digest, digest_of_range
+from tests.datasets import write_dataset
+
+ROWS = 503  # odd, so that steps and shares differ
+CONFIG = LoaderConfig(batch_size=60, shuffle_rows=120, prefetch=2)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    return write_dataset(path, {"train": ROWS, "valid": 90}, multi_valued=True, user=True, files=3, row_group=40)
+
+
+@pytest.fixture(scope="module")
+def stored(dataset):
+    """The split as one table, in stored order."""
+    return pq.read_table([f"{dataset.path}/{f.path}" for f in dataset.split("train").files])
+
+
+def loaders(dataset, world_size, **kwargs):
+    kwargs = {"seed": 3, **kwargs}
+    return [Loader(dataset, "train", CONFIG, rank=r, world_size=world_size, **kwargs) for r in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+def test_same_global_steps_for_any_number_of_workers(dataset, world_size):
+    alone = [batch.row_B.tolist() for batch in loaders(dataset, 1)[0]]
+    together = [sum((b.row_B.tolist() for b in step), []) for step in zip(*loaders(dataset, world_size), strict=True)]
+    assert together == alone
+    assert sorted(sum(alone, [])) == list(range(ROWS))
+
+
+def test_batches_hold_what_the_files_hold(dataset, stored):
+    tags = stored.column("tags").to_pylist()
+    for batch in loaders(dataset, 2)[1]:
+        rows = batch.row_B.numpy()
+        lookup = batch.sparse.to_dict()
+        for name in ("C0", "C1", "C2"):
+            ids = lookup[name].values()
+            assert ids.tolist() == stored.column(name).to_numpy()[rows].tolist()
+        dense = lookup["tags"].to_dense()
+        assert [t.tolist() for t in dense][: len(rows)] == [tags[row] for row in rows]
+        np.testing.assert_array_equal(batch.numeric_BK[:, 1], stored.column("I1").to_numpy()[rows])
+        np.testing.assert_array_equal(batch.label_B, stored.column("label").to_numpy()[rows])
+        np.testing.assert_array_equal(batch.user_B, stored.column("__user").to_numpy()[rows])
+
+
+def test_ids_are_filled_up_to_the_largest_share(dataset):
+    for step in zip(*loaders(dataset, 7), strict=True):
+        assert len({batch.sparse.stride() for batch in step}) == 1
+        assert sum(len(batch.label_B) for batch in step) == step[0].global_size
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 3), (4, 1)])
+def test_goes_on_with_another_number_of_workers(dataset, before, after):
+    seen = []
+    first = loaders(dataset, before)
+    iterators = [iter(loader) for loader in first]
+    for _ in range(3):
+        seen += sum((next(iterator).row_B.tolist() for iterator in iterators), [])
+    states = [loader.state_dict() for loader in first]
+    assert all(state == states[0] for state in states)
+    second = loaders(dataset, after)
+    for loader in second:
+        loader.load_state_dict(states[0])
+    for step in zip(*second, strict=True):
+        seen += sum((batch.row_B.tolist() for batch in step), [])
+    alone = sum((batch.row_B.tolist() for batch in loaders(dataset, 1)[0]), [])
+    assert seen == alone
+    assert digest(np.array(seen)) == digest_of_range(ROWS)
+
+
+def test_epochs_have_different_orders(dataset):
+    loader = loaders(dataset, 1)[0]
+    first = torch.cat([batch.row_B for batch in loader])
+    loader.next_epoch()
+    second = torch.cat([batch.row_B for batch in loader])
+    assert first.tolist() != second.tolist()
+    assert sorted(first.tolist()) == sorted(second.tolist())
+
+
+def test_reading_ahead_does_not_count_as_seen(dataset):
+    loader = loaders(dataset, 1)[0]
+    iterator = iter(loader)
+    next(iterator)
+    assert loader.consumed == 60
+    iterator.close()
+    assert loader.state_dict()["consumed"] == 60
+
+
+def test_unshuffled_is_the_stored_order(dataset):
+    loader = Loader(dataset, "valid", CONFIG, shuffle=False, batch_size=17)
+    assert torch.cat([batch.row_B for batch in loader]).tolist() == list(range(90))
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"fingerprint": "other"}, {"shuffle_rows": 7}])
+def test_refuses_a_state_of_another_order(dataset, change):
+    loader = loaders(dataset, 1)[0]
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        loader.load_state_dict({**loader.state_dict(), **change})
+
+
+def test_an_empty_split_is_named(dataset):
+    with pytest.raises(DataError, match=r"split 'test' has no rows; it has train \(503 rows\)"):
+        Loader(dataset, "test", CONFIG)
+
+
+def test_ids_outside_the_vocabulary_name_the_column(tmp_path):
+    dataset = write_dataset(tmp_path, {"train": 100})
+    field = dataclasses.replace(dataset.schema.categorical[1], vocabulary_size=3)
+    fields = (dataset.schema.categorical[0], field, dataset.schema.categorical[2])
+    smaller = dataclasses.replace(dataset, schema=dataclasses.replace(dataset.schema, categorical=fields))
+    with pytest.raises(DataError, match=r"column C1 holds ids from \d to \d; schema.json allows 0 to 2"):
+        list(Loader(smaller, "train", CONFIG))
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    dataset = write_dataset(tmp_path, {"train": 100})
+    (tmp_path / "train/part-00001.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="part-00001.parquet: cannot be read"):
+        list(Loader(dataset, "train", CONFIG))
+
+
+def test_a_file_with_other_rows_than_the_manifest_is_named(tmp_path):
+    dataset = write_dataset(tmp_path, {"train": 100}, row_group=50)
+    table = pq.read_table(tmp_path / "train/part-00000.parquet")
+    pq.write_table(table.slice(0, 30), tmp_path / "train/part-00000.parquet")
+    with pytest.raises(DataError, match="has 30 rows, the manifest says 50"):
+        list(Loader(dataset, "train", CONFIG))
+
+
+def test_a_directory_without_manifest_is_no_data_set(tmp_path):
+    write_dataset(tmp_path, {"train": 100})
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"no manifest.json there.*jobs/preprocess.py"):
+        open_dataset(str(tmp_path))
+
+
+def test_an_altered_schema_is_refused(tmp_path):
+    write_dataset(tmp_path, {"train": 100})
+    text = (tmp_path / "schema.json").read_text()
+    (tmp_path / "schema.json").write_text(text.replace('"vocabulary_size": 7', '"vocabulary_size": 9'))
+    with pytest.raises(DataError, match="not the one that manifest.json was written with"):
+        open_dataset(str(tmp_path))

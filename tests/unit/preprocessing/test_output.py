@@ -1,0 +1,78 @@
+"""A data set's directory: parts, row groups and hashes, here in a store that is no disk."""
+
+from __future__ import annotations
+
+import hashlib
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ctrdist.errors import DataError
+from preprocessing.output import MARKER, Output
+
+SCHEMA = pa.schema([pa.field("label", pa.float32(), nullable=False)])
+
+
+@pytest.fixture
+def path() -> str:
+    fs = fsspec.filesystem("memory")
+    if fs.exists("/sets"):
+        fs.rm("/sets", recursive=True)
+    return "memory://sets/one"
+
+
+def rows(count: int) -> pa.Table:
+    return pa.table([pa.array([1.0] * count, pa.float32())], schema=SCHEMA)
+
+
+@pytest.mark.parametrize("writes", [[25], [3, 7, 15], [1] * 25, [0, 10, 10, 5, 0]])
+def test_row_groups_have_one_size_however_rows_arrive(path, writes):
+    output = Output(path)
+    output.begin()
+    with output.part("train/part-00000.parquet", SCHEMA, 10) as part:
+        for count in writes:
+            part.write(rows(count))
+    assert part.file.row_groups == (10, 10, 5)
+    raw = fsspec.filesystem("memory").cat_file("/sets/one/train/part-00000.parquet")
+    assert part.file.sha256 == hashlib.sha256(raw).hexdigest()
+    assert pq.read_table(pa.BufferReader(raw)).num_rows == 25
+
+
+def test_what_was_begun_is_marked_until_it_is_finished_or_gone(path):
+    output, fs = Output(path), fsspec.filesystem("memory")
+    output.begin()
+    output.write_table("vocabulary/c.parquet", rows(1))
+    output.write_text("schema.json", "{}")
+    assert fs.exists(f"/sets/one/{MARKER}")
+    output.abandon()
+    assert fs.find("/sets") == []
+    output.begin()
+    output.finish("{}")
+    assert fs.find("/sets") == ["/sets/one/manifest.json"]
+    output.abandon()  # too late: it is finished
+    assert fs.find("/sets") == ["/sets/one/manifest.json"]
+
+
+def test_files_that_no_run_left_are_refused(path):
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/sets/one/train/part-00000.parquet", b"x")
+    with pytest.raises(DataError, match=r"files without manifest\.json or \.incomplete"):
+        Output(path).check(overwrite=True)
+    fs.pipe_file(f"/sets/one/{MARKER}", b"{}")
+    Output(path).check(overwrite=False)
+
+
+def test_a_file_or_an_unknown_protocol_is_no_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="that is a file"):
+        Output(str(tmp_path / "file")).check(overwrite=False)
+    with pytest.raises(DataError, match="--output nosuch://x"):
+        Output("nosuch://x")
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        Output(str(tmp_path / "file" / "out")).begin()

@@ -20,7 +20,7 @@ class JobFailed(RuntimeError):
 
 @contextmanager
 def own_cluster(num_cpus: int) -> Iterator[str]:
-    """A Ray cluster of one machine with the job API, protected by a token, for as long as the context lasts.
+    """A one-machine Ray cluster with the job API behind a token, as long as the context lasts.
 
     Args:
         num_cpus: CPUs that it offers.
@@ -57,13 +57,13 @@ def submit(
     command: Sequence[str],
     *,
     environment: dict[str, str] | None = None,
-    show: Callable[[str], None] = lambda text: print(text, end="", flush=True),
+    show: Callable[[str], object] = sys.stdout.write,
 ) -> str:
     """Runs a command as a job of the cluster, with this project as its working directory.
 
     Args:
         address: of the job API.
-        command: e.g. ["python", "jobs/train_dlf.py", …]; python is the cluster's.
+        command: a script of the project and its arguments, run by this Python.
         environment: variables for the job.
         show: receives the job's output as it comes.
 
@@ -76,9 +76,8 @@ def submit(
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client = JobSubmissionClient(address)
-    words = [sys.executable if command[0] == "python" else command[0], *command[1:]]
     job = client.submit_job(
-        entrypoint=shlex.join(words),
+        entrypoint=shlex.join([sys.executable, *command]),
         runtime_env={
             "working_dir": str(ROOT),
             "excludes": [".git", ".venv", "runs", "demo", "tests", "docs"],

@@ -33,7 +33,9 @@ class _Channel:
         return messages
 
 
-def launch(task: str, experiment: Experiment, arguments: dict[str, Any], show: Show) -> dict[str, Any]:
+def launch(
+    task: str, experiment: Experiment, arguments: dict[str, Any], show: Show
+) -> dict[str, Any]:
     """Runs a task on `experiment.workers` workers and returns its results.
 
     Args:
@@ -121,7 +123,9 @@ def _work(config: dict[str, Any]) -> None:
 
     world = join_world(ray.train.torch.get_device())
     name = config["experiment"]["model_name"]
-    experiment = from_dict(experiment_of(name, config_class(name)), config["experiment"], "experiment")
+    experiment = from_dict(
+        experiment_of(name, config_class(name)), config["experiment"], "experiment"
+    )
     try:
         if config["task"] == "train":
             run.train(experiment, world, emit)
@@ -139,12 +143,12 @@ def _check_resources(resources: dict[str, float], workers: int) -> bool:
         return True
     if gpus:
         raise ConfigError(
-            f"--workers {workers}: this Ray cluster has {gpus} GPUs, and a worker uses one. Use --workers {gpus} or fewer, or "
-            "add nodes."
+            f"--workers {workers}: this Ray cluster has {gpus} GPUs, and a worker uses one. "
+            f"Use --workers {gpus} or fewer, or add nodes."
         )
     if cpus < workers:
         raise ConfigError(
-            f"--workers {workers}: this Ray cluster has {cpus} CPUs, and a worker uses one. Use --workers {cpus} or fewer, or "
-            "add nodes."
+            f"--workers {workers}: this Ray cluster has {cpus} CPUs, and a worker uses one. "
+            f"Use --workers {cpus} or fewer, or add nodes."
         )
     return False

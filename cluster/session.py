@@ -31,8 +31,6 @@ def connect(num_cpus: int | None = None, *, worker_output: bool = False) -> None
     Raises:
         ConfigError: RAY_ADDRESS names no cluster that answers.
     """
-    # Read when ray is imported: its own bound, 30 s, is too short for a machine that is busy.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     # Its new behaviour, without the warning that it is new.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray  # here: `--help` must not wait for it

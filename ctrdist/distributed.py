@@ -37,9 +37,10 @@ class World:
 
 
 def join_world(device: torch.device | None = None, timeout_s: float = 1800.0) -> World:
-    """Joins the process group that the launcher's environment describes (torchrun's variables), if it is not joined yet.
+    """Joins the process group that the launcher's environment describes, if it is not joined yet.
 
-    Without these variables a group of one process is made, as TorchRec needs one.
+    The environment holds torchrun's variables. Without them a group of one process is made, as
+    TorchRec needs one.
 
     Args:
         device: where to compute; by default this worker's GPU, or the CPU where there is none.
@@ -47,10 +48,14 @@ def join_world(device: torch.device | None = None, timeout_s: float = 1800.0) ->
     """
     if device is None:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        device = (
+            torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))  # TorchRec assumes 8
+    os.environ.setdefault(
+        "LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")
+    )  # TorchRec assumes 8
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=timeout_s)
@@ -87,7 +92,7 @@ def run_on_main(function: Callable[[], T]) -> T:
     if dist.get_rank() == 0:
         try:
             box = [("result", function())]
-        except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+        except Exception as caught:  # whatever it is, the other ranks must hear of it
             error = caught
             known = isinstance(caught, UserError)
             box = [("error", (type(caught) if known else RuntimeError, str(caught)))]

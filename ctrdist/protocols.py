@@ -21,7 +21,8 @@ class Batch(Pipelineable):
     numeric_BK: Tensor
     """(B, K) float32."""
     sparse: KeyedJaggedTensor
-    """Ids of the C categorical fields: keys in schema order, stride B or one more: rows without ids fill workers up."""
+    """Ids of the C categorical fields: keys in schema order, stride B or one more: rows without ids
+    fill workers up."""
     label_B: Tensor
     """(B,) float32, 0 or 1."""
     row_B: Tensor
@@ -58,8 +59,8 @@ class Batch(Pipelineable):
 class Output(NamedTuple):
     """What a model returns for B rows.
 
-    A tuple, because DistributedDataParallel looks for tensors in the types that it knows: behind any other class it finds
-    none, and silently leaves the gradients unreduced.
+    A tuple, because DistributedDataParallel looks for tensors in the types that it knows: behind
+    any other class it finds none, and silently leaves the gradients unreduced.
     """
 
     logits_B: Tensor

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, otherwise lines, and one table at the end."""
+"""What a person sees of a run: a progress bar on a terminal, else lines; a table at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 LINE_SECONDS = 10.0
-_METRICS = {"auc": "AUC", "logloss": "logloss", "ne": "NE", "calibration": "calibration", "gauc": "gAUC", "rows": "rows"}
+_METRICS = {
+    "auc": "AUC",
+    "logloss": "logloss",
+    "ne": "NE",
+    "calibration": "calibration",
+    "gauc": "gAUC",
+    "rows": "rows",
+}
 
 
 class RunConsole:
@@ -41,7 +48,12 @@ class RunConsole:
             self._task = self._bar.add_task("starting", total=None, text="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -65,8 +77,8 @@ class RunConsole:
         more = " …" if len(m["bytes_per_rank"]) > 8 else ""
         self.note(
             f"{m['model']} · run {m['run_name']} · {m['workers']} workers on {m['device']}\n"
-            f"{m['tables']} tables ({', '.join(m['kinds'])}), {m['table_parameters']:,} weights, MiB per worker: {held}{more}; "
-            f"tower {m['dense_parameters']:,} weights"
+            f"{m['tables']} tables ({', '.join(m['kinds'])}), {m['table_parameters']:,} weights, "
+            f"MiB per worker: {held}{more}; tower {m['dense_parameters']:,} weights"
         )
         if m["resumed_step"]:
             self.note(f"goes on from step {m['resumed_step']:,}")
@@ -98,19 +110,24 @@ class RunConsole:
     def show_results(self, result: dict[str, Any]) -> None:
         """The table at the end, where everything is, and what to do next."""
         out = Console()
-        table = Table("split", *_METRICS.values(), title=f"{result['run_name']}: best of {result['epochs']} epochs")
+        table = Table(
+            "split",
+            *_METRICS.values(),
+            title=f"{result['run_name']}: best of {result['epochs']} epochs",
+        )
         for split in ("valid", "test"):
             metrics = result.get(split) or {}
             if metrics:
                 table.add_row(split, *(_number(name, metrics.get(name)) for name in _METRICS))
         out.print(table)
-        uri = result.get("tracking_uri")
+        uri = result.get("tracking_uri") or ""
+        local = uri.startswith("sqlite")
         lines = [
-            f"stopped: {result['stopped']}; {result['steps']:,} steps, {result['rows_seen']:,} rows, "
-            f"{result['samples_per_s']:,.0f} rows/s",
+            f"stopped: {result['stopped']}; {result['steps']:,} steps, "
+            f"{result['rows_seen']:,} rows, {result['samples_per_s']:,.0f} rows/s",
             f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
             f"checkpoint {result['checkpoint']}",
-            f"next: mlflow ui --backend-store-uri {uri}" if uri and uri.startswith("sqlite") else f"MLflow: {uri or 'off'}",
+            f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
         ]
         out.print("\n".join(lines), highlight=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
-"""The whole way in minutes: a made-up click log → preprocessing → DLF on two workers → test AUC, all as Ray jobs.
+"""The whole way in minutes: a made-up click log → preprocessing → DLF on two workers → test AUC.
 
-The log has planted interactions, so the best AUC that any model could reach is known. Needs no network and no account.
+Each part is a Ray job. The log has planted interactions, so the best AUC that any model could reach
+is known. Needs no network and no account.
 
 python jobs/demo.py
 """
@@ -65,24 +66,27 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     _part(1, f"a raw log of {config.rows:,} rows")
     from preprocessing.synthetic import LogConfig, write_log
 
-    truth = write_log(LogConfig(output=str(logs), rows=config.rows, files=4, seed=config.seed, overwrite=True))
+    truth = write_log(
+        LogConfig(output=str(logs), rows=config.rows, files=4, seed=config.seed, overwrite=True)
+    )
     cores = len(os.sched_getaffinity(0))
     with own_cluster(num_cpus=max(2, cores)) as address:
         print(f"Ray's job API is at {address}, behind a token", flush=True)
         _part(2, "preprocessing, as a Ray job")
+        raw = sorted(str(path) for path in logs.glob("*.tsv"))
+        data_preset = ["--config", "jobs/configs/data/criteo.yaml", "--name", "demo"]
+        data_preset += ["--min_count", "10"]
         submit(
-            address,
-            ["python", "jobs/preprocess.py", "--config", "jobs/configs/data/criteo.yaml", "--json"]
-            + ["--input", *sorted(str(p) for p in logs.glob("*.tsv")), "--output", str(data)],
+            address, ["jobs/preprocess.py", *data_preset, "--input", *raw, "--output", str(data)]
         )
         _part(3, "logistic regression, as a Ray job")
-        linear = submit(address, ["python", "jobs/logistic_regression.py", "--data", str(data), "--json"])
+        linear = submit(address, ["jobs/logistic_regression.py", "--data", str(data), "--json"])
         _part(4, "DLF on two workers, tables sharded by TorchRec, as a Ray job")
+        preset = ["--config", "jobs/configs/demo_dlf.yaml", "--data", str(data), "--workers", "2"]
         trained = submit(
             address,
-            ["python", "jobs/train_dlf.py", "--config", "jobs/configs/demo_dlf.yaml", "--data", str(data), "--json"]
-            + ["--workers", "2", "--run-name", name, "--runs", str(runs)],
-            environment={key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")},
+            ["jobs/train_dlf.py", *preset, "--run-name", name, "--runs", str(runs), "--json"],
+            environment={k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")},
         )
     run_result = _last_json(trained)
     return {
@@ -108,10 +112,12 @@ def show(result: dict[str, Any]) -> None:
     out = Console()
     out.print(table)
     share = (dlf["auc"] - linear["auc"]) / (best - linear["auc"])
-    verdict = f"DLF has gone {100 * share:.0f}% of the way from logistic regression to the best that the log allows."
+    verdict = (
+        f"DLF went {100 * share:.0f}% of the way from logistic regression to the best reachable."
+    )
     run_result = result["run"]
     lines = [
-        verdict if share > 0.5 else f"{verdict} That is less than it should be: something is wrong.",
+        verdict if share > 0.5 else f"{verdict} That is too little: something is wrong.",
         f"took {result['seconds']:.0f} s. The run is in {run_result['run_dir']}",
         "next: look at it in MLflow,",
         f"  .venv/bin/mlflow ui --backend-store-uri {run_result['tracking_uri']}",

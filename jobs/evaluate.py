@@ -12,10 +12,10 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse  # noqa: E402
-from ctrdist.errors import ConfigError  # noqa: E402
-from jobs.cli import print_json, run  # noqa: E402
-from jobs.train import absolute  # noqa: E402
+from ctrdist.config.parse import parse
+from ctrdist.errors import ConfigError
+from jobs.cli import print_json, run
+from jobs.train import absolute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,9 @@ def main() -> None:
         prog="jobs/evaluate.py",
     )
     if not config.checkpoint:
-        raise ConfigError("--checkpoint DIR is missing: a run's directory, or one of its checkpoints/step-… directories.")
+        raise ConfigError(
+            "--checkpoint DIR is missing: a run's directory, or one of its checkpoints/step-…"
+        )
     from ctrdist.log import setup
 
     setup(0)
@@ -56,7 +58,9 @@ def main() -> None:
     open_dataset(data).split(config.split)
     experiment = replace(experiment, data=data, workers=config.workers)
     with RunConsole() as console:
-        result = launch("evaluate", experiment, {"checkpoint": path, "split": config.split}, console.show)
+        result = launch(
+            "evaluate", experiment, {"checkpoint": path, "split": config.split}, console.show
+        )
     show_evaluation(result, config.split)
     if switches["json"]:
         print_json(result)

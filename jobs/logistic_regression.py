@@ -1,6 +1,7 @@
 """Logistic regression on a preprocessed data set: the line that a deep model must clear.
 
-One weight per id, one per numeric field; scikit-learn, on one machine. The regulariser is chosen on the valid split.
+One weight per id, one per numeric field; scikit-learn, on one machine. The regulariser is chosen
+on the valid split.
 
 python jobs/logistic_regression.py --data data/criteo
 """
@@ -16,9 +17,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse  # noqa: E402
-from ctrdist.errors import ConfigError  # noqa: E402
-from jobs.cli import print_json, run  # noqa: E402
+from ctrdist.config.parse import parse
+from ctrdist.errors import ConfigError
+from jobs.cli import print_json, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def main() -> None:
     result = fit(config)
     for split in ("valid", "test"):
         metrics = result[split]
-        print(f"logistic regression, {split}: AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}")
+        print(f"{split}: AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}")
     if switches["json"]:
         print_json(result)
 
@@ -62,13 +63,17 @@ def fit(config: LogisticConfig) -> dict[str, Any]:
     from ctrdist.data.manifest import open_dataset
     from ctrdist.metrics import evaluate_predictions
 
-    warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are enough to rank strengths
+    warnings.simplefilter(
+        "ignore", ConvergenceWarning
+    )  # a hundred steps are enough to rank strengths
     dataset = open_dataset(config.data)
     start = time.monotonic()
     splits = {name: features(dataset, name, config.max_rows) for name in ("train", "valid", "test")}
     best: dict[str, Any] | None = None
     for strength in config.strengths:
-        model = LogisticRegression(C=strength, max_iter=100).fit(splits["train"][0], splits["train"][1])
+        model = LogisticRegression(C=strength, max_iter=100).fit(
+            splits["train"][0], splits["train"][1]
+        )
         measured = {
             name: evaluate_predictions(model.decision_function(splits[name][0]), splits[name][1])
             for name in ("valid", "test")

@@ -26,12 +26,25 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     device = "cuda" if gpus else "cpu"
     local = min(experiment.workers, gpus) if gpus else experiment.workers
     plan = plan_tables(
-        model, experiment.sharding, experiment.optim, world_size=experiment.workers, local_size=local, device=device
+        model,
+        experiment.sharding,
+        experiment.optim,
+        world_size=experiment.workers,
+        local_size=local,
+        device=device,
     )
     described = layout(plan, model, experiment.optim, experiment.workers)
     counted = sizes(model, dataset.schema)
     out = Console()
-    table = Table("table", "kind", "rows", "columns", "MiB", "workers", title=f"{experiment.model_name} on {dataset.schema.name}")
+    table = Table(
+        "table",
+        "kind",
+        "rows",
+        "columns",
+        "MiB",
+        "workers",
+        title=f"{experiment.model_name} on {dataset.schema.name}",
+    )
     by_table: dict[str, list[Any]] = {}
     for shard in described.shards:
         by_table.setdefault(shard.table, []).append(shard)
@@ -39,14 +52,22 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
         rows = max(s.rows[0] + s.rows[1] for s in shards)
         columns = max(s.columns[0] + s.columns[1] for s in shards)
         ranks = ", ".join(str(s.rank) for s in shards[:8]) + (" …" if len(shards) > 8 else "")
-        table.add_row(name, shards[0].kind, f"{rows:,}", str(columns), f"{sum(s.bytes for s in shards) / 2**20:,.2f}", ranks)
+        table.add_row(
+            name,
+            shards[0].kind,
+            f"{rows:,}",
+            str(columns),
+            f"{sum(s.bytes for s in shards) / 2**20:,.2f}",
+            ranks,
+        )
     out.print(table)
     held = ", ".join(f"{b / 2**20:,.1f}" for b in described.bytes_per_rank)
+    rows = ", ".join(f"{n} {split.rows:,}" for n, split in dataset.manifest.splits.items())
     out.print(
         f"weights: {counted.table_parameters:,} in tables, {counted.dense_parameters:,} elsewhere\n"
         f"MiB of tables per worker: {held} (fullest over mean {described.imbalance:.2f}); "
         f"optimiser state beside them: {described.optimizer_state}\n"
-        f"rows: {', '.join(f'{n} {s.rows:,}' for n, s in dataset.manifest.splits.items())}; nothing was started",
+        f"rows: {rows}; nothing was started",
         highlight=False,
         soft_wrap=True,
     )

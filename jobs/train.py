@@ -24,7 +24,9 @@ FLAGS = {
 def main(model_name: str, description: str) -> None:
     """Reads the command line, trains the model with its workers, and shows the results."""
     cls = experiment_of(model_name, config_class(model_name))
-    experiment, switches = parse(cls, description=description, flags=FLAGS, prog=f"jobs/train_{model_name}.py")
+    experiment, switches = parse(
+        cls, description=description, flags=FLAGS, prog=f"jobs/train_{model_name}.py"
+    )
     experiment = complete(experiment)
     if switches["dry_run"]:
         from jobs.plan import show_plan
@@ -59,13 +61,15 @@ def complete(experiment: Experiment) -> Experiment:
         DataError: there is no data set.
     """
     if not experiment.data:
-        raise ConfigError("--data DIR is missing: the directory that jobs/preprocess.py wrote, local or s3://.")
+        raise ConfigError(
+            "--data DIR is missing: the directory that jobs/preprocess.py wrote, local or s3://."
+        )
     if experiment.workers < 1:
         raise ConfigError(f"--workers {experiment.workers}: at least 1.")
     if experiment.loader.batch_size < experiment.workers:
         raise ConfigError(
-            f"loader.batch_size {experiment.loader.batch_size} is for all workers together: at least one row for each of "
-            f"the {experiment.workers}."
+            f"loader.batch_size {experiment.loader.batch_size} is for all workers together: "
+            f"at least one row for each of the {experiment.workers}."
         )
     if experiment.optim.tables.l2 and experiment.optim.tables.name != "adam":
         raise ConfigError(
@@ -74,27 +78,35 @@ def complete(experiment: Experiment) -> Experiment:
         )
     name = experiment.run_name
     if "/" in name or name.startswith("."):
-        raise ConfigError(f"--run-name {name}: a plain name without '/' that does not begin with '.'.")
+        raise ConfigError(
+            f"--run-name {name}: a plain name without '/' that does not begin with '.'."
+        )
     from ctrdist.data.manifest import open_dataset
 
     runs = experiment.runs if experiment.runs != "runs" else os.environ.get("CTRDIST_RUNS", "runs")
     data = experiment.data if "://" in experiment.data else absolute(experiment.data, "--data")
     dataset = open_dataset(data)
     name = name or f"{experiment.model_name}-{dataset.schema.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return replace(experiment, data=data, run_name=name, runs=absolute(runs, "--runs (or CTRDIST_RUNS)"))
+    return replace(
+        experiment, data=data, run_name=name, runs=absolute(runs, "--runs (or CTRDIST_RUNS)")
+    )
 
 
 def absolute(path: str, option: str) -> str:
-    """The absolute path; refuses a relative one in a submitted job, which would be in Ray's copy of the directory.
+    """The absolute path; refuses a relative one in a submitted job.
 
     Raises:
         ConfigError: the path is relative and this is a job of `ray job submit --working-dir`.
     """
     expanded = Path(path).expanduser()
-    if not expanded.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "_ray_pkg_" in os.getcwd():
+    if (
+        not expanded.is_absolute()
+        and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        and "_ray_pkg_" in os.getcwd()
+    ):
         raise ConfigError(
-            f"{option} {path}: a relative path in a submitted job means Ray's temporary copy of the working directory, "
-            "which is deleted. Give an absolute path or s3://."
+            f"{option} {path}: a relative path in a submitted job means Ray's temporary copy of "
+            "the working directory, which is deleted. Give an absolute path or s3://."
         )
     return str(expanded.absolute())
 

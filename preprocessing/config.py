@@ -194,9 +194,9 @@ class PreprocessConfig:
             raise ConfigError(
                 "no columns: give --config a data-set YAML, such as jobs/configs/data/criteo.yaml."
             )
-        for kind, most in (("label", 1), ("user", 1), ("timestamp", 1)):
+        for kind in ("label", "user", "timestamp"):
             given = [c.name for c in self.columns if c.role == kind]
-            if len(given) > most or (kind == "label" and not given):
+            if len(given) > 1 or (kind == "label" and not given):
                 raise ConfigError(
                     f"columns: {len(given)} with role {kind} ({', '.join(given) or 'none'}); "
                     f"a data set has {'exactly' if kind == 'label' else 'at most'} one."

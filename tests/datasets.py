@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def write_dataset(
     row_group: int = 50,
     seed: int = 0,
 ) -> Dataset:
-    """Random rows whose label depends on the first two categorical fields and the first numeric one.
+    """Random rows; their label depends on two categorical fields and the first numeric one.
 
     Args:
         path: directory to write.
@@ -66,7 +67,9 @@ def write_dataset(
             columns["tags"] = pa.array(lists, type=pa.list_(pa.int32()))
         if user:
             columns["__user"] = pa.array(rng.integers(0, 20, size=count))
-        columns["label"] = pa.array((rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.float32))
+        columns["label"] = pa.array(
+            (rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+        )
         splits[split] = _write_split(path, split, pa.table(columns), files, row_group)
     (path / "schema.json").write_text(schema.to_json())
     manifest = Manifest(schema_fingerprint=schema.fingerprint, splits=splits)
@@ -78,7 +81,7 @@ def _write_split(path: Path, split: str, table: pa.Table, files: int, row_group:
     (path / split).mkdir(parents=True, exist_ok=True)
     bounds = [table.num_rows * i // files for i in range(files + 1)]
     written = []
-    for index, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for index, (begin, end) in enumerate(pairwise(bounds)):
         name = f"{split}/part-{index:05d}.parquet"
         pq.write_table(table.slice(begin, end - begin), path / name, row_group_size=row_group)
         metadata = pq.read_metadata(path / name)

@@ -1,4 +1,7 @@
-"""Runs a function on several gloo ranks, each a process. Forked from a server that has imported TorchRec once."""
+"""Runs a function on several gloo ranks, each a process.
+
+They are forked from a server that has imported TorchRec once.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["ctrdist.training.trainer"])
 
 
-def kill_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[int | None]:
-    """Like :func:`run_ranks` for a function that kills a rank: gives the ranks' exit codes, negative for a signal.
+def kill_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0
+) -> list[int | None]:
+    """Like :func:`run_ranks`, for a function that kills a rank: gives the ranks' exit codes.
 
-    Once one rank is dead, the others are killed too, as a cluster does.
+    A code is negative for a signal. Once one rank is dead, the others are killed too, as a cluster
+    does.
     """
     processes, _ = _start(function, world_size, args)
     deadline = time.monotonic() + timeout
@@ -29,7 +35,9 @@ def kill_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeou
     return [process.exitcode for process in processes]
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240.0) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 240.0
+) -> list[Any]:
     """Calls function(world, *args) on each rank and returns the results in rank order.
 
     Args:
@@ -57,13 +65,17 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     return [results[rank] for rank in range(world_size)]
 
 
-def _start(function: Callable[..., Any], world_size: int, args: tuple[Any, ...]) -> tuple[list[Any], Any]:
+def _start(
+    function: Callable[..., Any], world_size: int, args: tuple[Any, ...]
+) -> tuple[list[Any], Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     queue = _CONTEXT.Queue()
     processes = [
-        _CONTEXT.Process(target=_rank, args=(rank, world_size, port, queue, function, args), daemon=True)
+        _CONTEXT.Process(
+            target=_rank, args=(rank, world_size, port, queue, function, args), daemon=True
+        )
         for rank in range(world_size)
     ]
     for process in processes:
@@ -71,7 +83,14 @@ def _start(function: Callable[..., Any], world_size: int, args: tuple[Any, ...])
     return processes, queue
 
 
-def _rank(rank: int, world_size: int, port: int, queue: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int,
+    world_size: int,
+    port: int,
+    queue: Any,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -1,7 +1,8 @@
 """Checkpoints: tensors by torch.distributed.checkpoint, everything else as JSON, a marker last.
 
-A checkpoint is a directory step-<n>; without its marker it does not exist. It names the model, the data and the plan it
-was made with, so it can be evaluated on its own, and it loads into any number of workers and any plan.
+A checkpoint is a directory step-<n>; without its marker it does not exist. It names the model, the
+data and the plan it was made with, so it can be evaluated on its own, and it loads into any number
+of workers and any plan.
 """
 
 from __future__ import annotations
@@ -65,7 +66,14 @@ class CheckpointStore:
         found = [path for path in self.directory.glob("step-*") if (path / MARKER).is_file()]
         return sorted(found, key=_step_of)
 
-    def save(self, step: int, tensors: dict[str, Any], state: dict[str, Any], texts: Texts, protect: set[int]) -> Path:
+    def save(
+        self,
+        step: int,
+        tensors: dict[str, Any],
+        state: dict[str, Any],
+        texts: Texts,
+        protect: set[int],
+    ) -> Path:
         """Writes a checkpoint; every rank calls it.
 
         Args:
@@ -106,7 +114,8 @@ def read(path: str | Path) -> Saved:
     """Opens a checkpoint and checks that it is whole.
 
     Args:
-        path: a step-<n> directory, a run's directory (its best checkpoint, else its newest), or its checkpoints directory.
+        path: a step-<n> directory, a run's directory (its best checkpoint, else its newest), or its
+            checkpoints directory.
 
     Raises:
         CheckpointError: there is none, or a file is missing or of another size.
@@ -118,14 +127,18 @@ def read(path: str | Path) -> Saved:
         if not file.is_file() or file.stat().st_size != size:
             there = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
             raise CheckpointError(
-                f"{file}: {there}, the marker says {size:,} bytes. The checkpoint is damaged; use another one of "
-                f"{found.parent}."
+                f"{file}: {there}, the marker says {size:,} bytes. The checkpoint is damaged; use "
+                f"another one of {found.parent}."
             )
     state = json.loads((found / _STATE).read_text())
     if state.pop("version") != VERSION:
-        raise CheckpointError(f"{found}: written by another version of ctrdist; this one reads version {VERSION}.")
+        raise CheckpointError(
+            f"{found}: written by another version of ctrdist; this one reads version {VERSION}."
+        )
     texts = Texts(
-        config=(found / _CONFIG).read_text(), schema=(found / _SCHEMA).read_text(), plan=(found / _PLAN).read_text()
+        config=(found / _CONFIG).read_text(),
+        schema=(found / _SCHEMA).read_text(),
+        plan=(found / _PLAN).read_text(),
     )
     return Saved(path=found, step=_step_of(found), state=state, texts=texts)
 
@@ -139,10 +152,14 @@ def load_tensors(path: Path, tensors: dict[str, Any]) -> None:
     try:
         dcp.load(tensors, checkpoint_id=str(path))
     except (CheckpointException, RuntimeError, ValueError) as error:  # the first is a BaseException
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        reason = next(
+            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()),
+            type(error).__name__,
+        )
         raise CheckpointError(
-            f"{path}: does not fit this model ({reason[:300]}). A checkpoint loads into the model, tables' optimiser and "
-            "data that it was made with; use its config.yaml, or another --run-name to begin anew."
+            f"{path}: does not fit this model ({reason[:300]}). A checkpoint loads into the model, "
+            "tables' optimiser and data that it was made with; use its config.yaml, or another "
+            "--run-name to begin anew."
         ) from error
 
 
@@ -156,9 +173,14 @@ def _resolve(path: Path) -> Path:
             best = json.loads((newest / _STATE).read_text()).get("progress", {}).get("best_step")
             chosen = newest if best is None else store.path_of(best)
             return chosen if (chosen / MARKER).is_file() else newest
-    what = "has no whole checkpoint (complete.json is written last)" if path.is_dir() else "does not exist"
+    what = (
+        "has no whole checkpoint (complete.json is written last)"
+        if path.is_dir()
+        else "does not exist"
+    )
     raise CheckpointError(
-        f"{path}: {what}. Give --checkpoint a run's directory (runs/NAME) or one of its checkpoints/step-… directories."
+        f"{path}: {what}. Give --checkpoint a run's directory (runs/NAME) or one of its "
+        "checkpoints/step-… directories."
     )
 
 
@@ -178,4 +200,3 @@ def _write(path: Path, text: str) -> None:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
-

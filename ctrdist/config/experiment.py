@@ -133,7 +133,8 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the tower under autocast; tables, logits and loss stay float32."""
     sync_batch_norm: bool = True
-    """Batch normalisation over all workers' rows, so that results do not depend on their number; off: each its own."""
+    """Batch normalisation over all workers' rows, so that results do not depend on their number;
+    off: each its own."""
     embedding_init_std: float = 1e-4
     """Tables start as N(0, std²), row 0 as zero."""
 

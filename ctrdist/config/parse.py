@@ -129,7 +129,7 @@ def parse(
     _check_preset_paths(arguments)
     try:
         parsed: Namespace = parser.parse_args(arguments)
-        built = parser.instantiate_classes(parsed)
+        built = parser.instantiate(parsed)
     except SystemExit as leave:
         if leave.code in (0, None):
             raise
@@ -164,7 +164,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
     """
     parser = build_parser(cls, "", {})
     try:
-        built = parser.instantiate_classes(parser.parse_object(values))
+        built = parser.instantiate(parser.parse_object(values))
     except (ConfigError, SystemExit) as error:
         raise ConfigError(f"{where}: {error}") from error
     return cls(**{key: value for key, value in vars(built).items() if key != "config"})

@@ -1,4 +1,4 @@
-"""Batches of a split in a deterministic order, each row once in an epoch, for any number of workers."""
+"""Batches of a split in a deterministic order, each row once in an epoch, on any worker count."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import fsspec
@@ -27,8 +28,9 @@ STATE_VERSION = 1
 class Loader:
     """One worker's part of each step.
 
-    A background thread reads windows ahead and makes batches, so that reading overlaps with computing. The state counts
-    rows of the global order and knows no worker: it may be loaded by any number of workers.
+    A background thread reads windows ahead and makes batches, so that reading overlaps with
+    computing. The state counts rows of the global order and knows no worker: any number of workers
+    may load it.
     """
 
     def __init__(
@@ -73,9 +75,14 @@ class Loader:
         return len(step_bounds(self.rows, self._batch_size, self.consumed)) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of this epoch. `consumed` moves on when a batch is handed out, not when it is read ahead."""
+        """The rest of this epoch.
+
+        `consumed` moves on when a batch is handed out, not when it is read ahead.
+        """
         bounds = step_bounds(self.rows, self._batch_size, self.consumed)
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=max(1, self._config.prefetch))
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(
+            maxsize=max(1, self._config.prefetch)
+        )
         stop = threading.Event()
 
         def put(item: Batch | BaseException | None) -> bool:
@@ -93,7 +100,7 @@ class Loader:
                     if not put(batch):
                         return
                 put(None)
-            except BaseException as error:  # noqa: BLE001 - raised again in the consumer
+            except BaseException as error:  # raised again in the consumer
                 put(error)
 
         thread = threading.Thread(target=work, name=f"loader-{self._split}", daemon=True)
@@ -131,15 +138,16 @@ class Loader:
         """Goes on where the state was taken, with any number of workers and any batch size.
 
         Raises:
-            CheckpointError: the data set, the seed or the window has changed, so the order is another one.
+            CheckpointError: the data set, the seed or the window has changed, so the order is
+                another one.
         """
         mine = self.state_dict()
         for key in ("version", "fingerprint", "split", "seed", "shuffle_rows"):
             if state.get(key) != mine[key]:
                 raise CheckpointError(
-                    f"the checkpoint's loader has {key} = {state.get(key)!r}, this run has {mine[key]!r}: the order of "
-                    "rows would differ, and rows be lost or seen twice. Use the same data and settings, or another "
-                    "--run-name to begin anew."
+                    f"the checkpoint's loader has {key} = {state.get(key)!r}, this run has "
+                    f"{mine[key]!r}: the order of rows would differ, and rows be lost or seen "
+                    "twice. Use the same data and settings, or another --run-name to begin anew."
                 )
         self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
 
@@ -147,17 +155,21 @@ class Loader:
 
     def _batches(self, bounds: np.ndarray) -> Iterator[Batch]:
         maker = BatchMaker(self._dataset.schema)
-        plan = windows(self._groups, window_rows=self._window_rows, seed=self._seed, epoch=self.epoch)
+        plan = windows(
+            self._groups, window_rows=self._window_rows, seed=self._seed, epoch=self.epoch
+        )
         coming = deque(window for window in plan if window.first_position + window.rows > bounds[0])
         held: deque[tuple[Window, Rows, np.ndarray]] = deque()
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, end in pairwise(bounds):
             first, last = share(int(begin), int(end), self._rank, self._world_size)
             while held and held[0][0].first_position + held[0][0].rows <= first:
                 held.popleft()
             while coming and coming[0].first_position < last:
                 window = coming.popleft()
                 if window.first_position + window.rows > first:
-                    order = permutation(window, shuffled=self._window_rows > 0, seed=self._seed, epoch=self.epoch)
+                    order = permutation(
+                        window, shuffled=self._window_rows > 0, seed=self._seed, epoch=self.epoch
+                    )
                     held.append((window, self._read(window), order))
             picks = []
             for window, rows, order in held:
@@ -165,8 +177,10 @@ class Loader:
                 high = min(last - window.first_position, window.rows)
                 if low < high:
                     picks.append((rows, order[low:high]))
-            rows = int(end - begin)
-            yield maker.batch(picks, global_size=rows, stride=-(-rows // self._world_size))
+            step_rows = int(end - begin)
+            yield maker.batch(
+                picks, global_size=step_rows, stride=-(-step_rows // self._world_size)
+            )
 
     def _read(self, window: Window) -> Rows:
         files = self._dataset.split(self._split).files
@@ -177,18 +191,23 @@ class Loader:
             full = posixpath.join(root, path)
             try:
                 with fs.open(full, "rb") as handle, pq.ParquetFile(handle) as parquet:
-                    table = parquet.read_row_group(group.index, columns=columns(self._dataset.schema))
+                    table = parquet.read_row_group(
+                        group.index, columns=columns(self._dataset.schema)
+                    )
             except (OSError, pa.ArrowException) as error:
                 raise DataError(
-                    f"{self._dataset.path}/{path}: cannot be read ({error}). The data set is damaged or incomplete; "
-                    "run jobs/preprocess.py again."
+                    f"{self._dataset.path}/{path}: cannot be read ({error}). The data set is "
+                    "damaged or incomplete; run jobs/preprocess.py again."
                 ) from error
             if table.num_rows != group.rows:
                 raise DataError(
-                    f"{self._dataset.path}/{path}: row group {group.index} has {table.num_rows} rows, the manifest "
-                    f"says {group.rows}. The file was changed; run jobs/preprocess.py again."
+                    f"{self._dataset.path}/{path}: row group {group.index} has {table.num_rows} "
+                    f"rows, the manifest says {group.rows}. The file was changed; run "
+                    "jobs/preprocess.py again."
                 )
             tables.append(table)
-        row_W = np.concatenate([np.arange(g.first_row, g.first_row + g.rows) for g in window.groups])
+        row_W = np.concatenate(
+            [np.arange(g.first_row, g.first_row + g.rows) for g in window.groups]
+        )
         where = f"{self._dataset.path}/{files[window.groups[0].file].path}"
         return from_table(pa.concat_tables(tables), self._dataset.schema, row_W, where)

@@ -1,7 +1,8 @@
 """The order in which rows are seen, as pure functions of the files, the seed and the epoch.
 
-No worker count enters: the order is one global sequence, cut into steps, and each step's rows are shared out to the
-workers. So any number of workers sees the same rows in the same steps, and a run may go on with another number.
+No worker count enters: the order is one global sequence, cut into steps, and each step's rows are
+shared out to the workers. So any number of workers sees the same rows in the same steps, and a run
+may go on with another number.
 """
 
 # W rows of a window, G rows of a step on all workers
@@ -54,7 +55,9 @@ def row_groups(split: Split) -> list[RowGroup]:
     for file_index, file in enumerate(split.files):
         for index, rows in enumerate(file.row_groups):
             if rows:
-                groups.append(RowGroup(file=file_index, index=index, first_row=first_row, rows=rows))
+                groups.append(
+                    RowGroup(file=file_index, index=index, first_row=first_row, rows=rows)
+                )
             first_row += rows
     return groups
 
@@ -96,8 +99,8 @@ def permutation(window: Window, *, shuffled: bool, seed: int, epoch: int) -> np.
 def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
     """Where the steps of an epoch begin and end.
 
-    Every step has `batch_size` rows, but the last two, which share what is left evenly: so no step is tiny, and a loss
-    or a batch normalisation over it is as good as over any other.
+    Every step has `batch_size` rows, but the last two, which share what is left evenly: so no step
+    is tiny, and a loss or a batch normalisation over it is as good as over any other.
 
     Args:
         rows: of the epoch.
@@ -105,7 +108,8 @@ def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
         start: position at which to go on; where a step ended before.
 
     Returns:
-        (S + 1,) int64 positions: step s sees positions bounds[s] … bounds[s + 1] − 1 of the epoch's order.
+        (S + 1,) int64 positions: step s sees positions bounds[s] … bounds[s + 1] − 1 of the
+        epoch's order.
     """
     left = rows - start
     if left <= 0:
@@ -121,6 +125,9 @@ def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
 
 
 def share(begin: int, end: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The part of the positions [begin, end) that one worker computes; parts differ by at most one row."""
+    """The part of the positions [begin, end) that one worker computes.
+
+    Parts differ by at most one row.
+    """
     rows = end - begin
     return begin + rows * rank // world_size, begin + rows * (rank + 1) // world_size

@@ -49,7 +49,10 @@ def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -
     """
     missing = [name for name in columns(schema) if name not in table.column_names]
     if missing:
-        raise DataError(f"{where}: no column {', '.join(missing)}, which schema.json names. Run jobs/preprocess.py again.")
+        raise DataError(
+            f"{where}: no column {', '.join(missing)}, which schema.json names. "
+            "Run jobs/preprocess.py again."
+        )
     single = [field for field in schema.categorical if not field.multi_valued]
     single_CW = np.empty((len(single), table.num_rows), dtype=np.int32)
     for index, field in enumerate(single):
@@ -65,7 +68,11 @@ def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -
     for index, name in enumerate(schema.numeric):
         numeric_WK[:, index] = _array(table, name, where).to_numpy()
     label_W = _array(table, schema.label, where).to_numpy().astype(np.float32)
-    user_W = None if schema.user is None else _array(table, schema.user, where).to_numpy().astype(np.int64)
+    user_W = (
+        None
+        if schema.user is None
+        else _array(table, schema.user, where).to_numpy().astype(np.int64)
+    )
     return Rows(numeric_WK, single_CW, multi, label_W, user_W, row_W)
 
 
@@ -77,7 +84,10 @@ def columns(schema: Schema) -> list[str]:
 def _array(table: pa.Table, name: str, where: str) -> pa.Array:
     column = table.column(name)
     if column.null_count:
-        raise DataError(f"{where}: column {name} has {column.null_count} nulls; a preprocessed column has none. Preprocess again.")
+        raise DataError(
+            f"{where}: column {name} has {column.null_count} nulls; a preprocessed column has "
+            "none. Preprocess again."
+        )
     joined = column.combine_chunks()
     return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
 
@@ -86,8 +96,9 @@ def _ids(array: pa.Array, field: CategoricalField, where: str) -> np.ndarray:
     ids = array.to_numpy()
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= field.vocabulary_size):
         raise DataError(
-            f"{where}: column {field.name} holds ids from {ids.min()} to {ids.max()}; schema.json allows 0 to "
-            f"{field.vocabulary_size - 1}. Schema and rows are not of one preprocessing run; preprocess again."
+            f"{where}: column {field.name} holds ids from {ids.min()} to {ids.max()}; schema.json "
+            f"allows 0 to {field.vocabulary_size - 1}. Schema and rows are not of one "
+            "preprocessing run; preprocess again."
         )
     return ids.astype(np.int32, copy=False)
 
@@ -100,14 +111,16 @@ class BatchMaker:
         self._keys = [field.name for field in schema.categorical]
         self._lengths: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def batch(self, rows: Sequence[tuple[Rows, np.ndarray]], global_size: int, stride: int) -> Batch:
+    def batch(
+        self, rows: Sequence[tuple[Rows, np.ndarray]], global_size: int, stride: int
+    ) -> Batch:
         """The batch of some rows of one or more windows.
 
         Args:
             rows: windows, each with the (b,) positions of the rows wanted from it.
             global_size: rows of this step on all workers.
-            stride: rows of the worker that has most; the ids are filled up to it with rows without any, as TorchRec's
-                collectives need the same size everywhere.
+            stride: rows of the worker that has most; the ids are filled up to it with rows without
+                any, as TorchRec's collectives need the same size everywhere.
         """
         label_B = np.concatenate([window.label_W[pick] for window, pick in rows])
         users = [window.user_W[pick] for window, pick in rows if window.user_W is not None]
@@ -120,12 +133,16 @@ class BatchMaker:
             global_size=global_size,
         )
 
-    def _sparse(self, rows: Sequence[tuple[Rows, np.ndarray]], size: int, stride: int) -> KeyedJaggedTensor:
+    def _sparse(
+        self, rows: Sequence[tuple[Rows, np.ndarray]], size: int, stride: int
+    ) -> KeyedJaggedTensor:
         single_CB = np.concatenate([np.take(w.single_CW, pick, axis=1) for w, pick in rows], axis=1)
         if not rows[0][0].multi:
             values = torch.from_numpy(single_CB.reshape(-1))
             lengths, offsets = self._one_each(size, stride)
-            return KeyedJaggedTensor(self._keys, values, lengths=lengths, offsets=offsets, stride=stride)
+            return KeyedJaggedTensor(
+                self._keys, values, lengths=lengths, offsets=offsets, stride=stride
+            )
         values_per_key: list[np.ndarray] = []
         lengths_per_key: list[np.ndarray] = []
         filling = np.zeros(stride - size, dtype=np.int32)
@@ -147,7 +164,7 @@ class BatchMaker:
         )
 
     def _one_each(self, size: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lengths and offsets of one id for each of `size` rows per key, and none for the filling."""
+        """Lengths and offsets: one id for each of `size` rows per key, none for the filling."""
         key = (size, stride)
         if key not in self._lengths:
             lengths_CB = torch.zeros(len(self._keys), stride, dtype=torch.int32)
@@ -159,8 +176,10 @@ class BatchMaker:
         return self._lengths[key]
 
 
-def _take_lists(offsets: np.ndarray, ids: np.ndarray, pick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lists at the picked positions: their ids one after the other, and their lengths (int32)."""
+def _take_lists(
+    offsets: np.ndarray, ids: np.ndarray, pick: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picked lists: their ids one after the other, and their lengths (int32)."""
     begins = offsets[pick]
     lengths = offsets[pick + 1] - begins
     ends = np.cumsum(lengths)

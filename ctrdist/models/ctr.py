@@ -1,4 +1,4 @@
-"""A click-through-rate model: TorchRec embedding tables for the categorical fields, and a tower over their vectors."""
+"""A click-through-rate model: TorchRec tables of embeddings, and a tower over their vectors."""
 
 # B batch, K numeric fields, C categorical fields, F = K + C, D embedding dim
 
@@ -15,7 +15,8 @@ from ctrdist.protocols import Batch, Output, Tower
 from ctrdist.schema import Schema
 
 _ALIGNMENT = 4
-"""FBGEMM's kernels want widths divisible by four; a narrower table is padded with columns that stay zero."""
+"""FBGEMM's kernels want widths divisible by four; other tables are padded with columns that stay
+zero."""
 
 
 def table_name(group: str, field: str) -> str:
@@ -60,11 +61,14 @@ class CTRModel(nn.Module):
                 for field in schema.categorical
             ],
         )
-        # TorchRec calls a feature that several tables look up feature@table. Regrouping goes by these names, as a sharded
-        # collection may return its keys in another order.
+        # TorchRec calls a feature that several tables look up feature@table. Regrouping goes by
+        # these names, as a sharded collection may return its keys in another order.
         shared = len(self._dims) > 1
         self._keys = [
-            [f"{f.name}@{table_name(group, f.name)}" if shared else f.name for f in schema.categorical]
+            [
+                f"{f.name}@{table_name(group, f.name)}" if shared else f.name
+                for f in schema.categorical
+            ]
             for group in self._dims
         ]
         self.numeric = nn.ModuleDict(
@@ -80,7 +84,9 @@ class CTRModel(nn.Module):
         result = {}
         for (group, dim), looked_up in zip(self._dims.items(), parts, strict=True):
             # rows past B only fill the lookup up to the size of the other workers'
-            emb_BCD = looked_up.view(-1, len(self.schema.categorical), padded_dim(dim))[:size, :, :dim]
+            emb_BCD = looked_up.view(-1, len(self.schema.categorical), padded_dim(dim))[
+                :size, :, :dim
+            ]
             if self.schema.numeric:
                 emb_BCD = torch.cat([self.numeric[group](batch.numeric_BK), emb_BCD], dim=1)
             result[group] = emb_BCD

@@ -17,7 +17,9 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 
 
 def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:
-    """Declares the tables' optimiser, which sharding then fuses into the backward pass. Does nothing for adam.
+    """Declares the tables' optimiser, which sharding then fuses into the backward pass.
+
+    Does nothing for adam.
 
     Args:
         model: a CTRModel that is not sharded yet.

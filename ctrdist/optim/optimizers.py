@@ -1,4 +1,4 @@
-"""The optimisers of a run behind one interface: fused ones for sharded tables, Adam for the rest."""
+"""A run's optimisers behind one interface: fused ones for sharded tables, Adam for the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ctrdist.config.experiment import OptimConfig
 
 
 class Optimizers:
-    """Steps everything that a backward pass has not stepped already, and sets all learning rates."""
+    """Steps what a backward pass has not stepped already, and sets all learning rates."""
 
     def __init__(self, model: DistributedModelParallel, config: OptimConfig) -> None:
         """Collects the parameters.
@@ -27,12 +27,26 @@ class Optimizers:
         self._config = config
         self._fused = model.fused_optimizer
         dense = dict(in_backward_optimizer_filter(model.named_parameters()))
-        self._tables = {n: p for n, p in dense.items() if ".embedding_bags." in f".{n}" and config.tables.name == "adam"}
+        self._tables = {
+            n: p
+            for n, p in dense.items()
+            if ".embedding_bags." in f".{n}" and config.tables.name == "adam"
+        }
         fused_names = set(self._fused.params)
-        self._rest = {n: p for n, p in dense.items() if n not in self._tables and n not in fused_names}
-        groups: list[dict[str, Any]] = [{"params": list(self._rest.values()), "lr": config.dense.lr, "eps": config.dense.eps}]
+        self._rest = {
+            n: p for n, p in dense.items() if n not in self._tables and n not in fused_names
+        }
+        groups: list[dict[str, Any]] = [
+            {"params": list(self._rest.values()), "lr": config.dense.lr, "eps": config.dense.eps}
+        ]
         if self._tables:
-            groups.append({"params": list(self._tables.values()), "lr": config.tables.lr, "eps": config.tables.eps})
+            groups.append(
+                {
+                    "params": list(self._tables.values()),
+                    "lr": config.tables.lr,
+                    "eps": config.tables.eps,
+                }
+            )
         self._adam = torch.optim.Adam(groups, betas=(config.dense.beta1, config.dense.beta2))
         for parameter in self._parameters():  # made now: a checkpoint is loaded into what exists
             self._adam.state[parameter] = {
@@ -62,7 +76,7 @@ class Optimizers:
         return norm
 
     def set_lr_factor(self, factor: float, min_lr: float) -> None:
-        """Sets all learning rates to their configured value times the factor, the dense one at least min_lr."""
+        """Sets all learning rates to their configured value times the factor, at least min_lr."""
         self.lr_factor = factor
         self._adam.param_groups[0]["lr"] = max(self._config.dense.lr * factor, min_lr)
         table_lr = max(self._config.tables.lr * factor, min_lr)
@@ -71,7 +85,8 @@ class Optimizers:
         for group in self._fused.param_groups:
             group["lr"] = table_lr
         if self._fused.params:
-            self._fused.step()  # hands the rate to the kernels; the update itself happens in backward
+            # hands the rate to the kernels; the update itself happens in backward
+            self._fused.step()
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -82,11 +97,20 @@ class Optimizers:
         }
 
     def tensors(self) -> dict[str, Any]:
-        """All state as tensors, sharded as the parameters are; a checkpoint writes them, or loads into them."""
-        adam = {name: dict(self._adam.state[p]) for name, p in {**self._rest, **self._tables}.items()}
+        """All state as tensors, sharded as the parameters are.
+
+        A checkpoint writes them, or loads into them.
+        """
+        adam = {
+            name: dict(self._adam.state[p]) for name, p in {**self._rest, **self._tables}.items()
+        }
         fused = {}
         for name, state in self._fused.state_dict()["state"].items():
-            tensors = {key: value for key, value in state.items() if isinstance(value, (Tensor, ShardedTensor))}
+            tensors = {
+                key: value
+                for key, value in state.items()
+                if isinstance(value, (Tensor, ShardedTensor))
+            }
             if tensors:  # sgd has none, and an empty dict would be an entry that is never written
                 fused[name] = tensors
         return {"adam": adam, **({"fused": fused} if fused else {})}

@@ -1,6 +1,7 @@
 """Batch normalisation over the rows of all workers, on any device.
 
-With it a step computes the same for any number of workers. torch.nn.SyncBatchNorm would do, but refuses the CPU.
+With it a step computes the same for any number of workers. torch.nn.SyncBatchNorm would do, but
+refuses the CPU.
 """
 
 # B rows of this worker, C channels
@@ -21,6 +22,8 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
         """x_BC: (B, C); gives (B, C) of the same dtype."""
         if not self.training:
             return super().forward(x_BC)
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
         y_BC, mean_C, var_C, rows = _Normalise.apply(x_BC, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -31,20 +34,28 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
 
 
 def synchronise_batch_norm(module: nn.Module) -> None:
-    """Replaces every BatchNorm1d below a module by the synchronised one, in place; weights and names stay."""
+    """Replaces every BatchNorm1d below a module by the synchronised one, in place.
+
+    Weights and names stay.
+    """
     for child in module.modules():
         if type(child) is nn.BatchNorm1d:
             if child.momentum is None or not child.affine or not child.track_running_stats:
-                raise AssertionError("only plain BatchNorm1d with momentum, weights and running statistics is used")
+                raise AssertionError(
+                    "only plain BatchNorm1d with momentum, weights and running statistics is used"
+                )
             child.__class__ = SynchronisedBatchNorm
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x_BC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
+    ) -> tuple[Tensor, ...]:
         x32_BC = x_BC.float()
         var_C, mean_C = torch.var_mean(x32_BC, dim=0, correction=0)
-        # each worker's mean and variance are merged by their rows (Chan et al. 1979): sums of squares would cancel
+        # each worker's mean and variance are merged by their rows (Chan et al. 1979): sums of
+        # squares would cancel
         rows = torch.full_like(mean_C[:1], x32_BC.shape[0])
         parts = _gather(torch.cat([mean_C, var_C, rows]))
         channels = mean_C.numel()

@@ -1,4 +1,7 @@
-"""Which worker holds which part of which table: TorchRec's planner, constrained by the config, on rank 0."""
+"""Which worker holds which part of which table.
+
+TorchRec's planner decides, constrained by the config, on rank 0.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -22,7 +24,12 @@ from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.errors import ConfigError
 
 _AUTO = ["table_wise", "row_wise", "column_wise"]
-_OPTIMIZER_BYTES = {"rowwise_adagrad": "a float per row", "adagrad": "as the table", "sgd": "none", "adam": "twice the table"}
+_OPTIMIZER_BYTES = {
+    "rowwise_adagrad": "a float per row",
+    "adagrad": "as the table",
+    "sgd": "none",
+    "adam": "twice the table",
+}
 _RESERVED = 0.15
 """Share of the memory that is kept for the tower, activations and batches."""
 GIB = 2**30
@@ -31,8 +38,8 @@ GIB = 2**30
 class TableSharder(EmbeddingBagCollectionSharder):
     """Offers the planner each kind that works on the device.
 
-    TorchRec's own list leaves row-wise kinds out on the CPU, where gloo has learnt them since; a test holds that they
-    equal the unsharded model.
+    TorchRec's own list leaves row-wise kinds out on the CPU, where gloo has learnt them since; a
+    test holds that they equal the unsharded model.
     """
 
     def __init__(self, *, dense: bool) -> None:
@@ -79,7 +86,9 @@ class Layout:
     @property
     def bytes_per_rank(self) -> list[int]:
         """Bytes of weights on each worker."""
-        return [sum(s.bytes for s in self.shards if s.rank == rank) for rank in range(self.world_size)]
+        return [
+            sum(s.bytes for s in self.shards if s.rank == rank) for rank in range(self.world_size)
+        ]
 
     @property
     def imbalance(self) -> float:
@@ -89,7 +98,10 @@ class Layout:
 
     def to_json(self) -> str:
         """JSON text, for the run's artifacts."""
-        return json.dumps({**asdict(self), "bytes_per_rank": self.bytes_per_rank, "imbalance": self.imbalance}, indent=1)
+        return json.dumps(
+            {**asdict(self), "bytes_per_rank": self.bytes_per_rank, "imbalance": self.imbalance},
+            indent=1,
+        )
 
 
 def make_sharders(optim: OptimConfig) -> list[ModuleSharder[nn.Module]]:
@@ -98,7 +110,13 @@ def make_sharders(optim: OptimConfig) -> list[ModuleSharder[nn.Module]]:
 
 
 def plan_tables(
-    model: nn.Module, sharding: ShardingConfig, optim: OptimConfig, *, world_size: int, local_size: int, device: str
+    model: nn.Module,
+    sharding: ShardingConfig,
+    optim: OptimConfig,
+    *,
+    world_size: int,
+    local_size: int,
+    device: str,
 ) -> ShardingPlan:
     """Lays the tables of a model on the meta device over the workers. Needs no process group.
 
@@ -111,9 +129,10 @@ def plan_tables(
         device: cpu or cuda.
 
     Raises:
-        ConfigError: a table name that does not exist, a kind that the optimiser cannot work with, tables that do not fit.
+        ConfigError: a table name that does not exist, a kind that the optimiser cannot work with,
+            tables that do not fit.
     """
-    tables = {name: weight for name, weight in table_weights(model)}
+    tables = dict(table_weights(model))
     constraints = _constraints(tables, sharding, optim)
     memory = _memory_per_worker(sharding, local_size)
     topology = Topology(
@@ -124,17 +143,20 @@ def plan_tables(
         ddr_cap=memory,
     )
     reservation = FixedPercentageStorageReservation(percentage=_RESERVED)
-    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints, storage_reservation=reservation)
+    planner = EmbeddingShardingPlanner(
+        topology=topology, constraints=constraints, storage_reservation=reservation
+    )
     try:
         plan = planner.plan(model, make_sharders(optim))
     except PlannerError as error:
         need = sum(w.numel() * w.element_size() for w in tables.values())
         largest = max(tables, key=lambda name: tables[name].numel())
         raise ConfigError(
-            f"the tables cannot be laid over {world_size} workers with {memory / GIB:.2f} GiB each: weights alone take "
-            f"{need / GIB:.2f} GiB, the largest table is {largest} with {tables[largest].shape[0]:,} rows × "
-            f"{tables[largest].shape[1]}. Use more --workers, --sharding.default row_wise, a smaller embedding_dim, a "
-            f"higher min_count, or --sharding.memory_gb if there is more. (Planner: {_first_line(error)})"
+            f"the tables cannot be laid over {world_size} workers with {memory / GIB:.2f} GiB "
+            f"each: weights alone take {need / GIB:.2f} GiB, the largest table is {largest} with "
+            f"{tables[largest].shape[0]:,} rows × {tables[largest].shape[1]}. Use more --workers, "
+            "--sharding.default row_wise, a smaller embedding_dim, a higher min_count, or "
+            f"--sharding.memory_gb if there is more. (Planner: {_first_line(error)})"
         ) from error
     planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
     lost = sorted(set(tables) - planned)
@@ -181,7 +203,9 @@ def layout(plan: ShardingPlan, model: nn.Module, optim: OptimConfig, world_size:
                 for rank, rows_part, columns_part in parts
             )
     return Layout(
-        world_size=world_size, optimizer_state=_OPTIMIZER_BYTES[optim.tables.name], shards=tuple(shards)
+        world_size=world_size,
+        optimizer_state=_OPTIMIZER_BYTES[optim.tables.name],
+        shards=tuple(shards),
     )
 
 
@@ -192,7 +216,8 @@ def _constraints(
     if unknown:
         some = ", ".join(list(tables)[:6])
         raise ConfigError(
-            f"sharding.tables: no table '{unknown[0]}'. Tables are named group/field; this model has {len(tables)}: {some} …"
+            f"sharding.tables: no table '{unknown[0]}'. Tables are named group/field; this model "
+            f"has {len(tables)}: {some} …"
         )
     constraints = {}
     for table, weight in tables.items():
@@ -200,17 +225,21 @@ def _constraints(
         dense = optim.tables.name == "adam"
         if dense and kind not in ("auto", "data_parallel"):
             raise ConfigError(
-                f"sharding of {table}: {kind} cannot go with optim.tables.name = adam, which keeps a copy of each table on "
-                "each worker. Use auto or data_parallel, or another optimiser (rowwise_adagrad, adagrad, sgd)."
+                f"sharding of {table}: {kind} cannot go with optim.tables.name = adam, which "
+                "keeps a copy of each table on each worker. Use auto or data_parallel, or another "
+                "optimiser (rowwise_adagrad, adagrad, sgd)."
             )
         if not dense and kind == "data_parallel":
             raise ConfigError(
-                f"sharding of {table}: data_parallel goes with optim.tables.name = adam only; {optim.tables.name} is fused "
-                "into sharded tables. Use table_wise, row_wise or column_wise, or adam."
+                f"sharding of {table}: data_parallel goes with optim.tables.name = adam only; "
+                f"{optim.tables.name} is fused into sharded tables. Use table_wise, row_wise or "
+                "column_wise, or adam."
             )
         kinds = ["data_parallel"] if dense else (_AUTO if kind == "auto" else [kind])
         smallest = min(4, int(weight.shape[1]))
-        constraints[table] = ParameterConstraints(sharding_types=list(kinds), min_partition=smallest)
+        constraints[table] = ParameterConstraints(
+            sharding_types=list(kinds), min_partition=smallest
+        )
     return constraints
 
 

@@ -21,19 +21,30 @@ _BLOCK_ROWS = 65536
 
 
 def shard_model(
-    model: nn.Module, plan: ShardingPlan, optim: OptimConfig, world: World, *, seed: int, init_std: float
+    model: nn.Module,
+    plan: ShardingPlan,
+    optim: OptimConfig,
+    world: World,
+    *,
+    seed: int,
+    init_std: float,
 ) -> DistributedModelParallel:
     """Places the tables, wraps the rest in data parallelism and fills the tables.
 
     Args:
-        model: a CTRModel, tables on the meta device, their fused optimiser declared (ctrdist.optim.fused).
+        model: a CTRModel, tables on the meta device, their fused optimiser declared
+            (ctrdist.optim.fused).
         plan: of the tables.
         optim: tells fused from dense kernels.
         world: the workers.
-        seed: tables are filled from (seed, table, row) alone, so equally under any plan and number of workers.
+        seed: tables are filled from (seed, table, row) alone, so equally under any plan and number
+            of workers.
         init_std: tables are N(0, init_std²), the padding row zero.
     """
-    shapes = {table: (int(weight.shape[0]), int(weight.shape[1])) for table, weight in table_weights(model)}
+    shapes = {
+        table: (int(weight.shape[0]), int(weight.shape[1]))
+        for table, weight in table_weights(model)
+    }
     sharded = DistributedModelParallel(
         model, device=world.device, plan=plan, sharders=make_sharders(optim), init_parameters=True
     )
@@ -51,13 +62,25 @@ def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:
         table = name.rpartition("embedding_bags.")[2].removesuffix(".weight")
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
-                yield table, shard.tensor, shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1]
+                yield (
+                    table,
+                    shard.tensor,
+                    shard.metadata.shard_offsets[0],
+                    shard.metadata.shard_offsets[1],
+                )
         else:
             yield table, value, 0, 0
 
 
 def fill_table(
-    part: Tensor, table: str, first_row: int, first_column: int, shape: tuple[int, int], *, seed: int, std: float
+    part: Tensor,
+    table: str,
+    first_row: int,
+    first_column: int,
+    shape: tuple[int, int],
+    *,
+    seed: int,
+    std: float,
 ) -> None:
     """Fills a part of a table with what the whole table would hold there.
 

@@ -67,8 +67,9 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
     """
     if not schema.categorical:
         raise ConfigError(
-            f"data set {schema.name} has no categorical field, and a model needs at least one table. Give a column of the "
-            "data-set YAML the role categorical, or numeric columns --numeric_as bucket."
+            f"data set {schema.name} has no categorical field, and a model needs at least one "
+            "table. Give a column of the data-set YAML the role categorical, or numeric columns "
+            "--numeric_as bucket."
         )
     torch.manual_seed(experiment.train.seed)
     return CTRModel(schema, build_tower(experiment.model_name, experiment.model, schema.num_fields))

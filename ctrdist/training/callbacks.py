@@ -1,4 +1,7 @@
-"""What hangs on to a run without being part of it: tracking, progress, tests. Only rank 0's callbacks are called."""
+"""What hangs on to a run without being part of it: tracking, progress, tests.
+
+Only rank 0's callbacks are called.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ class Callback:
     def on_step(self, event: Stepped) -> None:
         """After each step."""
 
-    def on_evaluate(self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float) -> None:
+    def on_evaluate(
+        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
+    ) -> None:
         """After a split was evaluated."""
 
     def on_checkpoint(self, path: str, progress: Progress, seconds: float) -> None:
@@ -73,25 +78,33 @@ class Callbacks(Callback):
         self._all = callbacks
 
     def on_start(self, event: Started) -> None:
+        """Tells each callback."""
         for callback in self._all:
             callback.on_start(event)
 
     def on_step(self, event: Stepped) -> None:
+        """Tells each callback."""
         for callback in self._all:
             callback.on_step(event)
 
-    def on_evaluate(self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float) -> None:
+    def on_evaluate(
+        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
+    ) -> None:
+        """Tells each callback."""
         for callback in self._all:
             callback.on_evaluate(split, evaluation, progress, epoch, train_loss)
 
     def on_checkpoint(self, path: str, progress: Progress, seconds: float) -> None:
+        """Tells each callback."""
         for callback in self._all:
             callback.on_checkpoint(path, progress, seconds)
 
     def on_end(self, summary: dict[str, Any]) -> None:
+        """Tells each callback."""
         for callback in self._all:
             callback.on_end(summary)
 
     def on_failure(self, error: BaseException) -> None:
+        """Tells each callback."""
         for callback in self._all:
             callback.on_failure(error)

@@ -1,9 +1,13 @@
-"""Exact evaluation of a split: each row once, on all ranks, in bounded memory but for the predictions."""
+"""Exact evaluation of a split: each row once, on all ranks.
+
+Memory is bounded but for the predictions.
+"""
 
 # N rows of the split
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +34,7 @@ class Evaluation:
 
 
 def evaluate(engine: Engine, split: str) -> Evaluation:
-    """AUC, logloss, normalised entropy, calibration and, where the schema has users, gAUC of a split.
+    """All metrics of a split; gAUC where the schema has users.
 
     Every rank calls it. Batch statistics of the ranks are averaged first.
 
@@ -60,9 +64,16 @@ def evaluate(engine: Engine, split: str) -> Evaluation:
     engine.model.train()
     logits_N, label_N = _gather(logits, world.device), _gather(labels, world.device)
     user_N = None if users[0] is None else _gather(users, world.device)
-    metrics = run_on_main(lambda: evaluate_predictions(logits_N, label_N, user_N))
+
+    def score() -> dict[str, float]:
+        assert logits_N is not None and label_N is not None, "only rank 0 has the predictions"
+        return evaluate_predictions(logits_N, label_N, user_N)
+
+    metrics = run_on_main(score)
     if metrics["rows"] != loader.rows:
-        raise RuntimeError(f"split {split}: {metrics['rows']} rows were evaluated, it has {loader.rows}")
+        raise RuntimeError(
+            f"split {split}: {metrics['rows']} rows were evaluated, it has {loader.rows}"
+        )
     return Evaluation(metrics=metrics, logits_N=logits_N, label_N=label_N)
 
 
@@ -73,7 +84,10 @@ def autocast(engine: Engine) -> torch.autocast:
 
 
 def average_buffers(engine: Engine) -> None:
-    """Makes the tower's running statistics equal on all ranks: each has seen another part of every batch."""
+    """Makes the tower's running statistics equal on all ranks.
+
+    They differ before, as each rank has seen another part of every batch.
+    """
     if engine.world.size == 1:
         return
     for buffer in engine.tower.buffers():
@@ -82,7 +96,7 @@ def average_buffers(engine: Engine) -> None:
             buffer /= engine.world.size
 
 
-def _gather(parts: list[Tensor | None], device: torch.device) -> np.ndarray | None:
+def _gather(parts: Sequence[Tensor | None], device: torch.device) -> np.ndarray | None:
     joined = torch.cat([part for part in parts if part is not None]).to(device)
     gathered = gather_rows(joined)
     return None if gathered is None else gathered.cpu().numpy()

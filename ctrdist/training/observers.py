@@ -28,6 +28,7 @@ class Tracking(Callback):
         self._begin_interval()
 
     def on_start(self, event: Started) -> None:
+        """Opens the tracked run: settings, plan, schema and data set."""
         engine, experiment = event.engine, event.engine.experiment
         self._name = experiment.run_name
         self._tracker.start(
@@ -52,6 +53,7 @@ class Tracking(Callback):
         )
 
     def on_step(self, event: Stepped) -> None:
+        """Every few steps, and at the end of an epoch: means since the last time."""
         self._rows += event.rows
         self._seconds += event.seconds
         self._loss += event.loss * event.rows
@@ -67,32 +69,50 @@ class Tracking(Callback):
         self._tracker.log_metrics(metrics, event.progress.step)
         self._begin_interval()
 
-    def on_evaluate(self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float) -> None:
+    def on_evaluate(
+        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
+    ) -> None:
+        """The split's metrics; its curves where it is test, or the best epoch so far."""
         metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
         if not math.isnan(train_loss):
             metrics["train/epoch_loss"] = train_loss
         if split == "valid":
             metrics["epoch"] = epoch
-            curves = ("train/loss", train_loss), *((f"valid/{m}", metrics[f"valid/{m}"]) for m in ("logloss", "auc"))
+            curves = (
+                ("train/loss", train_loss),
+                *((f"valid/{m}", metrics[f"valid/{m}"]) for m in ("logloss", "auc")),
+            )
             self._history.append(dict(curves))
         self._tracker.log_metrics(metrics, progress.step)
         best = progress.best_step == progress.step
-        if evaluation.logits_N is not None and evaluation.label_N is not None and (split == "test" or best):
+        if (
+            evaluation.logits_N is not None
+            and evaluation.label_N is not None
+            and (split == "test" or best)
+        ):
             title = f"{self._name} · {split}"
-            self._tracker.log_figure(f"roc_{split}", roc_figure(evaluation.logits_N, evaluation.label_N, title))
+            self._tracker.log_figure(
+                f"roc_{split}", roc_figure(evaluation.logits_N, evaluation.label_N, title)
+            )
             figure = calibration_figure(evaluation.logits_N, evaluation.label_N, title)
             self._tracker.log_figure(f"calibration_{split}", figure)
 
     def on_end(self, summary: dict[str, Any]) -> None:
+        """Closes the tracked run and adds to the summary where it is found."""
         if self._history:
-            self._tracker.log_figure("learning_curves", learning_curves_figure(self._history, self._name))
+            self._tracker.log_figure(
+                "learning_curves", learning_curves_figure(self._history, self._name)
+            )
         self._tracker.finish("FINISHED", summary)
         summary["run_id"] = self._tracker.run_id
         summary["tracking_uri"] = self._tracker.tracking_uri
 
     def on_failure(self, error: BaseException) -> None:
+        """Closes the tracked run as killed or failed."""
         killed = isinstance(error, (KeyboardInterrupt, SystemExit))
-        self._tracker.finish("KILLED" if killed else "FAILED", {"error": f"{type(error).__name__}: {error}"[:2000]})
+        self._tracker.finish(
+            "KILLED" if killed else "FAILED", {"error": f"{type(error).__name__}: {error}"[:2000]}
+        )
 
     def _begin_interval(self) -> None:
         self._rows, self._seconds, self._loss = 0, 0.0, 0.0
@@ -107,6 +127,7 @@ class Reporting(Callback):
         self._rows, self._seconds = 0, 0.0
 
     def on_start(self, event: Started) -> None:
+        """What is trained, and how its tables are laid out."""
         layout = event.engine.layout
         self._epochs = event.engine.experiment.train.epochs
         self._emit(
@@ -128,6 +149,7 @@ class Reporting(Callback):
         )
 
     def on_step(self, event: Stepped) -> None:
+        """Progress, loss and speed, where the interval has passed or the epoch is over."""
         self._rows += event.rows
         self._seconds += event.seconds
         now = time.monotonic()
@@ -148,7 +170,10 @@ class Reporting(Callback):
         )
         self._last, self._rows, self._seconds = now, 0, 0.0
 
-    def on_evaluate(self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float) -> None:
+    def on_evaluate(
+        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
+    ) -> None:
+        """The split's metrics."""
         self._emit(
             {
                 "kind": "evaluation",
@@ -163,8 +188,10 @@ class Reporting(Callback):
         )
 
     def on_checkpoint(self, path: str, progress: Progress, seconds: float) -> None:
+        """Where the checkpoint is and how long it took."""
         self._emit({"kind": "checkpoint", "path": path, "step": progress.step, "seconds": seconds})
 
     def on_failure(self, error: BaseException) -> None:
+        """A user error's text; any other error reaches the starter as it is."""
         if isinstance(error, UserError):
             self._emit({"kind": "user_error", "type": type(error).__name__, "text": str(error)})

@@ -1,4 +1,7 @@
-"""One worker's part of a run, from the config to the results. Knows neither Ray nor who started it."""
+"""One worker's part of a run, from the config to the results.
+
+Knows neither Ray nor who started it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def train(experiment: Experiment, world: World, emit: Emit) -> dict[str, Any]:
     callback: Callback = Callback()
     if world.is_main:
         resume = CheckpointStore(run_dir / "checkpoints", keep=1).latest() is not None
-        tracker = RunTracker(str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume)
+        tracker = RunTracker(
+            str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
+        )
         callback = Callbacks([Tracking(tracker, experiment.tracking.every_steps), Reporting(emit)])
     try:
         engine = build_engine(experiment, dataset, world)
@@ -101,8 +106,14 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     saved = read(path)
     values = yaml.safe_load(saved.texts.config)
     name = values["model_name"]
-    experiment = from_dict(experiment_of(name, config_class(name)), values, f"{saved.path}/config.yaml")
-    return experiment, str(saved.path), Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json")
+    experiment = from_dict(
+        experiment_of(name, config_class(name)), values, f"{saved.path}/config.yaml"
+    )
+    return (
+        experiment,
+        str(saved.path),
+        Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json"),
+    )
 
 
 def use_cores(world: World) -> None:

@@ -64,10 +64,12 @@ class Progress:
     def judge(self, metrics: dict[str, float], config: TrainConfig) -> None:
         """Compares an epoch with the best one; cuts the rates, or stops, where it is not better."""
         value = monitored(metrics, config.monitor)
-        first = self.best_value is None or math.isnan(self.best_value)
+        best = self.best_value
         # a value that is not a number is never better
-        better = not math.isnan(value) and (first or value > self.best_value + config.min_delta)
-        if better or self.best_value is None:
+        better = not math.isnan(value) and (
+            best is None or math.isnan(best) or value > best + config.min_delta
+        )
+        if better or best is None:
             self.best_value, self.best_step, self.best_metrics = value, self.step, dict(metrics)
         if better:
             self.stale_epochs = 0
@@ -75,7 +77,9 @@ class Progress:
         self.stale_epochs += 1
         self.lr_factor *= config.lr_factor
         if self.stale_epochs >= config.patience:
-            self.stopped = f"{config.monitor} on valid has not improved for {self.stale_epochs} epochs"
+            self.stopped = (
+                f"{config.monitor} on valid has not improved for {self.stale_epochs} epochs"
+            )
 
 
 def monitored(metrics: dict[str, float], monitor: str) -> float:

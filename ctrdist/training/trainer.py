@@ -26,7 +26,10 @@ from ctrdist.training.state import Progress
 
 
 class Trainer:
-    """Trains an engine until its config says that it is enough. Every rank has one and calls the same methods."""
+    """Trains an engine until its config says that it is enough.
+
+    Every rank has one and calls the same methods.
+    """
 
     def __init__(self, engine: Engine, run_dir: str | Path, callback: Callback) -> None:
         """Prepares the loop.
@@ -42,7 +45,9 @@ class Trainer:
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
-        self._store = CheckpointStore(self.run_dir / "checkpoints", engine.experiment.checkpoint.keep)
+        self._store = CheckpointStore(
+            self.run_dir / "checkpoints", engine.experiment.checkpoint.keep
+        )
         self._loader = Loader(
             engine.dataset,
             "train",
@@ -56,12 +61,17 @@ class Trainer:
         self._has_valid = valid is not None and valid.rows > 0
         if self._config.monitor in ("gauc", "auc+gauc") and engine.dataset.schema.user is None:
             raise ConfigError(
-                f"train.monitor = {self._config.monitor}, but data set {engine.dataset.schema.name} has no user column. "
-                "Use auc, logloss, auc-logloss or ne, or give a column the role user and preprocess again."
+                f"train.monitor = {self._config.monitor}, but data set "
+                f"{engine.dataset.schema.name} has no user column. Use auc, logloss, auc-logloss "
+                "or ne, or give a column the role user and preprocess again."
             )
 
     def fit(self) -> dict[str, Any]:
-        """Trains, evaluates the best checkpoint on test and returns the run's results, the same on all ranks."""
+        """Trains, then evaluates the best checkpoint on test.
+
+        Returns:
+            The run's results, the same on all ranks.
+        """
         try:
             resumed = self._resume()
             self._callback.on_start(self._started(resumed))
@@ -86,7 +96,8 @@ class Trainer:
         Raises:
             DataError: the loss is not finite; nothing has been updated.
         """
-        # drawn anew from (seed, step, rank): dropout repeats after a restart without a saved generator state
+        # drawn anew from (seed, step, rank): dropout repeats after a restart, and no generator's
+        # state need be saved
         torch.manual_seed(_mix(self._config.seed, self.progress.step, self._world.rank))
         with autocast(self.engine):
             output = self.engine.model(batch)
@@ -114,13 +125,20 @@ class Trainer:
             if limit and self.progress.step >= limit:
                 self.progress.stopped = f"train.max_steps = {limit} reached"
                 break
-            if every and self.progress.step % every == 0 and self._loader.consumed < self._loader.rows:
+            if (
+                every
+                and self.progress.step % every == 0
+                and self._loader.consumed < self._loader.rows
+            ):
                 self._checkpoint()
             begun = time.perf_counter()
         self._end_epoch()
 
     def _end_epoch(self) -> None:
-        epoch, train_loss = self._loader.epoch, self.progress.epoch_loss / max(self.progress.epoch_rows, 1)
+        epoch, train_loss = (
+            self._loader.epoch,
+            self.progress.epoch_loss / max(self.progress.epoch_rows, 1),
+        )
         if self._loader.consumed == self._loader.rows:
             self._check_rows()
             self._loader.next_epoch()
@@ -142,10 +160,13 @@ class Trainer:
         """Proves that this epoch has seen each row of the split exactly once."""
         seen = torch.tensor(_signed(self.progress.epoch_digest), device=self._world.device)
         total = int(sum_over_ranks(seen)) % 2**64
-        if self.progress.epoch_rows != self._loader.rows or total != digest_of_range(self._loader.rows):
+        if self.progress.epoch_rows != self._loader.rows or total != digest_of_range(
+            self._loader.rows
+        ):
             raise RuntimeError(
-                f"epoch {self._loader.epoch}: {self.progress.epoch_rows:,} rows seen of {self._loader.rows:,}, or one of "
-                "them twice. This is a defect of the loader; the last checkpoint is sound."
+                f"epoch {self._loader.epoch}: {self.progress.epoch_rows:,} rows seen of "
+                f"{self._loader.rows:,}, or one of them twice. This is a defect of the loader; "
+                "the last checkpoint is sound."
             )
 
     def _checkpoint(self) -> Path:
@@ -190,7 +211,10 @@ class Trainer:
         if reason.startswith("train.epochs"):
             return self._loader.epoch < config.epochs
         if reason.startswith("train.max_steps"):
-            return self._loader.epoch < config.epochs and not 0 < config.max_steps <= self.progress.step
+            return (
+                self._loader.epoch < config.epochs
+                and not 0 < config.max_steps <= self.progress.step
+            )
         return False
 
     def _finish(self) -> dict[str, Any]:
@@ -204,7 +228,9 @@ class Trainer:
         if split is not None and split.rows:
             evaluation: Evaluation = evaluate(self.engine, "test")
             test = evaluation.metrics
-            self._callback.on_evaluate("test", evaluation, self.progress, self._loader.epoch - 1, float("nan"))
+            self._callback.on_evaluate(
+                "test", evaluation, self.progress, self._loader.epoch - 1, float("nan")
+            )
         progress = self.progress
         return {
             "run_name": self.engine.experiment.run_name,
@@ -225,15 +251,24 @@ class Trainer:
 
     def _refuse(self, batch: Batch, loss: Tensor) -> None:
         rows = batch.row_B.tolist()
-        bad = "" if torch.isfinite(loss) else f" Rows of split train on this worker: {rows[:8]}{' …' if len(rows) > 8 else ''}."
+        bad = (
+            ""
+            if torch.isfinite(loss)
+            else f" Rows of split train on this worker: {rows[:8]}{' …' if len(rows) > 8 else ''}."
+        )
         raise DataError(
-            f"step {self.progress.step}: the loss is not finite, so nothing was updated.{bad} The last checkpoint is sound. "
-            "Lower optim.dense.lr or optim.tables.lr, or look at these rows for numeric values that are huge."
+            f"step {self.progress.step}: the loss is not finite, so nothing was updated.{bad} "
+            "The last checkpoint is sound. Lower optim.dense.lr or optim.tables.lr, or look at "
+            "these rows for numeric values that are huge."
         )
 
     def _started(self, resumed: int) -> Started:
         parameters = sum(p.numel() for p in self.engine.tower.parameters())
-        table = sum(s.rows[1] * s.columns[1] for s in self.engine.layout.shards if s.kind != "data_parallel" or s.rank == 0)
+        table = sum(
+            s.rows[1] * s.columns[1]
+            for s in self.engine.layout.shards
+            if s.kind != "data_parallel" or s.rank == 0
+        )
         return Started(
             engine=self.engine,
             resumed_step=resumed,
@@ -267,12 +302,15 @@ def check_same_model(saved: Saved, experiment: Experiment, schema_json: str) -> 
     theirs, mine = yaml.safe_load(saved.texts.config), to_dict(experiment)
     pairs = [("model_name", theirs.get("model_name"), mine["model_name"])]
     pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
-    pairs.append(("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"]))
+    pairs.append(
+        ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
+    )
     for key, old, new in pairs:
         if old != new:
             raise CheckpointError(
-                f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. Use the same settings "
-                f"(--config {saved.path}/config.yaml), or another --run-name to begin anew."
+                f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. "
+                f"Use the same settings (--config {saved.path}/config.yaml), or another "
+                "--run-name to begin anew."
             )
     check_same_data(saved, schema_json)
 
@@ -285,8 +323,9 @@ def check_same_data(saved: Saved, schema_json: str) -> None:
     """
     if saved.texts.schema != schema_json:
         raise CheckpointError(
-            f"{saved.path}: was made with data of another schema (its fields or vocabularies differ). Give --data the "
-            "directory that it was trained on, or begin anew: another --run-name."
+            f"{saved.path}: was made with data of another schema (its fields or vocabularies "
+            "differ). Give --data the directory that it was trained on, or begin anew: another "
+            "--run-name."
         )
 
 

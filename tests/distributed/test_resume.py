@@ -57,13 +57,19 @@ class Journal(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(world: World, data: str, run_dir: str, kind: str, optimizer: str, kill_after: int) -> dict:
+def train(
+    world: World, data: str, run_dir: str, kind: str, optimizer: str, kill_after: int
+) -> dict:
     experiment = experiment_of("dlf", DLFConfig)(
         data=data,
         run_name="run",
         model=MODEL,
         loader=LoaderConfig(batch_size=128, shuffle_rows=500),
-        optim=OptimConfig(tables=TableOptimConfig(name=optimizer, lr=0.02, l2=1e-3 if optimizer == "adam" else 0.0)),
+        optim=OptimConfig(
+            tables=TableOptimConfig(
+                name=optimizer, lr=0.02, l2=1e-3 if optimizer == "adam" else 0.0
+            )
+        ),
         sharding=ShardingConfig(default=kind),
         train=TrainConfig(epochs=EPOCHS, seed=5),
         checkpoint=CheckpointConfig(every_steps=5, keep=2),
@@ -81,7 +87,9 @@ def train(world: World, data: str, run_dir: str, kind: str, optimizer: str, kill
     trainer.train_step = recorded  # type: ignore[method-assign]
     summary = trainer.fit()
     weights = {name: p.detach().numpy().copy() for name, p in engine.tower.state_dict().items()}
-    weights.update({f"{t}@{r},{c}": part.numpy().copy() for t, part, r, c in table_parts(engine.model)})
+    weights.update(
+        {f"{t}@{r},{c}": part.numpy().copy() for t, part, r, c in table_parts(engine.model)}
+    )
     return {"summary": summary, "weights": weights, "rows": rows}
 
 
@@ -93,7 +101,8 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "optimizer"), [("row_wise", "rowwise_adagrad"), ("column_wise", "adagrad"), ("data_parallel", "adam")]
+    ("kind", "optimizer"),
+    [("row_wise", "rowwise_adagrad"), ("column_wise", "adagrad"), ("data_parallel", "adam")],
 )
 def test_killed_mid_epoch_and_started_again_equals_undisturbed(data, tmp_path, kind, optimizer):
     undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), kind, optimizer, -1)
@@ -123,7 +132,9 @@ def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):
     alone = run_ranks(train, 1, data, str(tmp_path / "alone"), "auto", "adagrad", -1)
     first = three[0]["rows"][0][0]
     assert first == saved_step
-    together = [sum((rank["rows"][i][1] for rank in three), []) for i in range(len(three[0]["rows"]))]
+    together = [
+        [row for rank in three for row in rank["rows"][i][1]] for i in range(len(three[0]["rows"]))
+    ]
     assert together == [rows for _, rows in alone[0]["rows"][first:]]
     assert three[0]["summary"]["rows_seen"] == 1999 * EPOCHS
     # dropout differs between numbers of workers, so results are alike, not equal
@@ -135,7 +146,9 @@ def test_a_finished_run_started_again_only_evaluates(data, tmp_path):
     again = run_ranks(train, 2, data, str(tmp_path), "table_wise", "sgd", -1)[0]
     assert again["rows"] == []
     assert again["summary"]["rows_seen"] == first["summary"]["rows_seen"]
-    assert again["summary"]["test"]["auc"] == pytest.approx(first["summary"]["test"]["auc"], abs=1e-6)
+    assert again["summary"]["test"]["auc"] == pytest.approx(
+        first["summary"]["test"]["auc"], abs=1e-6
+    )
 
 
 def test_retention_keeps_newest_and_best(data, tmp_path):
@@ -143,7 +156,9 @@ def test_retention_keeps_newest_and_best(data, tmp_path):
     kept = [path.name for path in CheckpointStore(tmp_path / "checkpoints", keep=2).complete()]
     assert len(kept) <= 3
     assert Path(summary["checkpoint"]).name in kept
-    assert Path(summary["checkpoint"]) == read(tmp_path).path  # a run's directory stands for its best checkpoint
+    assert (
+        Path(summary["checkpoint"]) == read(tmp_path).path
+    )  # a run's directory stands for its best checkpoint
 
 
 def test_a_checkpoint_without_marker_does_not_count(data, tmp_path):

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from ctrdist.config.experiment import DenseOptimConfig, LoaderConfig, OptimConfig, ShardingConfig, TableOptimConfig, TrainConfig, experiment_of
+from ctrdist.config.experiment import (
+    DenseOptimConfig,
+    LoaderConfig,
+    OptimConfig,
+    ShardingConfig,
+    TableOptimConfig,
+    TrainConfig,
+    experiment_of,
+)
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed import World, gather_rows
@@ -23,7 +31,13 @@ from tests.ranks import run_ranks
 
 STEPS = 20
 MODEL = DLFConfig(
-    embedding_dim=8, num_layers=2, tokens_per_block=4, rank=3, hidden_dim=16, attention_layers=1, attention_heads=2
+    embedding_dim=8,
+    num_layers=2,
+    tokens_per_block=4,
+    rank=3,
+    hidden_dim=16,
+    attention_layers=1,
+    attention_heads=2,
 )
 
 
@@ -33,9 +47,13 @@ def train(world: World, data: str, run_dir: str, kind: str, optimizer: str) -> d
         data=data,
         model=MODEL,
         loader=LoaderConfig(batch_size=511),  # odd: the workers' shares differ
-        # With Adam's usual eps a gradient that is zero but for rounding, such as a bias's before batch normalisation, moves
-        # its weight by the learning rate: rounding would grow, and the comparison say nothing.
-        optim=OptimConfig(tables=TableOptimConfig(name=optimizer, lr=0.02, eps=1e-2), dense=DenseOptimConfig(eps=1e-2)),
+        # With Adam's usual eps a gradient that is zero but for rounding, such as a bias's before
+        # batch normalisation, moves its weight by the learning rate: rounding would grow, and the
+        # comparison say nothing.
+        optim=OptimConfig(
+            tables=TableOptimConfig(name=optimizer, lr=0.02, eps=1e-2),
+            dense=DenseOptimConfig(eps=1e-2),
+        ),
         sharding=ShardingConfig(default=kind),
         train=TrainConfig(embedding_init_std=1.0),
     )
@@ -63,7 +81,10 @@ def weights(engine, world: World) -> dict[str, np.ndarray]:
 
 def whole_tables(engine, world: World) -> dict[str, np.ndarray]:
     """All tables, put together from all ranks' parts."""
-    shapes = {f"tokens/{f.name}": (f.vocabulary_size, MODEL.embedding_dim) for f in engine.dataset.schema.categorical}
+    shapes = {
+        f"tokens/{f.name}": (f.vocabulary_size, MODEL.embedding_dim)
+        for f in engine.dataset.schema.categorical
+    }
     parts = {}
     for table, part, row, column in table_parts(engine.model):
         whole = torch.zeros(shapes[table])
@@ -80,7 +101,11 @@ def whole_tables(engine, world: World) -> dict[str, np.ndarray]:
 
 
 def _state(engine, table: str):
-    return next(v for k, v in engine.model.state_dict().items() if k.endswith(f"embedding_bags.{table}.weight"))
+    return next(
+        v
+        for k, v in engine.model.state_dict().items()
+        if k.endswith(f"embedding_bags.{table}.weight")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +120,8 @@ def unsharded(data, tmp_path_factory) -> dict[str, dict[str, Any]]:
     """One worker holds everything, per optimiser."""
     run_dir = str(tmp_path_factory.mktemp("run"))
     return {
-        name: run_ranks(train, 1, data, run_dir, "auto", name)[0] for name in ("rowwise_adagrad", "adagrad", "sgd", "adam")
+        name: run_ranks(train, 1, data, run_dir, "auto", name)[0]
+        for name in ("rowwise_adagrad", "adagrad", "sgd", "adam")
     }
 
 
@@ -105,7 +131,10 @@ def unsharded(data, tmp_path_factory) -> dict[str, dict[str, Any]]:
         ("table_wise", "rowwise_adagrad"),
         ("row_wise", "rowwise_adagrad"),
         ("table_row_wise", "rowwise_adagrad"),
-        ("column_wise", "adagrad"),  # row-wise state over a part of the columns is another algorithm
+        (
+            "column_wise",
+            "adagrad",
+        ),  # row-wise state over a part of the columns is another algorithm
         ("row_wise", "adagrad"),
         ("column_wise", "sgd"),
         ("data_parallel", "adam"),
@@ -116,7 +145,9 @@ def test_two_workers_equal_one(data, unsharded, tmp_path, kind, optimizer):
     expected = unsharded[optimizer]
     assert sharded["kinds"] == [kind]
     losses = expected["losses"]
-    assert losses[-4:].mean() < losses[:4].mean() - 0.02  # it has learnt, so the comparison means something
+    assert (
+        losses[-4:].mean() < losses[:4].mean() - 0.02
+    )  # it has learnt, so the comparison means something
     # The same sums in another order: equal to rounding at first, which training then amplifies.
     np.testing.assert_allclose(sharded["losses"][:3], losses[:3], rtol=5e-6)
     np.testing.assert_allclose(sharded["losses"], losses, rtol=5e-4)

@@ -1,4 +1,4 @@
-"""The training and evaluation jobs as a user runs them: real Ray workers, real MLflow, real files."""
+"""The training and evaluation jobs as users run them: real Ray workers, MLflow and files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ import pytest
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = (
-    "--model.embedding_dim 8 --model.num_layers 1 --model.tokens_per_block 4 --model.rank 3 --model.hidden_dim 16 "
-    "--model.attention_layers 1 --loader.batch_size 200 --optim.tables.lr 0.05"
-).split()
+SETTINGS = {
+    "model.embedding_dim": 8,
+    "model.num_layers": 1,
+    "model.tokens_per_block": 4,
+    "model.rank": 3,
+    "model.hidden_dim": 16,
+    "model.attention_layers": 1,
+    "loader.batch_size": 200,
+    "optim.tables.lr": 0.05,
+}
+MODEL = [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
 
 
-def job(name: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def job(
+    name: str, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs jobs/<name>.py in a process of its own."""
     return subprocess.run(
         [sys.executable, f"jobs/{name}.py", *arguments],
@@ -48,7 +57,17 @@ def data(tmp_path_factory) -> str:
 def trained(data, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One run of two epochs on two workers."""
     runs = tmp_path_factory.mktemp("runs")
-    arguments = ["--data", data, "--runs", str(runs), "--run-name", "first", "--workers", "2", "--json"]
+    arguments = [
+        "--data",
+        data,
+        "--runs",
+        str(runs),
+        "--run-name",
+        "first",
+        "--workers",
+        "2",
+        "--json",
+    ]
     return job("train_dlf", *arguments, "--train.epochs", "2", *MODEL), runs
 
 
@@ -67,7 +86,18 @@ def test_training_reports_what_it_did(trained):
 
 def test_evaluation_of_the_run_gives_the_same_on_one_worker(trained, data):
     result = last_json(trained[0])
-    again = last_json(job("evaluate", "--checkpoint", result["run_dir"], "--data", data, "--split", "test", "--json"))
+    again = last_json(
+        job(
+            "evaluate",
+            "--checkpoint",
+            result["run_dir"],
+            "--data",
+            data,
+            "--split",
+            "test",
+            "--json",
+        )
+    )
     assert again["checkpoint"] == result["checkpoint"]
     for name, value in result["test"].items():
         assert again["test"][name] == pytest.approx(value, abs=1e-5), name
@@ -100,7 +130,16 @@ def test_everything_is_also_in_the_local_file(trained):
 
 def test_another_model_under_the_same_name_is_refused(trained, data):
     other = [*MODEL, "--model.rank", "5"]
-    arguments = ["--data", data, "--runs", str(trained[1]), "--run-name", "first", "--train.epochs", "3"]
+    arguments = [
+        "--data",
+        data,
+        "--runs",
+        str(trained[1]),
+        "--run-name",
+        "first",
+        "--train.epochs",
+        "3",
+    ]
     done = job("train_dlf", *arguments, *other)
     assert done.returncode == 2
     assert "model.rank = 3, this run has model.rank = 5" in done.stderr
@@ -120,13 +159,19 @@ def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
     [
         (["--data", "/nowhere"], "/nowhere: no manifest.json there"),
         (["--train.epoch", "3"], "unknown key 'train.epoch'; the nearest is 'train.epochs'"),
-        (["--train.epochs", "three"], 'train.epochs'),
+        (["--train.epochs", "three"], "train.epochs"),
         (["--config", "jobs/configs/criteo_dfl.yaml"], "no such file"),
         ([], "--data DIR is missing"),
         (["--data", "{data}", "--workers", "0"], "--workers 0"),
         (["--data", "{data}", "--optim.tables.l2", "0.1"], "needs optim.tables.name = adam"),
-        (["--data", "{data}", "--dry-run", "--sharding.tables", "{tokens/C9: row_wise}"], "no table 'tokens/C9'"),
-        (["--data", "{data}", "--dry-run", "--sharding.memory_gb", "0.000001"], "cannot be laid over"),
+        (
+            ["--data", "{data}", "--dry-run", "--sharding.tables", "{tokens/C9: row_wise}"],
+            "no table 'tokens/C9'",
+        ),
+        (
+            ["--data", "{data}", "--dry-run", "--sharding.memory_gb", "0.000001"],
+            "cannot be laid over",
+        ),
     ],
 )
 def test_bad_settings_end_with_one_message_and_code_2(data, tmp_path, arguments, message):
@@ -144,7 +189,17 @@ def test_evaluating_nothing_is_refused(tmp_path):
 
 
 def test_dry_run_shows_the_plan_and_starts_nothing(data, tmp_path):
-    done = job("train_dlf", "--data", data, "--dry-run", "--json", "--workers", "2", "--runs", str(tmp_path / "runs"))
+    done = job(
+        "train_dlf",
+        "--data",
+        data,
+        "--dry-run",
+        "--json",
+        "--workers",
+        "2",
+        "--runs",
+        str(tmp_path / "runs"),
+    )
     plan = last_json(done)
     assert set(plan["plan"]) == {"tokens/C0", "tokens/tags", "tokens/C1", "tokens/C2"}
     assert len(plan["bytes_per_worker"]) == 2
@@ -162,7 +217,9 @@ def test_a_resolved_config_is_a_config(data, tmp_path):
     assert "num_layers: 2" in shown.stdout
 
 
-@pytest.mark.parametrize("name", ["train_dlf", "preprocess", "evaluate", "demo", "make_log", "logistic_regression"])
+@pytest.mark.parametrize(
+    "name", ["train_dlf", "preprocess", "evaluate", "demo", "make_log", "logistic_regression"]
+)
 def test_help_imports_nothing_heavy(name):
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"
@@ -171,6 +228,8 @@ def test_help_imports_nothing_heavy(name):
         "heavy = {'torch', 'torchrec', 'ray', 'mlflow', 'pandas'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout

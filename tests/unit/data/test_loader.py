@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import chain
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +24,9 @@ CONFIG = LoaderConfig(batch_size=60, shuffle_rows=120, prefetch=2)
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
-    return write_dataset(path, {"train": ROWS, "valid": 90}, multi_valued=True, user=True, files=3, row_group=40)
+    return write_dataset(
+        path, {"train": ROWS, "valid": 90}, multi_valued=True, user=True, files=3, row_group=40
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +37,21 @@ def stored(dataset):
 
 def loaders(dataset, world_size, **kwargs):
     kwargs = {"seed": 3, **kwargs}
-    return [Loader(dataset, "train", CONFIG, rank=r, world_size=world_size, **kwargs) for r in range(world_size)]
+    return [
+        Loader(dataset, "train", CONFIG, rank=r, world_size=world_size, **kwargs)
+        for r in range(world_size)
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
 def test_same_global_steps_for_any_number_of_workers(dataset, world_size):
     alone = [batch.row_B.tolist() for batch in loaders(dataset, 1)[0]]
-    together = [sum((b.row_B.tolist() for b in step), []) for step in zip(*loaders(dataset, world_size), strict=True)]
+    together = [
+        [row for batch in step for row in batch.row_B.tolist()]
+        for step in zip(*loaders(dataset, world_size), strict=True)
+    ]
     assert together == alone
-    assert sorted(sum(alone, [])) == list(range(ROWS))
+    assert sorted(chain.from_iterable(alone)) == list(range(ROWS))
 
 
 def test_batches_hold_what_the_files_hold(dataset, stored):
@@ -72,15 +81,15 @@ def test_goes_on_with_another_number_of_workers(dataset, before, after):
     first = loaders(dataset, before)
     iterators = [iter(loader) for loader in first]
     for _ in range(3):
-        seen += sum((next(iterator).row_B.tolist() for iterator in iterators), [])
+        seen += [row for iterator in iterators for row in next(iterator).row_B.tolist()]
     states = [loader.state_dict() for loader in first]
     assert all(state == states[0] for state in states)
     second = loaders(dataset, after)
     for loader in second:
         loader.load_state_dict(states[0])
     for step in zip(*second, strict=True):
-        seen += sum((batch.row_B.tolist() for batch in step), [])
-    alone = sum((batch.row_B.tolist() for batch in loaders(dataset, 1)[0]), [])
+        seen += [row for batch in step for row in batch.row_B.tolist()]
+    alone = [row for batch in loaders(dataset, 1)[0] for row in batch.row_B.tolist()]
     assert seen == alone
     assert digest(np.array(seen)) == digest_of_range(ROWS)
 
@@ -124,15 +133,19 @@ def test_ids_outside_the_vocabulary_name_the_column(tmp_path):
     dataset = write_dataset(tmp_path, {"train": 100})
     field = dataclasses.replace(dataset.schema.categorical[1], vocabulary_size=3)
     fields = (dataset.schema.categorical[0], field, dataset.schema.categorical[2])
-    smaller = dataclasses.replace(dataset, schema=dataclasses.replace(dataset.schema, categorical=fields))
-    with pytest.raises(DataError, match=r"column C1 holds ids from \d to \d; schema.json allows 0 to 2"):
+    smaller = dataclasses.replace(
+        dataset, schema=dataclasses.replace(dataset.schema, categorical=fields)
+    )
+    with pytest.raises(
+        DataError, match=r"column C1 holds ids from \d to \d; schema.json allows 0 to 2"
+    ):
         list(Loader(smaller, "train", CONFIG))
 
 
 def test_a_damaged_file_is_named(tmp_path):
     dataset = write_dataset(tmp_path, {"train": 100})
     (tmp_path / "train/part-00001.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataError, match="part-00001.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"part-00001.parquet: cannot be read"):
         list(Loader(dataset, "train", CONFIG))
 
 
@@ -154,6 +167,8 @@ def test_a_directory_without_manifest_is_no_data_set(tmp_path):
 def test_an_altered_schema_is_refused(tmp_path):
     write_dataset(tmp_path, {"train": 100})
     text = (tmp_path / "schema.json").read_text()
-    (tmp_path / "schema.json").write_text(text.replace('"vocabulary_size": 7', '"vocabulary_size": 9'))
-    with pytest.raises(DataError, match="not the one that manifest.json was written with"):
+    (tmp_path / "schema.json").write_text(
+        text.replace('"vocabulary_size": 7', '"vocabulary_size": 9')
+    )
+    with pytest.raises(DataError, match=r"not the one that manifest.json was written with"):
         open_dataset(str(tmp_path))

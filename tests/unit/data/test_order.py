@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,9 @@ def epoch_order(rows: list[int], window_rows: int, seed: int, epoch: int) -> np.
     """Row at each position of an epoch."""
     result = []
     for window in windows(groups_of(rows), window_rows=window_rows, seed=seed, epoch=epoch):
-        stored = np.concatenate([np.arange(g.first_row, g.first_row + g.rows) for g in window.groups])
+        stored = np.concatenate(
+            [np.arange(g.first_row, g.first_row + g.rows) for g in window.groups]
+        )
         assert window.first_position == sum(len(part) for part in result)
         result.append(stored[permutation(window, shuffled=window_rows > 0, seed=seed, epoch=epoch)])
     return np.concatenate(result)
@@ -60,7 +64,7 @@ def test_steps_cover_the_epoch_and_go_on_where_one_ended(rows, batch_size, data)
 def test_shares_of_a_step_are_disjoint_even_and_complete(begin, rows, world_size):
     parts = [share(begin, begin + rows, rank, world_size) for rank in range(world_size)]
     assert parts[0][0] == begin and parts[-1][1] == begin + rows
-    assert all(a[1] == b[0] for a, b in zip(parts[:-1], parts[1:], strict=True))
+    assert all(a[1] == b[0] for a, b in pairwise(parts))
     held = [high - low for low, high in parts]
     assert max(held) - min(held) <= 1
 

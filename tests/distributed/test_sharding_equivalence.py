@@ -1,4 +1,4 @@
-"""Tables sharded over two workers train like the same model on one."""
+"""Tables sharded over two workers train like the same model in plain PyTorch in one process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.nn import functional
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from ctrdist.config.experiment import (
     DenseOptimConfig,
+    Experiment,
     LoaderConfig,
     OptimConfig,
     ShardingConfig,
@@ -22,14 +25,22 @@ from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed import World, gather_rows
 from ctrdist.models.configs import DLFConfig
-from ctrdist.sharding.shard import table_parts
-from ctrdist.training.build import build_engine
+from ctrdist.sharding.plan import table_weights
+from ctrdist.sharding.shard import fill_table, table_parts
+from ctrdist.training.build import build_engine, build_model
 from ctrdist.training.callbacks import Callback
 from ctrdist.training.trainer import Trainer
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
 STEPS = 20
+L2 = {"adam": 1e-3, "rowwise_adagrad": 0.0, "adagrad": 0.0, "sgd": 0.0}
+PLAIN = {
+    "adam": torch.optim.Adam,
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
 MODEL = DLFConfig(
     embedding_dim=8,
     num_layers=2,
@@ -41,9 +52,8 @@ MODEL = DLFConfig(
 )
 
 
-def train(world: World, data: str, run_dir: str, kind: str, optimizer: str) -> dict[str, Any]:
-    """Trains STEPS steps; gives losses, and weights before and after."""
-    experiment = experiment_of("dlf", DLFConfig)(
+def experiment_for(data: str, kind: str, optimizer: str) -> Experiment:
+    return experiment_of("dlf", DLFConfig)(
         data=data,
         model=MODEL,
         loader=LoaderConfig(batch_size=511),  # odd: the workers' shares differ
@@ -51,12 +61,54 @@ def train(world: World, data: str, run_dir: str, kind: str, optimizer: str) -> d
         # batch normalisation, moves its weight by the learning rate: rounding would grow, and the
         # comparison say nothing.
         optim=OptimConfig(
-            tables=TableOptimConfig(name=optimizer, lr=0.02, eps=1e-2),
-            dense=DenseOptimConfig(eps=1e-2),
+            tables=TableOptimConfig(name=optimizer, lr=0.02, eps=1e-2, l2=L2[optimizer]),
+            dense=DenseOptimConfig(eps=1e-2, l2=1e-3),
+            max_grad_norm=0.5,
         ),
         sharding=ShardingConfig(default=kind),
         train=TrainConfig(embedding_init_std=1.0),
     )
+
+
+def train_plain(data: str, optimizer: str) -> dict[str, Any]:
+    """The same steps without TorchRec's sharding or FBGEMM: torch.nn.EmbeddingBag and torch.optim."""
+    experiment = experiment_for(data, "auto", optimizer)
+    dataset = open_dataset(data)
+    model = build_model(experiment, dataset.schema)
+    model.tables.to_empty(device="cpu")
+    tables = dict(table_weights(model))
+    for name, weight in tables.items():
+        shape = (weight.shape[0], weight.shape[1])
+        fill_table(weight.data, name, 0, 0, shape, seed=experiment.train.seed, std=1.0)
+    rest = [p for name, p in model.named_parameters() if not name.startswith("tables.")]
+    settings = {"lr": 0.02} if optimizer == "sgd" else {"lr": 0.02, "eps": 1e-2}
+    table_optimizer = PLAIN[optimizer](tables.values(), **settings)
+    dense_optimizer = torch.optim.Adam(rest, lr=1e-3, eps=1e-2)
+
+    def state() -> dict[str, np.ndarray]:
+        tower = np.concatenate([p.detach().numpy().ravel() for p in model.tower.parameters()])
+        return {"tower": tower, **{n: w.detach().numpy().copy() for n, w in tables.items()}}
+
+    start, losses = state(), []
+    loader = Loader(dataset, "train", experiment.loader, seed=1)
+    for _, batch in zip(range(STEPS), loader, strict=False):
+        loss = functional.binary_cross_entropy_with_logits(model(batch).logits_B, batch.label_B)
+        table_optimizer.zero_grad()
+        dense_optimizer.zero_grad()
+        (loss + 5e-4 * sum(p.square().sum() for p in rest)).backward()
+        for weight in tables.values():
+            weight.grad.add_(weight.detach(), alpha=L2[optimizer])
+        clipped = [*rest, *tables.values()] if optimizer == "adam" else rest
+        torch.nn.utils.clip_grad_norm_(clipped, 0.5)
+        table_optimizer.step()
+        dense_optimizer.step()
+        losses.append(float(loss.detach()))
+    return {"losses": np.array(losses), "start": start, "end": state()}
+
+
+def train(world: World, data: str, run_dir: str, kind: str, optimizer: str) -> dict[str, Any]:
+    """Trains STEPS steps; gives losses, and weights before and after."""
+    experiment = experiment_for(data, kind, optimizer)
     engine = build_engine(experiment, open_dataset(data), world)
     trainer = Trainer(engine, run_dir, Callback())
     start = weights(engine, world)
@@ -116,13 +168,9 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def unsharded(data, tmp_path_factory) -> dict[str, dict[str, Any]]:
-    """One worker holds everything, per optimiser."""
-    run_dir = str(tmp_path_factory.mktemp("run"))
-    return {
-        name: run_ranks(train, 1, data, run_dir, "auto", name)[0]
-        for name in ("rowwise_adagrad", "adagrad", "sgd", "adam")
-    }
+def unsharded(data) -> dict[str, dict[str, Any]]:
+    """One process, plain PyTorch, per optimiser."""
+    return {name: train_plain(data, name) for name in PLAIN}
 
 
 @pytest.mark.parametrize(
@@ -140,8 +188,9 @@ def unsharded(data, tmp_path_factory) -> dict[str, dict[str, Any]]:
         ("data_parallel", "adam"),
     ],
 )
-def test_two_workers_equal_one(data, unsharded, tmp_path, kind, optimizer):
-    sharded = run_ranks(train, 2, data, str(tmp_path), kind, optimizer)[0]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, workers):
+    sharded = run_ranks(train, workers, data, str(tmp_path), kind, optimizer)[0]
     expected = unsharded[optimizer]
     assert sharded["kinds"] == [kind]
     losses = expected["losses"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import secrets
 import shlex
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# what Ray's job supervisor writes into a job's output before the job begins
+_NOISE = re.compile(r"[-\d]+ [\d:,]+\tINFO job_manager\.py|Running entrypoint for job ")
 
 
 class JobFailed(RuntimeError):
@@ -28,7 +32,6 @@ def own_cluster(num_cpus: int) -> Iterator[str]:
     Yields:
         The address of the job API.
     """
-    import logging
     import os
 
     # a port on this machine that starts processes must not be open to its other users
@@ -57,7 +60,7 @@ def submit(
     command: Sequence[str],
     *,
     environment: dict[str, str] | None = None,
-    show: Callable[[str], object] = sys.stdout.write,
+    show: Callable[[str], object] = print,
 ) -> str:
     """Runs a command as a job of the cluster, with this project as its working directory.
 
@@ -65,7 +68,7 @@ def submit(
         address: of the job API.
         command: a script of the project and its arguments, run by this Python.
         environment: variables for the job.
-        show: receives the job's output as it comes.
+        show: receives each line of the job's output as it comes.
 
     Returns:
         All of the job's output.
@@ -75,6 +78,9 @@ def submit(
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    # uploads and closed sockets are told to nobody who waits for a job
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     client = JobSubmissionClient(address)
     job = client.submit_job(
         entrypoint=shlex.join([sys.executable, *command]),
@@ -85,11 +91,18 @@ def submit(
         },
     )
     received: list[str] = []
+    start = ""
 
     async def follow() -> None:
+        nonlocal start
         async for text in client.tail_job_logs(job):
             received.append(text)
-            show(text)
+            *lines, start = (start + text).split("\n")
+            for line in lines:
+                if not _NOISE.match(line):
+                    show(line)
+        if start:
+            show(start)
 
     try:
         asyncio.run(follow())

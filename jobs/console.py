@@ -73,10 +73,12 @@ class RunConsole:
 
     def _on_start(self, m: dict[str, Any]) -> None:
         self._steps_per_epoch = m["steps_per_epoch"]
+        self._last_line = time.monotonic()
         held = ", ".join(f"{b / 2**20:,.1f}" for b in m["bytes_per_rank"][:8])
         more = " …" if len(m["bytes_per_rank"]) > 8 else ""
         self.note(
-            f"{m['model']} · run {m['run_name']} · {m['workers']} workers on {m['device']}\n"
+            f"{m['model']} · run {m['run_name']} · {plural(m['workers'], 'worker')} on "
+            f"{m['device']}\n"
             f"{m['tables']} tables ({', '.join(m['kinds'])}), {m['table_parameters']:,} weights, "
             f"MiB per worker: {held}{more}; tower {m['dense_parameters']:,} weights"
         )
@@ -113,7 +115,7 @@ class RunConsole:
         table = Table(
             "split",
             *_METRICS.values(),
-            title=f"{result['run_name']}: best of {result['epochs']} epochs",
+            title=f"{result['run_name']}, best of {plural(result['epochs'], 'epoch')}",
         )
         for split in ("valid", "test"):
             metrics = result.get(split) or {}
@@ -139,6 +141,11 @@ def show_evaluation(result: dict[str, Any], split: str) -> None:
     table.add_row(split, *(_number(name, result[split].get(name)) for name in _METRICS))
     out.print(table)
     out.print(f"checkpoint {result['checkpoint']}", highlight=False, soft_wrap=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """The count and its noun: ``1 worker``, ``2 workers``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _number(name: str, value: float | None) -> str:

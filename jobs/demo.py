@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the five parts and gives their results."""
+    """Runs the four parts and gives their results."""
     from cluster.jobs import own_cluster, submit
 
     start = time.monotonic()
@@ -70,21 +70,24 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         LogConfig(output=str(logs), rows=config.rows, files=4, seed=config.seed, overwrite=True)
     )
     cores = len(os.sched_getaffinity(0))
+
+    def job(command: list[str], environment: dict[str, str] | None = None) -> str:
+        shown = " ".join(os.path.relpath(a) if a.startswith(str(output)) else a for a in command)
+        print(f"$ python {shown}", flush=True)
+        return submit(address, command, environment=environment, show=_show_line)
+
     with own_cluster(num_cpus=max(2, cores)) as address:
         print(f"Ray's job API is at {address}, behind a token", flush=True)
         _part(2, "preprocessing, as a Ray job")
         raw = sorted(str(path) for path in logs.glob("*.tsv"))
         data_preset = ["--config", "jobs/configs/data/criteo.yaml", "--name", "demo"]
         data_preset += ["--min_count", "10"]
-        submit(
-            address, ["jobs/preprocess.py", *data_preset, "--input", *raw, "--output", str(data)]
-        )
+        job(["jobs/preprocess.py", *data_preset, "--input", *raw, "--output", str(data)])
         _part(3, "logistic regression, as a Ray job")
-        linear = submit(address, ["jobs/logistic_regression.py", "--data", str(data), "--json"])
+        linear = job(["jobs/logistic_regression.py", "--data", str(data), "--json"])
         _part(4, "DLF on two workers, tables sharded by TorchRec, as a Ray job")
         preset = ["--config", "jobs/configs/demo_dlf.yaml", "--data", str(data), "--workers", "2"]
-        trained = submit(
-            address,
+        trained = job(
             ["jobs/train_dlf.py", *preset, "--run-name", name, "--runs", str(runs), "--json"],
             environment={k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")},
         )
@@ -129,6 +132,11 @@ def show(result: dict[str, Any]) -> None:
 
 def _part(number: int, title: str) -> None:
     print(f"\n[{number}/4] {title}", flush=True)
+
+
+def _show_line(line: str) -> None:
+    if not line.startswith("{"):  # the results for this script, not for a person
+        print(line, flush=True)
 
 
 def _last_json(output: str) -> dict[str, Any]:

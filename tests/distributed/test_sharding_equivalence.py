@@ -71,7 +71,7 @@ def experiment_for(data: str, kind: str, optimizer: str) -> Experiment:
 
 
 def train_plain(data: str, optimizer: str) -> dict[str, Any]:
-    """The same steps without TorchRec's sharding or FBGEMM: torch.nn.EmbeddingBag and torch.optim."""
+    """The same steps with torch.nn.EmbeddingBag and torch.optim: no sharding, no FBGEMM."""
     experiment = experiment_for(data, "auto", optimizer)
     dataset = open_dataset(data)
     model = build_model(experiment, dataset.schema)

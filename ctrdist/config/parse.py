@@ -10,8 +10,9 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -23,18 +24,39 @@ T = TypeVar("T")
 _UNKNOWN = re.compile(
     r"[Uu]nrecognized arguments: (?P<argument>\S+)"
     r"|does not accept (?:\w+ )?(?:option|key)s? '(?P<key>[\w.\-]+)'"
+    r"|Option '(?P<option>[\w.\-]+)' is not accepted"
+)
+_KEYS = re.compile(r'Parser key "(?P<key>[\w.]+)": ')
+_EXPECTED = re.compile(
+    r"Expected an? (?:<class '(?P<type>\w+)'>|typing\.Literal\[(?P<values>.*?)\])\. "
+    r"Got value: (?P<given>.*)$"
 )
 _GROUP = re.compile(r"Group '(?P<group>[\w.]+)'")
+
+
+_INNER = re.compile(r"[\w.]+: ")
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+}
 
 
 class _Parser(ArgumentParser):
     """jsonargparse with errors of one message, and the nearest key where one is unknown."""
 
+    item_keys: Sequence[str] = ()
+    """Keys of the items of lists, which are no options of their own."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
+        where = ".".join(_KEYS.findall(text))
+        text = _KEYS.sub("", text)
         match = _UNKNOWN.search(text)
         if match:
-            given = (match["argument"] or match["key"]).lstrip("-").split("=")[0]
+            given = match["argument"] or match["key"] or match["option"]
+            given = given.lstrip("-").split("=")[0]
             group = _GROUP.search(text)
             given = (
                 f"{group['group']}.{given}"
@@ -42,10 +64,19 @@ class _Parser(ArgumentParser):
                 else given
             )
             text = f"unknown key '{given}'{self._nearest(given)}. `--help` lists all keys."
+        else:
+            expected = _EXPECTED.search(text)
+            if expected:
+                allowed = expected["values"] or _TYPES.get(expected["type"], expected["type"])
+                text = f"got {expected['given']!r}; allowed: {allowed}"
+            # an item of a list was read by a parser of its own, whose message begins with its key
+            joint = "." if _INNER.match(text) else ": "
+            text = f"{where}{joint}{text}" if where else text
         raise ConfigError(text) from ex
 
     def _nearest(self, given: str) -> str:
         known = [a.dest for a in self._actions if a.dest and a.dest not in ("help",)]
+        known += self.item_keys
         wanted = given.replace("-", "_")
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
         if not close:  # the right name in the wrong section, or the section left out
@@ -96,7 +127,25 @@ def build_parser(
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_class_arguments(cls, None)
+    parser.item_keys = _item_keys(cls)
     return parser
+
+
+def _item_keys(cls: type) -> list[str]:
+    """The fields of all dataclasses that stand in lists of the class, at any depth."""
+    found: dict[str, None] = {}
+    pending: list[tuple[Any, bool]] = [(cls, False)]
+    seen = set()
+    while pending:
+        kind, inside = pending.pop()
+        if isinstance(kind, type) and is_dataclass(kind) and kind not in seen:
+            seen.add(kind)
+            if inside:
+                found.update(dict.fromkeys(field.name for field in fields(kind)))
+            pending.extend((hint, inside) for hint in get_type_hints(kind).values())
+        inside = inside or get_origin(kind) in (list, tuple)
+        pending.extend((part, inside) for part in get_args(kind))
+    return list(found)
 
 
 def parse(

@@ -1,0 +1,53 @@
+"""What a user's mistake in a config is answered with."""
+
+from __future__ import annotations
+
+import pytest
+
+from ctrdist.config.experiment import experiment_of
+from ctrdist.config.parse import parse
+from ctrdist.errors import ConfigError
+from ctrdist.models.registry import config_class
+from preprocessing.config import PreprocessConfig
+
+DLF = experiment_of("dlf", config_class("dlf"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--train.epoch", "3"], ["'train.epoch'", "nearest is 'train.epochs'"]),
+        (["--epochs", "3"], ["'epochs'", "nearest is 'train.epochs'"]),
+        (["--train.epochs", "three"], ["train.epochs: got 'three'", "an integer"]),
+        (["--model.gate", "mx"], ["model.gate: got 'mx'", "'max', 'sigmoid', 'none', 'plain'"]),
+        (["--config", "jobs/configs/frape_dlf.yaml"], ["no such file", "frappe_dlf.yaml"]),
+    ],
+)
+def test_a_mistake_of_the_command_line_is_named(arguments, parts):
+    with pytest.raises(ConfigError) as caught:
+        parse(DLF, arguments)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "parts"),
+    [
+        ("{name: a, rol: label}", ["columns: unknown key 'rol'", "nearest is 'role'"]),
+        ("{name: a, role: numerik}", ["columns.role: got 'numerik'", "'numeric'"]),
+    ],
+)
+def test_a_mistake_inside_a_list_is_named(column, parts, tmp_path):
+    preset = tmp_path / "data.yaml"
+    preset.write_text(f"name: x\ncolumns:\n  - {column}\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(PreprocessConfig, ["--config", str(preset)])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_the_command_line_wins_over_the_preset(tmp_path):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("train: {epochs: 3, seed: 7}\n")
+    experiment, _ = parse(DLF, ["--config", str(preset), "--train.epochs", "5"])
+    assert (experiment.train.epochs, experiment.train.seed) == (5, 7)

@@ -1,0 +1,24 @@
+"""The presets of the training jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctrdist.config.experiment import experiment_of
+from ctrdist.config.parse import parse, to_yaml
+from ctrdist.models.registry import config_class
+
+ROOT = Path(__file__).resolve().parents[3]
+PRESETS = sorted((ROOT / "jobs/configs").glob("*.yaml"))
+assert PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_read_and_its_resolved_config_gives_the_same(preset, tmp_path):
+    cls = experiment_of("dlf", config_class("dlf"))
+    experiment, _ = parse(cls, ["--config", str(preset)])
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(to_yaml(experiment))
+    assert parse(cls, ["--config", str(resolved)])[0] == experiment

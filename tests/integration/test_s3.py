@@ -1,0 +1,141 @@
+"""The same jobs with the log and the data set on S3: a real S3 server (rclone) on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_train_job import MODEL, job, last_json
+
+COLUMNS = """
+name: small
+format: {type: csv, header: true}
+split: {by: hash, fractions: [0.6, 0.2, 0.2], seed: 1}
+min_count: 1
+columns:
+  - {name: label, role: label}
+  - {name: amount, role: numeric, type: integer}
+  - {name: site}
+  - {name: tags, role: multi_valued, separator: "|"}
+"""
+
+
+def rclone() -> str | None:
+    beside = Path(sysconfig.get_path("scripts")) / "rclone"
+    return str(beside) if beside.exists() else shutil.which("rclone")
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The folder that bucket `logs` lies in, and the variables that lead to the server."""
+    program = rclone()
+    if program is None:
+        pytest.skip("no rclone here: it is in the extra `dev`")
+    root = tmp_path_factory.mktemp("s3")
+    (root / "logs").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [program, "serve", "s3", "--auth-key", "key,secret", "--vfs-cache-mode", "off"]
+    server = subprocess.Popen(
+        [*command, "--addr", f"127.0.0.1:{port}", str(root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield (
+            root / "logs",
+            {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ACCESS_KEY_ID": "key",
+                "AWS_SECRET_ACCESS_KEY": "secret",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            },
+        )
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def preprocessed(bucket, tmp_path_factory) -> tuple[dict, Path, dict]:
+    """Results of the job on S3, the local data set of the same log, and its results."""
+    folder, env = bucket
+    local = tmp_path_factory.mktemp("local")
+    preset = local / "small.yaml"
+    preset.write_text(COLUMNS)
+    lines = [
+        f"{(i * 7919) % 3 == 0:d},{i % 50},s{i * i % 23},t{i % 5}|t{i % 7}" for i in range(4000)
+    ]
+    for name, part in (("a.csv", lines[:2500]), ("b.csv", lines[2500:])):
+        text = "label,amount,site,tags\n" + "\n".join(part) + "\n"
+        (folder / name).write_text(text)
+        (local / name).write_text(text)
+    shared = ["--config", str(preset), "--json"]
+    remote = last_json(
+        job(
+            "preprocess",
+            *shared,
+            "--input",
+            "s3://logs/*.csv",
+            "--output",
+            "s3://logs/out",
+            env=env,
+        )
+    )
+    here = last_json(
+        job("preprocess", *shared, "--input", f"{local}/*.csv", "--output", str(local / "out"))
+    )
+    return remote, local / "out", here
+
+
+def test_the_data_set_is_the_same_as_from_local_files(preprocessed, bucket):
+    remote, local, here = preprocessed
+    assert remote["rows"] == here["rows"] == 4000
+    assert remote["vocabulary"] == here["vocabulary"]
+    names = {str(p.relative_to(local)) for p in local.rglob("*") if p.is_file()}
+    there = bucket[0] / "out"
+    assert {str(p.relative_to(there)) for p in there.rglob("*") if p.is_file()} == names
+    for name in names:
+        if name != "manifest.json":  # it holds the config, and so the inputs' addresses
+            assert (there / name).read_bytes() == (local / name).read_bytes(), name
+
+
+def test_training_reads_it(preprocessed, bucket, tmp_path):
+    arguments = ["--runs", str(tmp_path), "--workers", "2", "--json", "--train.epochs", "1", *MODEL]
+    remote = last_json(
+        job("train_dlf", "--data", "s3://logs/out", "--run-name", "s3", *arguments, env=bucket[1])
+    )
+    assert remote["rows_seen"] > 2000
+    assert remote["test"]["rows"] > 500
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("preprocess", ["--input", "s3://logs/none.csv", "--output", "s3://logs/o"], "none.csv"),
+        ("train_dlf", ["--data", "s3://logs/none"], "s3://logs/none"),
+    ],
+)
+def test_what_is_not_there_is_named(name, arguments, says, bucket, tmp_path):
+    if name == "preprocess":
+        preset = tmp_path / "small.yaml"
+        preset.write_text(COLUMNS)
+        arguments = ["--config", str(preset), *arguments]
+    done = job(name, *arguments, env=bucket[1])
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2

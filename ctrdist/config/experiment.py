@@ -84,6 +84,9 @@ class ShardingConfig:
     """Exceptions: name of a table (group.field) → kind."""
     memory_gb: float = 0.0
     """Memory for tables per worker in GiB; 0: what the machine has, divided by its workers."""
+    cpu_kernel: bool = True
+    """On CPU workers, whether fused tables use our kernel on all threads of a worker.
+    false: FBGEMM's, which updates on one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,13 @@ class LoaderConfig:
     """Rows of a step on all workers together.
     The last two steps of an epoch share what is left evenly."""
     shuffle_rows: int = 524288
-    """Rows of a shuffle window; 0: as stored.
-    Row groups are drawn in random order, rows are permuted within a window."""
+    """Rows that are mixed at a time, on all workers together; 0: as stored.
+    Row groups are drawn in random order, and rows permuted within windows of them."""
+    lanes: int = 16
+    """Parts of an epoch that are read side by side, so that a worker reads only its own.
+    Part of the order; at least the number of workers, or some read the same rows."""
+    threads: int = 2
+    """Threads of a worker that read and decode."""
     prefetch: int = 4
     """Batches that are made ready ahead of the step."""
 

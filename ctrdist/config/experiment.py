@@ -138,6 +138,9 @@ class TrainConfig:
     """Smallest change of the monitor that counts as improvement."""
     eval_batch_size: int = 8192
     """Rows of an evaluation step on all workers together."""
+    exact_rows: int = 20_000_000
+    """Largest split whose predictions are gathered for an exact AUC.
+    Above, AUC comes from a histogram of 2^20 bins, with auc_error as its bound."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the tower under autocast; tables, logits and loss stay float32."""
     sync_batch_norm: bool = True

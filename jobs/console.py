@@ -127,6 +127,7 @@ class RunConsole:
         lines = [
             f"stopped: {result['stopped']}; {result['steps']:,} steps, "
             f"{result['rows_seen']:,} rows, {result['samples_per_s']:,.0f} rows/s",
+            *_throughput(result.get("throughput") or {}),
             f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
             f"checkpoint {result['checkpoint']}",
             f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
@@ -141,6 +142,24 @@ def show_evaluation(result: dict[str, Any], split: str) -> None:
     table.add_row(split, *(_number(name, result[split].get(name)) for name in _METRICS))
     out.print(table)
     out.print(f"checkpoint {result['checkpoint']}", highlight=False, soft_wrap=True)
+
+
+def _throughput(t: dict[str, float]) -> list[str]:
+    """Where a step's time went, and how far from the machine's limits it is."""
+    if not t:
+        return []
+    shares = ", ".join(
+        f"{name} {100 * t[f'share_{name}']:.0f}%"
+        for name in ("loader", "forward", "backward", "optimizer", "other")
+    )
+    return [
+        f"a step took {t['step_ms']:.1f} ms: {shares}",
+        f"this machine's floor for it is {t['floor_ms']:.1f} ms, {t['times_the_floor']:.0f} times "
+        f"less: tower at {t['tower_gflops_per_worker']:.1f} of "
+        f"{t['matmul_gflops_per_worker']:.0f} GFLOP/s, tables at "
+        f"{t['tables_gb_per_s_per_worker']:.2f} of {t['copy_gb_per_s_per_worker']:.1f} GB/s, "
+        "per worker",
+    ]
 
 
 def plural(count: int, noun: str) -> str:

@@ -24,8 +24,13 @@ class LoaderConfig:
     """Rows of a step on all workers together.
     The last two steps of an epoch share what is left evenly."""
     shuffle_rows: int = 524288
-    """Rows of a shuffle window; 0: as stored.
-    Row groups are drawn in random order, rows are permuted within a window."""
+    """Rows that are mixed at a time, on all workers together; 0: as stored.
+    Row groups are drawn in random order, and rows permuted within windows of them."""
+    lanes: int = 16
+    """Parts of an epoch that are read side by side, so that a worker reads only its own.
+    Part of the order; at least the number of workers, or some read the same rows."""
+    threads: int = 2
+    """Threads of a worker that read and decode."""
     prefetch: int = 4
     """Batches that are made ready ahead of the step."""
 
@@ -84,6 +89,9 @@ class ShardingConfig:
     """Exceptions: name of a table (group.field) → kind."""
     memory_gb: float = 0.0
     """Memory for tables per worker in GiB; 0: what the machine has, divided by its workers."""
+    cpu_kernel: bool = True
+    """On CPU workers, whether fused tables use our kernel on all threads of a worker.
+    false: FBGEMM's, which updates on one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +138,9 @@ class TrainConfig:
     """Smallest change of the monitor that counts as improvement."""
     eval_batch_size: int = 8192
     """Rows of an evaluation step on all workers together."""
+    exact_rows: int = 20_000_000
+    """Largest split whose predictions are gathered for an exact AUC.
+    Above, AUC comes from a histogram of 2^20 bins, with auc_error as its bound."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the tower under autocast; tables, logits and loss stay float32."""
     sync_batch_norm: bool = True

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import posixpath
 import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import fsspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ctrdist.config.experiment import LoaderConfig
 from ctrdist.data.manifest import Dataset
-from ctrdist.data.order import Window, permutation, row_groups, share, step_bounds, windows
-from ctrdist.data.rows import BatchMaker, Rows, columns, from_table
-from ctrdist.errors import CheckpointError, DataError
+from ctrdist.data.order import (
+    RowGroup,
+    Window,
+    lane_count,
+    lane_windows,
+    permutation,
+    row_groups,
+    share,
+    shuffled,
+    step_bounds,
+)
+from ctrdist.data.reader import SplitReader
+from ctrdist.data.rows import BatchMaker, Rows
+from ctrdist.errors import CheckpointError
 from ctrdist.protocols import Batch
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class Loader:
     """One worker's part of each step.
 
-    A background thread reads windows ahead and makes batches, so that reading overlaps with
-    computing. The state counts rows of the global order and knows no worker: any number of workers
-    may load it.
+    Of each lane that this worker needs (ctrdist.data.order), one window is in memory and the next
+    one is being read by a pool of threads; one more thread makes batches of them, ahead of the
+    steps. The state counts rows of the global order and knows no worker: any number of workers may
+    load it.
     """
 
     def __init__(
@@ -64,8 +73,12 @@ class Loader:
         self._dataset, self._split, self._config = dataset, split, config
         self._groups = row_groups(dataset.split(split))
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._window_rows = config.shuffle_rows if shuffle else 0
+        self._shuffle_rows = config.shuffle_rows if shuffle else 0
+        # in stored order there is one lane, unless no order is asked for
+        stored = shuffle and not config.shuffle_rows
+        self._lanes = 1 if stored else lane_count(config.lanes, self._groups)
         self._batch_size = batch_size or config.batch_size
+        self._reader = SplitReader(dataset, split)
         self.epoch = 0
         self.consumed = 0
 
@@ -129,7 +142,8 @@ class Loader:
             "fingerprint": self._dataset.manifest.fingerprint,
             "split": self._split,
             "seed": self._seed,
-            "shuffle_rows": self._window_rows,
+            "shuffle_rows": self._shuffle_rows,
+            "lanes": self._lanes,
             "epoch": self.epoch,
             "consumed": self.consumed,
         }
@@ -142,7 +156,7 @@ class Loader:
                 another one.
         """
         mine = self.state_dict()
-        for key in ("version", "fingerprint", "split", "seed", "shuffle_rows"):
+        for key in ("version", "fingerprint", "split", "seed", "shuffle_rows", "lanes"):
             if state.get(key) != mine[key]:
                 raise CheckpointError(
                     f"the checkpoint's loader has {key} = {state.get(key)!r}, this run has "
@@ -155,59 +169,86 @@ class Loader:
 
     def _batches(self, bounds: np.ndarray) -> Iterator[Batch]:
         maker = BatchMaker(self._dataset.schema)
-        plan = windows(
-            self._groups, window_rows=self._window_rows, seed=self._seed, epoch=self.epoch
+        groups = (
+            shuffled(self._groups, seed=self._seed, epoch=self.epoch)
+            if self._shuffle_rows
+            else self._groups
         )
-        coming = deque(window for window in plan if window.first_position + window.rows > bounds[0])
-        held: deque[tuple[Window, Rows, np.ndarray]] = deque()
-        for begin, end in pairwise(bounds):
-            first, last = share(int(begin), int(end), self._rank, self._world_size)
-            while held and held[0][0].first_position + held[0][0].rows <= first:
-                held.popleft()
-            while coming and coming[0].first_position < last:
-                window = coming.popleft()
-                if window.first_position + window.rows > first:
-                    order = permutation(
-                        window, shuffled=self._window_rows > 0, seed=self._seed, epoch=self.epoch
-                    )
-                    held.append((window, self._read(window), order))
-            picks = []
-            for window, rows, order in held:
-                low = max(first - window.first_position, 0)
-                high = min(last - window.first_position, window.rows)
-                if low < high:
-                    picks.append((rows, order[low:high]))
-            step_rows = int(end - begin)
-            yield maker.batch(
-                picks, global_size=step_rows, stride=-(-step_rows // self._world_size)
-            )
-
-    def _read(self, window: Window) -> Rows:
-        files = self._dataset.split(self._split).files
-        fs, root = fsspec.core.url_to_fs(self._dataset.path)
-        tables = []
-        for group in window.groups:
-            path = files[group.file].path
-            full = posixpath.join(root, path)
+        with ThreadPoolExecutor(self._config.threads, f"read-{self._split}") as pool:
+            lanes: dict[int, _Lane] = {}
             try:
-                with fs.open(full, "rb") as handle, pq.ParquetFile(handle) as parquet:
-                    table = parquet.read_row_group(
-                        group.index, columns=columns(self._dataset.schema)
+                for begin, end in pairwise(map(int, bounds)):
+                    parts: list[tuple[Rows, int, int]] = []
+                    for lane, first, last in share(
+                        begin,
+                        end,
+                        lanes=self._lanes,
+                        rank=self._rank,
+                        world_size=self._world_size,
+                    ):
+                        if lane not in lanes:
+                            lanes[lane] = self._open_lane(groups, lane, first, pool)
+                        parts += lanes[lane].take(first, last)
+                    yield maker.batch(
+                        parts, global_size=end - begin, stride=-(-(end - begin) // self._world_size)
                     )
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(
-                    f"{self._dataset.path}/{path}: cannot be read ({error}). The data set is "
-                    "damaged or incomplete; run jobs/preprocess.py again."
-                ) from error
-            if table.num_rows != group.rows:
-                raise DataError(
-                    f"{self._dataset.path}/{path}: row group {group.index} has {table.num_rows} "
-                    f"rows, the manifest says {group.rows}. The file was changed; run "
-                    "jobs/preprocess.py again."
-                )
-            tables.append(table)
-        row_W = np.concatenate(
-            [np.arange(g.first_row, g.first_row + g.rows) for g in window.groups]
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _open_lane(
+        self, groups: list[RowGroup], lane: int, first: int, pool: ThreadPoolExecutor
+    ) -> _Lane:
+        planned = lane_windows(
+            groups,
+            lane=lane,
+            lanes=self._lanes,
+            window_rows=self._shuffle_rows // self._lanes,
         )
-        where = f"{self._dataset.path}/{files[window.groups[0].file].path}"
-        return from_table(pa.concat_tables(tables), self._dataset.schema, row_W, where)
+        reader, seed, epoch = self._reader, self._seed, self.epoch
+
+        def read(window: Window) -> Rows:
+            rows = reader.read(window)
+            if not self._shuffle_rows:
+                return rows
+            return rows.permuted(permutation(window, seed=seed, epoch=epoch))
+
+        return _Lane(deque((w, lambda w=w: pool.submit(read, w)) for w in planned if w.end > first))
+
+
+class _Lane:
+    """The windows of a lane that are in memory or on their way."""
+
+    def __init__(self, coming: deque[tuple[Window, Any]]) -> None:
+        """Starts to read the first two.
+
+        Args:
+            coming: windows in order, each with a function that starts to read it and gives its
+                future.
+        """
+        self._coming = coming
+        self._held: deque[tuple[Window, Future[Rows]]] = deque()
+        self._read_ahead()
+
+    def take(self, first: int, end: int) -> list[tuple[Rows, int, int]]:
+        """The rows first … end − 1 of the lane; what stands before them is given up."""
+        while self._held and self._held[0][0].end <= first:
+            self._held.popleft()
+            self._read_ahead()
+        parts = []
+        position = 0
+        while first < end:
+            window, rows = self._held[position]
+            last = min(end, window.end)
+            parts.append((rows.result(), first - window.first, last - window.first))
+            first, position = last, position + 1
+            if first < end and position == len(self._held):
+                self._start_next()
+        return parts
+
+    def _read_ahead(self) -> None:
+        while self._coming and len(self._held) < 2:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        window, start = self._coming.popleft()
+        self._held.append((window, start()))

@@ -1,11 +1,13 @@
 """The order in which rows are seen, as pure functions of the files, the seed and the epoch.
 
-No worker count enters: the order is one global sequence, cut into steps, and each step's rows are
-shared out to the workers. So any number of workers sees the same rows in the same steps, and a run
-may go on with another number.
+The row groups of an epoch, drawn in random order, form one long sequence. It is cut into lanes of
+equal length, and an epoch takes rows from all lanes in turn: position q is row q // L of lane
+q mod L. So each step takes as much from every lane, and a worker that computes some of a step's
+rows need read some lanes only. No worker count enters: any number of workers sees the same rows in
+the same steps, and a run may go on with another number.
 """
 
-# W rows of a window, G rows of a step on all workers
+# L lanes, W rows of a window
 
 from __future__ import annotations
 
@@ -15,6 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctrdist.data.manifest import Split
+
+_GROUPS_PER_LANE = 4
+"""Row groups that a lane holds at least: lanes cut row groups, and both sides read a cut one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +37,44 @@ class RowGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """Row groups that are read together; rows are permuted within."""
+class Piece:
+    """Some rows of a row group."""
 
+    group: RowGroup
+    """Which."""
+    begin: int
+    """Its first row that belongs to the piece."""
+    end: int
+    """The row after its last."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Rows of a lane that are read together; they are permuted within."""
+
+    lane: int
+    """Number of the lane."""
     index: int
-    """Number of the window in the epoch."""
-    first_position: int
-    """Position in the epoch's order of its first row."""
-    groups: tuple[RowGroup, ...]
+    """Number of the window in the lane."""
+    first: int
+    """Index in the lane of its first row."""
+    pieces: tuple[Piece, ...]
     """In the order in which they are joined."""
 
     @property
     def rows(self) -> int:
         """W."""
-        return sum(group.rows for group in self.groups)
+        return sum(piece.rows for piece in self.pieces)
+
+    @property
+    def end(self) -> int:
+        """Index in the lane of the row after its last."""
+        return self.first + self.rows
 
 
 def row_groups(split: Split) -> list[RowGroup]:
@@ -62,38 +91,61 @@ def row_groups(split: Split) -> list[RowGroup]:
     return groups
 
 
-def windows(groups: Sequence[RowGroup], *, window_rows: int, seed: int, epoch: int) -> list[Window]:
-    """Cuts the row groups into windows of at least `window_rows` rows (the last may hold fewer).
-
-    Args:
-        groups: all row groups of the split.
-        window_rows: W at least; 0 keeps the stored order, a window per row group.
-        seed: of the run.
-        epoch: number of the epoch.
-    """
-    ordered = list(groups)
-    if window_rows > 0:
-        np.random.default_rng([seed, epoch]).shuffle(ordered)  # type: ignore[arg-type]
-    result: list[Window] = []
-    pending: list[RowGroup] = []
-    position = pending_rows = 0
-    for group in ordered:
-        pending.append(group)
-        pending_rows += group.rows
-        if pending_rows >= window_rows:
-            result.append(Window(index=len(result), first_position=position, groups=tuple(pending)))
-            position += pending_rows
-            pending, pending_rows = [], 0
-    if pending:
-        result.append(Window(index=len(result), first_position=position, groups=tuple(pending)))
+def shuffled(groups: Sequence[RowGroup], *, seed: int, epoch: int) -> list[RowGroup]:
+    """The row groups in the order of an epoch."""
+    result = list(groups)
+    np.random.default_rng([seed, epoch]).shuffle(result)  # type: ignore[arg-type]
     return result
 
 
-def permutation(window: Window, *, shuffled: bool, seed: int, epoch: int) -> np.ndarray:
+def lane_count(wanted: int, groups: Sequence[RowGroup]) -> int:
+    """L: as many lanes as wanted, but fewer for a split of few row groups.
+
+    Depends on settings and data alone, so that it is the same for any number of workers.
+    """
+    return max(1, min(wanted, len(groups) // _GROUPS_PER_LANE))
+
+
+def lane_position(position: int, lane: int, lanes: int) -> int:
+    """How many rows of a lane stand before a position of the epoch."""
+    return max(0, -((lane - position) // lanes))
+
+
+def lane_windows(
+    groups: Sequence[RowGroup], *, lane: int, lanes: int, window_rows: int
+) -> list[Window]:
+    """Cuts one lane into windows of whole row groups, as far as the lane has them whole.
+
+    Args:
+        groups: all row groups, in the order of the epoch.
+        lane: which.
+        lanes: L.
+        window_rows: W at least (the last may hold fewer); 0: a window per row group.
+    """
+    total = sum(group.rows for group in groups)
+    begin = sum(lane_position(total, other, lanes) for other in range(lane))
+    end = begin + lane_position(total, lane, lanes)
+    result: list[Window] = []
+    pending: list[Piece] = []
+    first = held = at = 0
+    for group in groups:
+        low, high = max(begin - at, 0), min(end - at, group.rows)
+        at += group.rows
+        if low >= high:
+            continue
+        pending.append(Piece(group=group, begin=low, end=high))
+        held += high - low
+        if held >= window_rows:
+            result.append(Window(lane=lane, index=len(result), first=first, pieces=tuple(pending)))
+            first, held, pending = first + held, 0, []
+    if pending:
+        result.append(Window(lane=lane, index=len(result), first=first, pieces=tuple(pending)))
+    return result
+
+
+def permutation(window: Window, *, seed: int, epoch: int) -> np.ndarray:
     """(W,) int64: the row of the window that stands at each of its positions."""
-    if not shuffled:
-        return np.arange(window.rows)
-    return np.random.default_rng([seed, epoch, window.index]).permutation(window.rows)
+    return np.random.default_rng([seed, epoch, window.lane, window.index]).permutation(window.rows)
 
 
 def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
@@ -104,7 +156,7 @@ def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
 
     Args:
         rows: of the epoch.
-        batch_size: G.
+        batch_size: of a step on all workers.
         start: position at which to go on; where a step ended before.
 
     Returns:
@@ -124,10 +176,25 @@ def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
     return start + np.concatenate([[0], np.cumsum(sizes)])
 
 
-def share(begin: int, end: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The part of the positions [begin, end) that one worker computes.
+def share(
+    begin: int, end: int, *, lanes: int, rank: int, world_size: int
+) -> list[tuple[int, int, int]]:
+    """The part of a step, positions begin … end − 1, that one worker computes.
 
-    Parts differ by at most one row.
+    The step's rows, lane after lane, are cut into parts that differ by at most one row. So a worker
+    needs about L / (number of workers) lanes, the same ones in each step.
+
+    Returns:
+        (lane, first, end): rows of each lane, by their index in it, in the order of the batch.
     """
     rows = end - begin
-    return begin + rows * rank // world_size, begin + rows * (rank + 1) // world_size
+    low, high = rows * rank // world_size, rows * (rank + 1) // world_size
+    parts, at = [], 0
+    for lane in range(lanes):
+        first = lane_position(begin, lane, lanes)
+        size = lane_position(end, lane, lanes) - first
+        a, b = max(low - at, 0), min(high - at, size)
+        if a < b:
+            parts.append((lane, first + a, first + b))
+        at += size
+    return parts

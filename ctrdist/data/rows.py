@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,12 @@ from ctrdist.schema import CategoricalField, Schema
 
 @dataclass
 class Rows:
-    """W rows, column by column."""
+    """W rows, column by column. The arrays may be the memory that Arrow decoded into: read only."""
 
-    numeric_WK: np.ndarray
-    """(W, K) float32."""
-    single_CW: np.ndarray
-    """(fields that are not multi-valued, W) int32."""
+    numeric: list[np.ndarray]
+    """K times (W,) float32."""
+    single: list[np.ndarray]
+    """For each field that is not multi-valued, (W,) int32."""
     multi: dict[str, tuple[np.ndarray, np.ndarray]]
     """Multi-valued field → offsets (W + 1,) int64 and ids int32."""
     label_W: np.ndarray
@@ -33,6 +33,21 @@ class Rows:
     """(W,) int64."""
     row_W: np.ndarray
     """(W,) int64: index in the split."""
+
+    def permuted(self, order_W: np.ndarray) -> Rows:
+        """The same rows in another order: row order_W[i] comes to place i."""
+        # column after column: each fits the cache, so that the random reads are cheap
+        return Rows(
+            numeric=[_permuted(column, order_W) for column in self.numeric],
+            single=[_permuted(column, order_W) for column in self.single],
+            multi={
+                name: _take_lists(offsets, ids, order_W)
+                for name, (offsets, ids) in self.multi.items()
+            },
+            label_W=self.label_W[order_W],
+            user_W=None if self.user_W is None else self.user_W[order_W],
+            row_W=self.row_W[order_W],
+        )
 
 
 def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -> Rows:
@@ -53,27 +68,29 @@ def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -
             f"{where}: no column {', '.join(missing)}, which schema.json names. "
             "Run jobs/preprocess.py again."
         )
-    single = [field for field in schema.categorical if not field.multi_valued]
-    single_CW = np.empty((len(single), table.num_rows), dtype=np.int32)
-    for index, field in enumerate(single):
-        single_CW[index] = _ids(_array(table, field.name, where), field, where)
-    multi = {}
+    single, multi = [], {}
     for field in schema.categorical:
+        array = _array(table, field.name, where)
         if field.multi_valued:
-            lists = _array(table, field.name, where)
-            offsets = lists.offsets.to_numpy().astype(np.int64)
-            ids = _ids(lists.values.slice(offsets[0], offsets[-1] - offsets[0]), field, where)
-            multi[field.name] = (offsets - offsets[0], ids)
-    numeric_WK = np.empty((table.num_rows, len(schema.numeric)), dtype=np.float32)
-    for index, name in enumerate(schema.numeric):
-        numeric_WK[:, index] = _array(table, name, where).to_numpy()
-    label_W = _array(table, schema.label, where).to_numpy().astype(np.float32)
-    user_W = (
-        None
-        if schema.user is None
-        else _array(table, schema.user, where).to_numpy().astype(np.int64)
+            offsets = array.offsets.to_numpy().astype(np.int64)
+            ids = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+            multi[field.name] = (offsets - offsets[0], _ids(ids, field, where))
+        else:
+            single.append(_ids(array, field, where))
+    user_W = None
+    if schema.user is not None:
+        user_W = _array(table, schema.user, where).to_numpy().astype(np.int64, copy=False)
+    return Rows(
+        numeric=[
+            _array(table, name, where).to_numpy().astype(np.float32, copy=False)
+            for name in schema.numeric
+        ],
+        single=single,
+        multi=multi,
+        label_W=_array(table, schema.label, where).to_numpy().astype(np.float32, copy=False),
+        user_W=user_W,
+        row_W=row_W,
     )
-    return Rows(numeric_WK, single_CW, multi, label_W, user_W, row_W)
 
 
 def columns(schema: Schema) -> list[str]:
@@ -88,13 +105,13 @@ def _array(table: pa.Table, name: str, where: str) -> pa.Array:
             f"{where}: column {name} has {column.null_count} nulls; a preprocessed column has "
             "none. Preprocess again."
         )
-    joined = column.combine_chunks()
-    return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _ids(array: pa.Array, field: CategoricalField, where: str) -> np.ndarray:
     ids = array.to_numpy()
-    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= field.vocabulary_size):
+    # as unsigned numbers, in which a negative id is a huge one: one pass
+    if len(ids) and int(ids.view(f"u{ids.dtype.itemsize}").max()) >= field.vocabulary_size:
         raise DataError(
             f"{where}: column {field.name} holds ids from {ids.min()} to {ids.max()}; schema.json "
             f"allows 0 to {field.vocabulary_size - 1}. Schema and rows are not of one "
@@ -104,40 +121,42 @@ def _ids(array: pa.Array, field: CategoricalField, where: str) -> np.ndarray:
 
 
 class BatchMaker:
-    """Picks rows of a window into batches; keeps what is the same for all batches of one size."""
+    """Joins slices of windows into batches; keeps what is the same for all batches of one size."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._keys = [field.name for field in schema.categorical]
         self._lengths: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def batch(
-        self, rows: Sequence[tuple[Rows, np.ndarray]], global_size: int, stride: int
-    ) -> Batch:
+    def batch(self, parts: Sequence[tuple[Rows, int, int]], global_size: int, stride: int) -> Batch:
         """The batch of some rows of one or more windows.
 
         Args:
-            rows: windows, each with the (b,) positions of the rows wanted from it.
+            parts: windows, each with the first row wanted from it and the row after the last.
             global_size: rows of this step on all workers.
             stride: rows of the worker that has most; the ids are filled up to it with rows without
                 any, as TorchRec's collectives need the same size everywhere.
         """
-        label_B = np.concatenate([window.label_W[pick] for window, pick in rows])
-        users = [window.user_W[pick] for window, pick in rows if window.user_W is not None]
+
+        def joined(column: Callable[[Rows], np.ndarray]) -> torch.Tensor:
+            return torch.from_numpy(np.concatenate([column(w)[a:b] for w, a, b in parts]))
+
+        has_user = parts[0][0].user_W is not None
+        label_B = joined(lambda w: w.label_W)
         return Batch(
-            numeric_BK=torch.from_numpy(np.concatenate([w.numeric_WK[pick] for w, pick in rows])),
-            sparse=self._sparse(rows, len(label_B), stride),
-            label_B=torch.from_numpy(label_B),
-            row_B=torch.from_numpy(np.concatenate([w.row_W[pick] for w, pick in rows])),
-            user_B=torch.from_numpy(np.concatenate(users)) if users else None,
+            numeric_BK=torch.from_numpy(np.ascontiguousarray(_columns(parts, "numeric").T)),
+            sparse=self._sparse(parts, len(label_B), stride),
+            label_B=label_B,
+            row_B=joined(lambda w: w.row_W),
+            user_B=joined(lambda w: w.user_W) if has_user else None,  # type: ignore[arg-type, return-value]
             global_size=global_size,
         )
 
     def _sparse(
-        self, rows: Sequence[tuple[Rows, np.ndarray]], size: int, stride: int
+        self, parts: Sequence[tuple[Rows, int, int]], size: int, stride: int
     ) -> KeyedJaggedTensor:
-        single_CB = np.concatenate([np.take(w.single_CW, pick, axis=1) for w, pick in rows], axis=1)
-        if not rows[0][0].multi:
+        single_CB = _columns(parts, "single")
+        if not parts[0][0].multi:
             values = torch.from_numpy(single_CB.reshape(-1))
             lengths, offsets = self._one_each(size, stride)
             return KeyedJaggedTensor(
@@ -149,9 +168,11 @@ class BatchMaker:
         next_single = 0
         for field in self._schema.categorical:
             if field.multi_valued:
-                parts = [_take_lists(*w.multi[field.name], pick) for w, pick in rows]
-                values_per_key.extend(ids for ids, _ in parts)
-                lengths_per_key.extend([*(lengths for _, lengths in parts), filling])
+                for window, a, b in parts:
+                    offsets_W, ids = window.multi[field.name]
+                    values_per_key.append(ids[offsets_W[a] : offsets_W[b]])
+                    lengths_per_key.append(np.diff(offsets_W[a : b + 1]).astype(np.int32))
+                lengths_per_key.append(filling)
             else:
                 values_per_key.append(single_CB[next_single])
                 lengths_per_key.extend([np.ones(size, dtype=np.int32), filling])
@@ -176,14 +197,30 @@ class BatchMaker:
         return self._lengths[key]
 
 
+def _columns(parts: Sequence[tuple[Rows, int, int]], kind: str) -> np.ndarray:
+    """(columns, B): the parts of each column one after the other."""
+    whole = [(getattr(window, kind), a, b) for window, a, b in parts]
+    dtype = np.float32 if kind == "numeric" else np.int32
+    joined = np.empty((len(whole[0][0]), sum(b - a for _, a, b in whole)), dtype)
+    for index, row in enumerate(joined):
+        np.concatenate([given[index][a:b] for given, a, b in whole], out=row)
+    return joined
+
+
+def _permuted(column_W: np.ndarray, order_W: np.ndarray) -> np.ndarray:
+    """The column in another order."""
+    # "clip" and a given target: 2.5 times as fast as the default, which checks every index first
+    return np.take(column_W, order_W, out=np.empty_like(column_W), mode="clip")
+
+
 def _take_lists(
-    offsets: np.ndarray, ids: np.ndarray, pick: np.ndarray
+    offsets: np.ndarray, ids: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picked lists: their ids one after the other, and their lengths (int32)."""
-    begins = offsets[pick]
-    lengths = offsets[pick + 1] - begins
+    """The lists in another order: their offsets, and their ids one after the other."""
+    begins = offsets[order]
+    lengths = offsets[order + 1] - begins
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     # each id's index: counting up within its list, from where the list begins
     index = np.arange(total) + np.repeat(begins - (ends - lengths), lengths)
-    return ids[index], lengths.astype(np.int32)
+    return np.concatenate([[0], ends]), ids[index]

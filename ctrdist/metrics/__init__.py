@@ -1,14 +1,16 @@
-"""Exact metrics of click-through predictions, and the digest that proves which rows were seen."""
+"""Metrics of click-through predictions, and the digest that proves which rows were seen."""
 
 from ctrdist.metrics.auc import auc
 from ctrdist.metrics.calibration import CalibrationTable, calibration, calibration_table
 from ctrdist.metrics.evaluate import evaluate_predictions
-from ctrdist.metrics.gauc import gauc
+from ctrdist.metrics.gauc import gauc, gauc_sums
+from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.metrics.logloss import logloss, normalised_entropy
 from ctrdist.metrics.rows import digest, digest_of_range
 
 __all__ = [
     "CalibrationTable",
+    "ScoreHistogram",
     "auc",
     "calibration",
     "calibration_table",
@@ -16,6 +18,7 @@ __all__ = [
     "digest_of_range",
     "evaluate_predictions",
     "gauc",
+    "gauc_sums",
     "logloss",
     "normalised_entropy",
 ]

@@ -23,12 +23,24 @@ def gauc(score_N: Values, label_N: Values, user_N: Values) -> float:
     Raises:
         DataError: a label is neither 0 nor 1.
     """
+    weighted, weight = gauc_sums(score_N, label_N, user_N)
+    return weighted / weight if weight else float("nan")
+
+
+def gauc_sums(score_N: Values, label_N: Values, user_N: Values) -> tuple[float, float]:
+    """Numerator and denominator of :func:`gauc`.
+
+    Sums over parts that share no user give those of the whole. The numerator is nan where a score
+    is.
+    """
     score_N = as_floats(score_N)
     label_N = as_labels(label_N, len(score_N))
     user_N = as_integers(user_N)
     assert len(user_N) == len(score_N), f"{len(user_N)} users for {len(score_N)} predictions"
-    if len(score_N) == 0 or np.isnan(score_N).any():
-        return float("nan")
+    if len(score_N) == 0:
+        return 0.0, 0.0
+    if np.isnan(score_N).any():
+        return float("nan"), float(len(score_N))
     order_N = np.lexsort((score_N, user_N))
     score_N, label_N, user_N = score_N[order_N], label_N[order_N], user_N[order_N]
 
@@ -46,7 +58,6 @@ def gauc(score_N: Values, label_N: Values, user_N: Values) -> float:
     negatives_U = np.add.reduceat(negative_G, first_U)
 
     both_U = (positives_U > 0) & (negatives_U > 0)
-    if not both_U.any():
-        return float("nan")
     auc_U = doubled_U[both_U] / (2 * positives_U[both_U] * negatives_U[both_U])
-    return float(np.average(auc_U, weights=(positives_U + negatives_U)[both_U]))
+    rows_U = (positives_U + negatives_U)[both_U]
+    return float(auc_U @ rows_U), float(rows_U.sum())

@@ -14,6 +14,7 @@ from torchrec.distributed.types import ShardingPlan
 from ctrdist.config.experiment import OptimConfig
 from ctrdist.distributed import World
 from ctrdist.schema import PADDING_ID
+from ctrdist.sharding.cpu_kernel import use_cpu_kernel
 from ctrdist.sharding.plan import make_sharders, table_weights
 
 _BLOCK_ROWS = 65536
@@ -28,6 +29,7 @@ def shard_model(
     *,
     seed: int,
     init_std: float,
+    cpu_kernel: bool,
 ) -> DistributedModelParallel:
     """Places the tables, wraps the rest in data parallelism and fills the tables.
 
@@ -40,6 +42,7 @@ def shard_model(
         seed: tables are filled from (seed, table, row) alone, so equally under any plan and number
             of workers.
         init_std: tables are N(0, init_std²), the padding row zero.
+        cpu_kernel: whether fused CPU tables use ctrdist.sharding.cpu_kernel in place of FBGEMM.
     """
     shapes = {
         table: (int(weight.shape[0]), int(weight.shape[1]))
@@ -51,6 +54,8 @@ def shard_model(
     with torch.no_grad():
         for table, part, first_row, first_column in table_parts(sharded):
             fill_table(part, table, first_row, first_column, shapes[table], seed=seed, std=init_std)
+    if cpu_kernel and world.device.type == "cpu":
+        use_cpu_kernel(sharded)
     return sharded
 
 

@@ -112,6 +112,7 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         world,
         seed=experiment.train.seed,
         init_std=experiment.train.embedding_init_std,
+        cpu_kernel=experiment.sharding.cpu_kernel,
     )
     return Engine(
         experiment=experiment,

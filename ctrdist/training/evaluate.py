@@ -1,13 +1,14 @@
-"""Exact evaluation of a split: each row once, on all ranks.
+"""Evaluation of a split: each row once, on all ranks.
 
-Memory is bounded but for the predictions.
+Up to train.exact_rows rows the predictions are gathered and the metrics exact. Above, the ranks
+count into histograms that are added up: memory does not grow with the rows, but for gAUC.
 """
 
 # N rows of the split
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ctrdist.data.loader import Loader
-from ctrdist.distributed import gather_rows, require_rows_for_all, run_on_main
+from ctrdist.distributed import (
+    World,
+    gather_rows,
+    require_rows_for_all,
+    run_on_main,
+    sum_over_ranks,
+)
 from ctrdist.metrics.evaluate import evaluate_predictions
+from ctrdist.metrics.gauc import gauc_sums
+from ctrdist.metrics.histogram import ScoreHistogram
+from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 
 
@@ -28,9 +38,9 @@ class Evaluation:
     metrics: dict[str, float]
     """The same on all ranks."""
     logits_N: np.ndarray | None
-    """(N,) on rank 0, None elsewhere."""
+    """(N,) on rank 0, None elsewhere; of a split above train.exact_rows evenly chosen rows only."""
     label_N: np.ndarray | None
-    """(N,) on rank 0, None elsewhere."""
+    """(N,) like logits_N."""
 
 
 def evaluate(engine: Engine, split: str) -> Evaluation:
@@ -53,28 +63,88 @@ def evaluate(engine: Engine, split: str) -> Evaluation:
     )
     require_rows_for_all(loader.rows, world, split)
     average_buffers(engine)
-    logits, labels, users = [], [], []
+    if loader.rows <= train.exact_rows:
+        evaluation = _gathered(engine, loader)
+    else:
+        evaluation = _counted(engine, loader, every=-(-loader.rows // train.exact_rows))
+    if evaluation.metrics["rows"] != loader.rows:
+        raise RuntimeError(
+            f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
+        )
+    return evaluation
+
+
+def _predictions(engine: Engine, loader: Loader) -> Iterator[tuple[Tensor, Batch]]:
+    """This rank's logits (B,) float32 on its device, and their rows."""
     engine.model.eval()
     with torch.no_grad(), autocast(engine):
         for batch in loader:
-            output = engine.model(batch.to(world.device))
-            logits.append(output.logits_B.float().cpu())
-            labels.append(batch.label_B)
-            users.append(batch.user_B)
+            yield engine.model(batch.to(engine.world.device)).logits_B.float(), batch
     engine.model.train()
-    logits_N, label_N = _gather(logits, world.device), _gather(labels, world.device)
-    user_N = None if users[0] is None else _gather(users, world.device)
+
+
+def _gathered(engine: Engine, loader: Loader) -> Evaluation:
+    logits, labels, users = [], [], []
+    for logits_B, batch in _predictions(engine, loader):
+        logits.append(logits_B.cpu())
+        labels.append(batch.label_B)
+        users.append(batch.user_B)
+    device = engine.world.device
+    logits_N, label_N = _gather(logits, device), _gather(labels, device)
+    user_N = None if users[0] is None else _gather(users, device)
 
     def score() -> dict[str, float]:
         assert logits_N is not None and label_N is not None, "only rank 0 has the predictions"
         return evaluate_predictions(logits_N, label_N, user_N)
 
-    metrics = run_on_main(score)
-    if metrics["rows"] != loader.rows:
-        raise RuntimeError(
-            f"split {split}: {metrics['rows']} rows were evaluated, it has {loader.rows}"
-        )
+    return Evaluation(metrics=run_on_main(score), logits_N=logits_N, label_N=label_N)
+
+
+def _counted(engine: Engine, loader: Loader, every: int) -> Evaluation:
+    """By histograms; every so many rows one is kept for the plots."""
+    world = engine.world
+    histogram = ScoreHistogram(world.device)
+    logits, labels, scores, users = [], [], [], []
+    for logits_B, batch in _predictions(engine, loader):
+        histogram.add(logits_B, batch.label_B.to(world.device))
+        logits.append(logits_B[::every].cpu())
+        labels.append(batch.label_B[::every])
+        if batch.user_B is not None:
+            scores.append(logits_B.cpu())
+            users.append(torch.stack([batch.user_B, batch.label_B.long()]))
+    for tensor in histogram.tensors():
+        sum_over_ranks(tensor)
+    metrics = histogram.metrics()
+    if users:
+        metrics["gauc"] = _gauc_by_user(torch.cat(scores), torch.cat(users, 1), world)
+    logits_N, label_N = _gather(logits, world.device), _gather(labels, world.device)
     return Evaluation(metrics=metrics, logits_N=logits_N, label_N=label_N)
+
+
+def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float:
+    """Grouped AUC of all ranks' rows: each rank takes the rows of some users, and scores these."""
+    owner_N = user_label_2N[0] % world.size
+    order_N = torch.argsort(owner_N, stable=True)
+    sent_R = torch.bincount(owner_N, minlength=world.size)
+    received_R = torch.empty_like(sent_R)
+    device = world.device
+    if world.size > 1:
+        counts = received_R.to(device)
+        dist.all_to_all_single(counts, sent_R.to(device))
+        received_R = counts.cpu()
+    total = int(received_R.sum())
+
+    def exchange(values_N: Tensor) -> np.ndarray:
+        given = values_N[order_N].contiguous().to(device)
+        if world.size == 1:
+            return given.cpu().numpy()
+        taken = torch.empty(total, dtype=given.dtype, device=device)
+        dist.all_to_all_single(taken, given, received_R.tolist(), sent_R.tolist())
+        return taken.cpu().numpy()
+
+    own = (exchange(score_N), exchange(user_label_2N[1]), exchange(user_label_2N[0]))
+    sums = sum_over_ranks(torch.tensor(gauc_sums(*own), dtype=torch.float64, device=device))
+    return float(sums[0] / sums[1])
 
 
 def autocast(engine: Engine) -> torch.autocast:

@@ -103,6 +103,11 @@ class Tracking(Callback):
             self._tracker.log_figure(
                 "learning_curves", learning_curves_figure(self._history, self._name)
             )
+        if summary["throughput"]:
+            self._tracker.log_metrics(
+                {f"throughput/{name}": value for name, value in summary["throughput"].items()},
+                summary["steps"],
+            )
         self._tracker.finish("FINISHED", summary)
         summary["run_id"] = self._tracker.run_id
         summary["tracking_uri"] = self._tracker.tracking_uri

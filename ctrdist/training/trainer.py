@@ -23,6 +23,7 @@ from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
 from ctrdist.training.state import Progress
+from ctrdist.training.throughput import Clock, count_flops, report, table_bytes
 
 
 class Trainer:
@@ -42,6 +43,8 @@ class Trainer:
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
+        self._clock = Clock(engine.world.device)
+        self._work: tuple[int, int, int] | None = None
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
@@ -105,23 +108,37 @@ class Trainer:
         total = sum_over_ranks(loss.detach().double())
         if not torch.isfinite(total):
             self._refuse(batch, loss)
+        self._clock.mark("forward")
         self.engine.optimizers.zero_grad()
         # gradients are averaged over the workers, whose shares of the rows may differ by one
         (loss * (self._world.size / batch.global_size)).backward()
-        return total, self.engine.optimizers.step()
+        self._clock.mark("backward")
+        norm = self.engine.optimizers.step()
+        self._clock.mark("optimizer")
+        return total, norm
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps
         limit = self._config.max_steps
         begun = time.perf_counter()
+        self._clock.begin()
         for batch in self._loader:
+            self._clock.mark("loader")
             rows = batch.global_size
             row_digest = digest(batch.row_B.numpy())
-            loss, norm = self.train_step(batch.to(self._world.device, non_blocking=True))
+            on_device = batch.to(self._world.device, non_blocking=True)
+            if self._work is None:
+                self._work = (
+                    count_flops(self.engine, on_device),
+                    table_bytes(self.engine, on_device),
+                    rows,
+                )
+            loss, norm = self.train_step(on_device)
             self.progress.add_rows(rows, row_digest, float(loss))
             now = time.perf_counter()
             self.progress.train_seconds += now - begun
             self._callback.on_step(self._stepped(float(loss) / rows, norm, rows, now - begun))
+            self._clock.end()
             if limit and self.progress.step >= limit:
                 self.progress.stopped = f"train.max_steps = {limit} reached"
                 break
@@ -132,6 +149,7 @@ class Trainer:
             ):
                 self._checkpoint()
             begun = time.perf_counter()
+            self._clock.begin()
         self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -232,6 +250,10 @@ class Trainer:
                 "test", evaluation, self.progress, self._loader.epoch - 1, float("nan")
             )
         progress = self.progress
+        throughput: dict[str, float] = {}
+        if self._work is not None:
+            flops, moved, rows = self._work
+            throughput = report(self.engine, self._clock, flops=flops, moved=moved, rows=rows)
         return {
             "run_name": self.engine.experiment.run_name,
             "run_dir": str(self.run_dir),
@@ -244,6 +266,7 @@ class Trainer:
             "rows_seen": progress.rows_seen,
             "samples_per_s": progress.rows_seen / max(progress.train_seconds, 1e-9),
             "train_seconds": progress.train_seconds,
+            "throughput": throughput,
             "stopped": progress.stopped,
             "workers": self._world.size,
             "data_fingerprint": self.engine.dataset.manifest.fingerprint,

@@ -79,6 +79,9 @@ def test_training_reports_what_it_did(trained):
     assert result["test"]["auc"] > 0.7  # the best reachable is above 0.85
     assert {"auc", "logloss", "ne", "calibration", "gauc"} <= set(result["test"])
     assert result["samples_per_s"] > 0
+    shares = [v for k, v in result["throughput"].items() if k.startswith("share_")]
+    assert sum(shares) == pytest.approx(1.0)
+    assert result["throughput"]["times_the_floor"] > 1
     assert Path(result["checkpoint"]).is_dir()
     assert "Traceback" not in trained[0].stderr
     assert "WARNING" not in trained[0].stderr and "Warning" not in trained[0].stderr

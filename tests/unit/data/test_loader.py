@@ -13,6 +13,7 @@ import torch
 from ctrdist.config.experiment import LoaderConfig
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
+from ctrdist.data.reader import SplitReader
 from ctrdist.errors import CheckpointError, DataError
 from ctrdist.metrics.rows import digest, digest_of_range
 from tests.datasets import write_dataset
@@ -172,3 +173,20 @@ def test_an_altered_schema_is_refused(tmp_path):
     )
     with pytest.raises(DataError, match=r"not the one that manifest.json was written with"):
         open_dataset(str(tmp_path))
+
+
+def test_a_worker_reads_its_own_lanes_only(tmp_path, monkeypatch):
+    dataset = write_dataset(tmp_path, {"train": 1600}, files=4, row_group=50)
+    config = LoaderConfig(batch_size=80, shuffle_rows=800, lanes=8)
+    read = SplitReader._read_row_group
+    counts = [0] * 4
+    for rank in range(4):
+
+        def counted(self, file, index, rank=rank):
+            counts[rank] += 1
+            return read(self, file, index)
+
+        monkeypatch.setattr(SplitReader, "_read_row_group", counted)
+        for _ in Loader(dataset, "train", config, rank=rank, world_size=4):
+            pass
+    assert counts == [8, 8, 8, 8]  # 32 row groups, 4 of them in each of the 8 lanes

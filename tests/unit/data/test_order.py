@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrdist.data.order import RowGroup, permutation, share, step_bounds, windows
+from ctrdist.data.order import (
+    RowGroup,
+    lane_count,
+    lane_position,
+    lane_windows,
+    permutation,
+    share,
+    shuffled,
+    step_bounds,
+)
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -19,32 +28,42 @@ def groups_of(rows: list[int]) -> list[RowGroup]:
     return [RowGroup(file=0, index=i, first_row=int(first[i]), rows=n) for i, n in enumerate(rows)]
 
 
-def epoch_order(rows: list[int], window_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """Row at each position of an epoch."""
-    result = []
-    for window in windows(groups_of(rows), window_rows=window_rows, seed=seed, epoch=epoch):
-        stored = np.concatenate(
-            [np.arange(g.first_row, g.first_row + g.rows) for g in window.groups]
-        )
-        assert window.first_position == sum(len(part) for part in result)
-        result.append(stored[permutation(window, shuffled=window_rows > 0, seed=seed, epoch=epoch)])
-    return np.concatenate(result)
+def epoch_order(
+    rows: list[int], lanes: int, window_rows: int, seed: int = 0, epoch: int = 0
+) -> np.ndarray:
+    """Row at each position of an epoch, from its definition."""
+    groups = shuffled(groups_of(rows), seed=seed, epoch=epoch)
+    by_lane = []
+    for lane in range(lanes):
+        parts = [np.empty(0, dtype=np.int64)]
+        for window in lane_windows(groups, lane=lane, lanes=lanes, window_rows=window_rows):
+            assert window.first == sum(map(len, parts))
+            stored = np.concatenate(
+                [p.group.first_row + np.arange(p.begin, p.end) for p in window.pieces]
+            )
+            parts.append(stored[permutation(window, seed=seed, epoch=epoch)])
+        by_lane.append(np.concatenate(parts))
+    return np.array([by_lane[q % lanes][q // lanes] for q in range(sum(rows))])
 
 
-@given(rows=sizes, window_rows=st.integers(0, 100), seed=st.integers(0, 5), epoch=st.integers(0, 5))
-def test_every_row_once_in_an_epoch(rows, window_rows, seed, epoch):
-    order = epoch_order(rows, window_rows, seed, epoch)
+@given(rows=sizes, lanes=st.integers(1, 7), window_rows=st.integers(0, 100), seed=st.integers(0, 5))
+def test_every_row_once_in_an_epoch(rows, lanes, window_rows, seed):
+    order = epoch_order(rows, lanes, window_rows, seed)
     assert sorted(order) == list(range(sum(rows)))
-    if window_rows == 0:
-        assert list(order) == sorted(order)
 
 
 def test_epochs_and_seeds_differ_and_repeat():
     rows = [50] * 10
-    first = epoch_order(rows, 100, seed=1, epoch=0)
-    assert list(first) == list(epoch_order(rows, 100, seed=1, epoch=0))
-    assert list(first) != list(epoch_order(rows, 100, seed=1, epoch=1))
-    assert list(first) != list(epoch_order(rows, 100, seed=2, epoch=0))
+    first = epoch_order(rows, 2, 100, seed=1)
+    assert list(first) == list(epoch_order(rows, 2, 100, seed=1))
+    assert list(first) != list(epoch_order(rows, 2, 100, seed=1, epoch=1))
+    assert list(first) != list(epoch_order(rows, 2, 100, seed=2))
+
+
+@given(position=st.integers(0, 200), lanes=st.integers(1, 9))
+def test_the_lanes_rows_before_a_position_are_counted(position, lanes):
+    for lane in range(lanes):
+        assert lane_position(position, lane, lanes) == len(range(lane, position, lanes))
 
 
 @given(rows=st.integers(1, 500), batch_size=st.integers(1, 64), data=st.data())
@@ -60,17 +79,47 @@ def test_steps_cover_the_epoch_and_go_on_where_one_ended(rows, batch_size, data)
     assert list(step_bounds(rows, batch_size, start=int(bounds[at]))) == list(bounds[at:])
 
 
-@given(begin=st.integers(0, 100), rows=st.integers(1, 100), world_size=st.integers(1, 9))
-def test_shares_of_a_step_are_disjoint_even_and_complete(begin, rows, world_size):
-    parts = [share(begin, begin + rows, rank, world_size) for rank in range(world_size)]
-    assert parts[0][0] == begin and parts[-1][1] == begin + rows
-    assert all(a[1] == b[0] for a, b in pairwise(parts))
-    held = [high - low for low, high in parts]
+@given(
+    begin=st.integers(0, 100),
+    rows=st.integers(1, 100),
+    lanes=st.integers(1, 9),
+    world_size=st.integers(1, 9),
+)
+def test_shares_of_a_step_are_disjoint_even_and_complete(begin, rows, lanes, world_size):
+    end = begin + rows
+    held, seen = [], []
+    for rank in range(world_size):
+        parts = share(begin, end, lanes=lanes, rank=rank, world_size=world_size)
+        positions = [i * lanes + lane for lane, low, high in parts for i in range(low, high)]
+        held.append(len(positions))
+        seen += positions
+    assert sorted(seen) == list(range(begin, end))
     assert max(held) - min(held) <= 1
 
 
+def test_a_worker_reads_its_share_of_the_lanes():
+    for step in range(5):
+        begin = step * 64
+        for rank in range(4):
+            parts = share(begin, begin + 64, lanes=8, rank=rank, world_size=4)
+            assert [lane for lane, _, _ in parts] == [2 * rank, 2 * rank + 1]
+
+
 @pytest.mark.parametrize("window_rows", [1, 60, 10_000])
-def test_windows_hold_at_least_their_rows(window_rows):
-    found = windows(groups_of([25] * 9), window_rows=window_rows, seed=0, epoch=0)
+def test_windows_hold_at_least_their_rows_and_whole_row_groups(window_rows):
+    found = lane_windows(groups_of([25] * 9), lane=0, lanes=1, window_rows=window_rows)
     assert all(window.rows >= min(window_rows, 225) for window in found[:-1])
+    assert all(p.begin == 0 and p.end == 25 for window in found for p in window.pieces)
+    assert all(a.end == b.first for a, b in pairwise(found))
     assert sum(window.rows for window in found) == 225
+
+
+def test_few_row_groups_make_few_lanes():
+    assert [lane_count(8, groups_of([10] * n)) for n in (1, 7, 8, 31, 32, 1000)] == [
+        1,
+        1,
+        2,
+        7,
+        8,
+        8,
+    ]

@@ -1,0 +1,271 @@
+"""Training steps beside other ways to train the same model on CPU, in one run.
+
+39 fields, tables of ROWS × 16, tower 3 × 400, batch 4096 in all; ids uniform or Zipf(1.2). The
+batches are ready in memory, so that nothing but the step is timed. Each way gets a process of its
+own (or two), on as many threads in all; the ways take turns, REPEATS times.
+
+- dense Adam: torch.nn.Embedding and torch.optim.Adam over whole tables
+- SparseAdam: torch.nn.Embedding(sparse=True), SparseAdam for tables, Adam for the tower
+- naive DMP: TorchRec's DistributedModelParallel as its tutorials show it, fused Adagrad by FBGEMM
+- ctrdist: our engine, with one worker on all threads, or one worker for each thread
+
+python benchmarks/train_step.py [--rows 100000] [--threads 2] [--repeats 3] [--seconds 6]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+FIELDS, DIM, BATCH, HIDDEN = 39, 16, 4096, (400, 400, 400)
+MADE = 8  # batches that are made, and then taken in turn
+
+
+class MLP(nn.Module):
+    """Three hidden layers over the joined embeddings."""
+
+    groups: Mapping[str, int] = {"tokens": DIM}
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = FIELDS * DIM
+        for hidden in HIDDEN:
+            layers += [nn.Linear(width, hidden), nn.ReLU()]
+            width = hidden
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, emb: Mapping[str, Tensor]) -> Any:
+        """Logits of the batch."""
+        from ctrdist.protocols import Output
+
+        return Output(self.layers(emb["tokens"].flatten(1)).squeeze(1))
+
+
+def ids_of(rows: int, zipf: bool, seed: int) -> np.ndarray:
+    """(fields, batch) ids."""
+    rng = np.random.default_rng(seed)
+    if not zipf:
+        return rng.integers(0, rows, (FIELDS, BATCH))
+    drawn = rng.zipf(1.2, (FIELDS, BATCH)) - 1
+    return np.where(drawn < rows, drawn, rng.integers(0, rows, drawn.shape))
+
+
+def labels_of(seed: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 2, BATCH)).float()
+
+
+def plain(rows: int, zipf: bool, sparse: bool) -> Callable[[int], None]:
+    """torch.nn.Embedding and torch.optim."""
+    tables = nn.ModuleList(nn.Embedding(rows, DIM, sparse=sparse) for _ in range(FIELDS))
+    tower = MLP()
+    made = [(torch.from_numpy(ids_of(rows, zipf, s)), labels_of(s)) for s in range(MADE)]
+    optimizers: list[torch.optim.Optimizer]
+    if sparse:
+        optimizers = [
+            torch.optim.SparseAdam(list(tables.parameters()), lr=1e-3),
+            torch.optim.Adam(tower.parameters(), lr=1e-3),
+        ]
+    else:
+        optimizers = [torch.optim.Adam([*tables.parameters(), *tower.parameters()], lr=1e-3)]
+
+    def step(number: int) -> None:
+        ids_FB, label_B = made[number % MADE]
+        emb = torch.stack([t(i) for t, i in zip(tables, ids_FB, strict=True)], 1)
+        logits_B = tower({"tokens": emb}).logits_B
+        loss = nn.functional.binary_cross_entropy_with_logits(logits_B, label_B)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int], None]:
+    """Our engine; naive leaves out what ctrdist adds to TorchRec on a CPU."""
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    from ctrdist.config.experiment import OptimConfig, ShardingConfig, TableOptimConfig
+    from ctrdist.distributed import join_world
+    from ctrdist.log import setup
+    from ctrdist.losses.log_loss import log_loss_sum
+    from ctrdist.models.ctr import CTRModel
+    from ctrdist.optim.fused import fuse_table_optimizer
+    from ctrdist.optim.optimizers import Optimizers
+    from ctrdist.protocols import Batch
+    from ctrdist.schema import CategoricalField, Schema
+    from ctrdist.sharding.plan import plan_tables
+    from ctrdist.sharding.shard import shard_model
+
+    setup(0)
+    world = join_world()
+    names = [f"C{i}" for i in range(FIELDS)]
+    schema = Schema(
+        name="made",
+        numeric=(),
+        categorical=tuple(CategoricalField(name=n, vocabulary_size=rows) for n in names),
+    )
+    optim = OptimConfig(tables=TableOptimConfig(name="adagrad", lr=0.01), max_grad_norm=0.0)
+    torch.manual_seed(0)
+    model = CTRModel(schema, MLP())
+    fuse_table_optimizer(model, optim)
+    sharding = ShardingConfig(default="table_wise" if world.size == 1 else "row_wise")
+    plan = plan_tables(
+        model,
+        sharding,
+        optim,
+        world_size=world.size,
+        local_size=world.local_size,
+        device="cpu",
+    )
+    sharded = shard_model(model, plan, optim, world, seed=0, init_std=0.01, cpu_kernel=not naive)
+    optimizers = Optimizers(sharded, optim)
+    own = BATCH // world.size
+    made = []
+    for seed in range(MADE):
+        ids = ids_of(rows, zipf, seed)[:, world.rank * own : (world.rank + 1) * own]
+        sparse = KeyedJaggedTensor(
+            names,
+            torch.from_numpy(np.ascontiguousarray(ids).reshape(-1).astype(np.int32)),
+            lengths=torch.ones(FIELDS * own, dtype=torch.int32),
+            offsets=torch.arange(FIELDS * own + 1, dtype=torch.int32),
+            stride=own,
+        )
+        made.append(
+            Batch(
+                numeric_BK=torch.empty(own, 0),
+                sparse=sparse,
+                label_B=labels_of(seed)[world.rank * own : (world.rank + 1) * own],
+                row_B=torch.arange(own),
+                global_size=BATCH,
+            )
+        )
+
+    def step(number: int) -> None:
+        batch = made[number % MADE]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            output = sharded(batch)
+            loss = log_loss_sum(output.logits_B, batch.label_B)
+        optimizers.zero_grad()
+        (loss * (world.size / BATCH)).backward()
+        optimizers.step()
+
+    return step
+
+
+WAYS: dict[str, tuple[Callable[[int, bool], Callable[[int], None]], int]] = {
+    "dense Adam": (lambda r, z: plain(r, z, sparse=False), 1),
+    "SparseAdam": (lambda r, z: plain(r, z, sparse=True), 1),
+    "naive DMP": (lambda r, z: engine(r, z, bf16=False, naive=True), 1),
+    "naive DMP, bf16": (lambda r, z: engine(r, z, bf16=True, naive=True), 1),
+    "ctrdist": (lambda r, z: engine(r, z, bf16=False, naive=False), 1),
+    "ctrdist, bf16": (lambda r, z: engine(r, z, bf16=True, naive=False), 1),
+    "ctrdist, worker per thread": (lambda r, z: engine(r, z, bf16=False, naive=False), 0),
+    "ctrdist, worker per thread, bf16": (lambda r, z: engine(r, z, bf16=True, naive=False), 0),
+}
+
+
+def run_rank(way: str, rows: int, zipf: bool, seconds: float, threads: int, env: dict, out) -> None:
+    """One process: builds, warms up, then steps until the time is over."""
+    os.environ.update(env)
+    torch.set_num_threads(threads)
+    step = WAYS[way][0](rows, zipf)
+    for number in range(10):
+        step(number)
+    done, begun = 0, time.perf_counter()
+    # the same number of steps on all ranks, about `seconds` long
+    pace = 0.0
+    for number in range(5):
+        step(number)
+    pace = (time.perf_counter() - begun) / 5
+    total = torch.tensor(max(10, int(seconds / pace)))
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast(total, 0)
+    begun = time.perf_counter()
+    for done in range(int(total)):
+        step(done)
+    out.put(BATCH * int(total) / (time.perf_counter() - begun))
+
+
+def measure(way: str, rows: int, zipf: bool, args: argparse.Namespace) -> float:
+    """Samples/s of one way."""
+    ranks = WAYS[way][1] or args.threads
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": port}
+    shared["MASTER_ADDR"] = "127.0.0.1"
+    processes = [
+        context.Process(
+            target=run_rank,
+            args=(
+                way,
+                rows,
+                zipf,
+                args.seconds,
+                args.threads // ranks,
+                {**shared, "RANK": str(r), "LOCAL_RANK": str(r)},
+                out,
+            ),
+        )
+        for r in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    rates = [out.get(timeout=600) for _ in processes]
+    for process in processes:
+        process.join()
+    return min(rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--ids", nargs="*", default=["uniform", "zipf"])
+    parser.add_argument("--out", default="", help="JSON file for the figures")
+    args = parser.parse_args()
+    figures: dict[str, dict[str, list[float]]] = {}
+    for ids in args.ids:
+        rates: dict[str, list[float]] = {way: [] for way in args.ways}
+        for _ in range(args.repeats):
+            for way in args.ways:
+                rates[way].append(measure(way, args.rows, ids == "zipf", args))
+        figures[ids] = rates
+        base = statistics.median(rates[args.ways[0]])
+        print(f"\n{ids} ids, {FIELDS} tables of {args.rows:,} × {DIM}, {args.threads} threads")
+        print(f"{'':34}{'samples/s':>10}{'least':>9}{'most':>9}{'ratio':>8}")
+        for way, found in rates.items():
+            middle = statistics.median(found)
+            print(
+                f"{way:34}{middle:10,.0f}{min(found):9,.0f}{max(found):9,.0f}{middle / base:8.2f}"
+            )
+    if args.out:
+        Path(args.out).write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

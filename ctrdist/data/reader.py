@@ -1,0 +1,88 @@
+"""Reads windows of a split from its Parquet files, local or on any fsspec file system."""
+
+# W rows of a window
+
+from __future__ import annotations
+
+import posixpath
+import threading
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from ctrdist.data.manifest import Dataset
+from ctrdist.data.order import Piece, Window
+from ctrdist.data.rows import Rows, columns, from_table
+from ctrdist.errors import DataError
+
+_KEPT_FOOTERS = 256
+
+
+class SplitReader:
+    """Reads row groups; several threads may do so at once."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Opens no file yet.
+
+        Args:
+            dataset: the data set.
+            split: train, valid or test.
+        """
+        self._dataset = dataset
+        self._files = dataset.split(split).files
+        self._fs, self._root = fsspec.core.url_to_fs(dataset.path)
+        self._columns = columns(dataset.schema)
+        self._footers: dict[int, pq.FileMetaData] = {}
+        self._lock = threading.Lock()
+
+    def read(self, window: Window) -> Rows:
+        """The rows of a window, in stored order.
+
+        Raises:
+            DataError: a file cannot be read, or holds other rows than the manifest says.
+        """
+        table = pa.concat_tables([self._piece(piece) for piece in window.pieces])
+        row_W = np.concatenate(
+            [piece.group.first_row + np.arange(piece.begin, piece.end) for piece in window.pieces]
+        )
+        where = f"{self._dataset.path}/{self._files[window.pieces[0].group.file].path}"
+        return from_table(table, self._dataset.schema, row_W, where)
+
+    def _piece(self, piece: Piece) -> pa.Table:
+        group = piece.group
+        path = self._files[group.file].path
+        try:
+            table = self._read_row_group(group.file, group.index)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{self._dataset.path}/{path}: cannot be read ({error}). The data set is "
+                "damaged or incomplete; run jobs/preprocess.py again."
+            ) from error
+        if table.num_rows != group.rows:
+            raise DataError(
+                f"{self._dataset.path}/{path}: row group {group.index} has {table.num_rows} "
+                f"rows, the manifest says {group.rows}. The file was changed; run "
+                "jobs/preprocess.py again."
+            )
+        return table.slice(piece.begin, piece.rows)
+
+    def _read_row_group(self, file: int, index: int) -> pa.Table:
+        full = posixpath.join(self._root, self._files[file].path)
+        with self._lock:
+            footer = self._footers.get(file)
+        if isinstance(self._fs, LocalFileSystem):
+            source = pa.memory_map(full)
+        else:
+            # Arrow asks for all columns of the row group at once; fsspec need not guess ahead
+            source = self._fs.open(full, "rb", cache_type="none")
+        with source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet:
+            if footer is None:
+                with self._lock:
+                    if len(self._footers) >= _KEPT_FOOTERS:
+                        self._footers.clear()
+                    self._footers[file] = parquet.metadata
+            # the loader has threads of its own
+            return parquet.read_row_group(index, columns=self._columns, use_threads=False)

@@ -1,0 +1,190 @@
+/* Pooled lookup and fused update of embedding tables on a CPU, for one worker's tables.
+ *
+ * FBGEMM's CPU backward runs on one thread. Here each call treats some tables only, so that a
+ * caller can give every core its own. Duplicates of an id are summed before the update, in the
+ * order of the rows of the batch, so the result does not depend on the number of threads.
+ *
+ * T tables, B rows of the batch, D width of a table, N lookups of a table.
+ * indices: ids of table 0 for rows 0 … B-1, then of table 1 …; offsets: (T * B + 1), where each
+ * row's ids begin; out, grad: (B, width), table t from column columns[t] on.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    float *weights;   /* (rows, dim) */
+    float *state;     /* Adagrad: (rows, dim); row-wise Adagrad: (rows,); SGD: unused */
+    int64_t rows;
+    int64_t dim;
+    int64_t column;   /* first column in out and grad */
+} Table;
+
+enum { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2 };
+enum { AHEAD = 12 }; /* lookups between a prefetch and its use */
+
+static inline void lookup_table(const Table *t, int64_t dim, int64_t B, int64_t width,
+                                const int64_t *indices, const int64_t *offsets, int mean,
+                                float *restrict out)
+{
+    const int64_t last = offsets[B];
+    for (int64_t b = 0; b < B; b++) {
+        float *restrict to = out + b * width + t->column;
+        const int64_t begin = offsets[b], end = offsets[b + 1];
+        for (int64_t j = 0; j < dim; j++) to[j] = 0.0f;
+        for (int64_t i = begin; i < end; i++) {
+            if (i + AHEAD < last) __builtin_prefetch(t->weights + indices[i + AHEAD] * dim);
+            const float *restrict row = t->weights + indices[i] * dim;
+#pragma omp simd
+            for (int64_t j = 0; j < dim; j++) to[j] += row[j];
+        }
+        if (mean && end - begin > 1) {
+            const float scale = 1.0f / (float)(end - begin);
+            for (int64_t j = 0; j < dim; j++) to[j] *= scale;
+        }
+    }
+}
+
+/* Sums of the looked-up rows. Returns -1, or the position in indices of an id outside its table:
+ * nothing has been read from there. */
+int64_t ctrdist_lookup(const Table *tables, int64_t first, int64_t end, int64_t B, int64_t width,
+                       const int64_t *indices, const int64_t *offsets, int mean, float *out)
+{
+    for (int64_t k = first; k < end; k++) {
+        const Table *t = tables + k;
+        const int64_t *own = offsets + k * B;
+        for (int64_t i = own[0]; i < own[B]; i++)
+            if ((uint64_t)indices[i] >= (uint64_t)t->rows) return i;
+        switch (t->dim) { /* known widths let the compiler unroll */
+        case 8: lookup_table(t, 8, B, width, indices, own, mean, out); break;
+        case 16: lookup_table(t, 16, B, width, indices, own, mean, out); break;
+        case 32: lookup_table(t, 32, B, width, indices, own, mean, out); break;
+        case 64: lookup_table(t, 64, B, width, indices, own, mean, out); break;
+        case 128: lookup_table(t, 128, B, width, indices, own, mean, out); break;
+        default: lookup_table(t, t->dim, B, width, indices, own, mean, out);
+        }
+    }
+    return -1;
+}
+
+typedef struct {
+    uint32_t id;
+    uint32_t row; /* of the batch */
+} Pair;
+
+/* Stable radix sort by id; the result is in the array that is returned: pairs or spare. */
+static Pair *sort_pairs(Pair *pairs, Pair *spare, int64_t n, uint64_t rows)
+{
+    enum { BITS = 11, DIGITS = 1 << BITS };
+    for (int shift = 0; shift < 32 && (rows - 1) >> shift; shift += BITS) {
+        uint32_t starts[DIGITS] = {0};
+        uint32_t sum = 0;
+        for (int64_t i = 0; i < n; i++) starts[(pairs[i].id >> shift) & (DIGITS - 1)]++;
+        for (int d = 0; d < DIGITS; d++) {
+            const uint32_t count = starts[d];
+            starts[d] = sum;
+            sum += count;
+        }
+        for (int64_t i = 0; i < n; i++)
+            spare[starts[(pairs[i].id >> shift) & (DIGITS - 1)]++] = pairs[i];
+        Pair *other = pairs;
+        pairs = spare;
+        spare = other;
+    }
+    return pairs;
+}
+
+static inline void update_row(float *restrict w, float *restrict state, const float *restrict g,
+                              int64_t dim, int algorithm, float lr, float eps)
+{
+    if (algorithm == ADAGRAD) {
+#pragma omp simd
+        for (int64_t j = 0; j < dim; j++) {
+            state[j] += g[j] * g[j];
+            w[j] -= lr * g[j] / (sqrtf(state[j]) + eps);
+        }
+        return;
+    }
+    float scale = lr;
+    if (algorithm == ROWWISE_ADAGRAD) {
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < dim; j++) sum += g[j] * g[j];
+        state[0] += sum / (float)dim;
+        scale = lr / (sqrtf(state[0]) + eps);
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < dim; j++) w[j] -= scale * g[j];
+}
+
+static inline void update_table(const Table *t, int64_t dim, const Pair *pairs, int64_t n,
+                                const int64_t *offsets, int64_t width, int mean, int algorithm,
+                                float lr, float eps, const float *grad, float *restrict sum)
+{
+    const int64_t state_dim = algorithm == ADAGRAD ? dim : algorithm == ROWWISE_ADAGRAD ? 1 : 0;
+    int64_t i = 0;
+    while (i < n) {
+        const uint32_t id = pairs[i].id;
+        for (int64_t j = 0; j < dim; j++) sum[j] = 0.0f;
+        for (; i < n && pairs[i].id == id; i++) {
+            if (i + AHEAD < n) {
+                const Pair *p = pairs + i + AHEAD;
+                __builtin_prefetch(t->weights + (int64_t)p->id * dim, 1);
+                if (state_dim) __builtin_prefetch(t->state + (int64_t)p->id * state_dim, 1);
+                __builtin_prefetch(grad + (int64_t)p->row * width + t->column);
+            }
+            const int64_t b = pairs[i].row;
+            const float *restrict g = grad + b * width + t->column;
+            const float scale = mean ? 1.0f / (float)(offsets[b + 1] - offsets[b]) : 1.0f;
+#pragma omp simd
+            for (int64_t j = 0; j < dim; j++) sum[j] += scale * g[j];
+        }
+        update_row(t->weights + (int64_t)id * dim, t->state + (int64_t)id * state_dim, sum, dim,
+                   algorithm, lr, eps);
+    }
+}
+
+/* One optimiser step on the rows that were looked up. Returns 0, or 1 when memory ran out before
+ * anything was changed. Ids have passed ctrdist_lookup. */
+int ctrdist_update(const Table *tables, int64_t first, int64_t end, int64_t B, int64_t width,
+                   const int64_t *indices, const int64_t *offsets, int mean, int algorithm,
+                   float lr, float eps, const float *grad)
+{
+    int64_t most = 1, widest = 1;
+    for (int64_t k = first; k < end; k++) {
+        const int64_t n = offsets[(k + 1) * B] - offsets[k * B];
+        if (n > most) most = n;
+        if (tables[k].dim > widest) widest = tables[k].dim;
+    }
+    Pair *buffer = malloc(2 * (size_t)most * sizeof(Pair));
+    float *sum = malloc((size_t)widest * sizeof(float));
+    if (!buffer || !sum) {
+        free(buffer);
+        free(sum);
+        return 1;
+    }
+    for (int64_t k = first; k < end; k++) {
+        const Table *t = tables + k;
+        const int64_t *own = offsets + k * B;
+        int64_t n = 0;
+        for (int64_t b = 0; b < B; b++)
+            for (int64_t i = own[b]; i < own[b + 1]; i++)
+                buffer[n++] = (Pair){(uint32_t)indices[i], (uint32_t)b};
+        const Pair *sorted = sort_pairs(buffer, buffer + most, n, (uint64_t)t->rows);
+#define UPDATE(DIM)                                                                                \
+    update_table(t, DIM, sorted, n, own, width, mean, algorithm, lr, eps, grad, sum)
+        switch (t->dim) {
+        case 8: UPDATE(8); break;
+        case 16: UPDATE(16); break;
+        case 32: UPDATE(32); break;
+        case 64: UPDATE(64); break;
+        case 128: UPDATE(128); break;
+        default: UPDATE(t->dim);
+        }
+#undef UPDATE
+    }
+    free(buffer);
+    free(sum);
+    return 0;
+}

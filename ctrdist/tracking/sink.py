@@ -277,7 +277,10 @@ class MlflowSink:
         if known is None:
             try:
                 return self._client.create_experiment(
-                    self.state.experiment, artifact_location=self.state.artifact_location
+                    self.state.experiment,
+                    artifact_location=self.state.artifact_location,
+                    # the UI opens with training runs, not with what it has for language models
+                    tags={"mlflow.experimentKind": "custom_model_development"},
                 )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":

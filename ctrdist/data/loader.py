@@ -194,6 +194,8 @@ class Loader:
                     table = parquet.read_row_group(
                         group.index, columns=columns(self._dataset.schema)
                     )
+            except MemoryError:  # Arrow's own is an ArrowException too, and the file is sound
+                raise
             except (OSError, pa.ArrowException) as error:
                 raise DataError(
                     f"{self._dataset.path}/{path}: cannot be read ({error}). The data set is "

@@ -7,7 +7,7 @@ Memory is bounded but for the predictions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +33,15 @@ class Evaluation:
     """(N,) on rank 0, None elsewhere."""
 
 
-def evaluate(engine: Engine, split: str) -> Evaluation:
+def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None) -> Evaluation:
     """All metrics of a split; gAUC where the schema has users.
 
     Every rank calls it. Batch statistics of the ranks are averaged first.
+
+    Args:
+        engine: what is evaluated.
+        split: train, valid or test.
+        beat: called after each batch.
 
     Raises:
         DataError: the split has no rows.
@@ -61,6 +66,7 @@ def evaluate(engine: Engine, split: str) -> Evaluation:
             logits.append(output.logits_B.float().cpu())
             labels.append(batch.label_B)
             users.append(batch.user_B)
+            beat()
     engine.model.train()
     logits_N, label_N = _gather(logits, world.device), _gather(labels, world.device)
     user_N = None if users[0] is None else _gather(users, world.device)

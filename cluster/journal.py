@@ -37,14 +37,13 @@ class Journal:
         self._nodes: dict[int, str] = {}
         self._looked = self._waiting_since = time.monotonic()
 
-    def follow(self, fit: threading.Thread) -> None:
+    def follow(self, ended: threading.Event) -> None:
         """Passes messages on until Ray Train has ended."""
-        while fit.is_alive():
+        while not ended.wait(_POLL_SECONDS):
             self._fetch()
             if time.monotonic() - self._looked > _LOOK_SECONDS:
                 self._looked = time.monotonic()
                 self._look_at_the_cluster()
-            fit.join(_POLL_SECONDS)
         self._fetch()
 
     def _fetch(self) -> None:

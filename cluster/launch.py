@@ -49,13 +49,13 @@ def launch(
         fit = _Fit(task, experiment, arguments, channel, use_gpu, storage)
         fit.start()
         try:
-            journal.follow(fit)
+            journal.follow(fit.ended)
         except (KeyboardInterrupt, SystemExit):
             if task != "train" or not journal.training:
                 raise
             show({"kind": "stopping"})
             ray.get(channel.ask_to_stop.remote(FOR_GOOD))
-            journal.follow(fit)
+            journal.follow(fit.ended)
             if "stopped" in journal.last:
                 show({"kind": "interrupted", "step": journal.last["stopped"]["step"]})
                 raise
@@ -107,6 +107,8 @@ class _Fit(threading.Thread):
         from cluster.worker import GroupConfig, work
 
         self.error: BaseException | None = None
+        # not is_alive(): a signal that interrupts join() makes Python 3.11 take it for ended
+        self.ended = threading.Event()
         workers, least = experiment.workers, experiment.min_workers or experiment.workers
         restarts = experiment.faults.max_restarts if task == "train" else 0
         self._trainer = TorchTrainer(
@@ -138,6 +140,8 @@ class _Fit(threading.Thread):
             self._trainer.fit()
         except BaseException as error:
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def _check_resources(resources: dict[str, float], experiment: Experiment) -> bool:

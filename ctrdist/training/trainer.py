@@ -274,9 +274,11 @@ class Trainer:
         }
 
     def _refuse(self, batch: Batch, loss: Tensor) -> None:
-        bad = torch.zeros(self._world.size, dtype=torch.int64, device=self._world.device)
+        largest = torch.zeros(self._world.size, dtype=torch.float64, device=self._world.device)
         if not torch.isfinite(loss):
-            bad[self._world.rank] = 1
+            # of several workers the one to look at first: batch normalisation spreads what is wrong
+            values = batch.numeric_BK.double().abs().nan_to_num(nan=torch.inf).flatten()
+            largest[self._world.rank] = torch.cat((values, values.new_ones(1))).max()
             keep_rows(
                 self.run_dir,
                 self.engine.dataset,
@@ -285,12 +287,14 @@ class Trainer:
                 rank=self._world.rank,
                 row_B=batch.row_B.cpu().numpy(),
             )
-        ranks = sum_over_ranks(bad).nonzero().flatten().tolist()  # so all have written them
-        rows = self.run_dir / FOLDER / f"step-{self.progress.step}-rank-{ranks[0]}.parquet"
+        largest = sum_over_ranks(largest)  # behind it all ranks have written their rows
+        ranks, first = largest.nonzero().flatten().tolist(), int(largest.argmax())
+        rows = self.run_dir / FOLDER / f"step-{self.progress.step}-rank-{first}.parquet"
         raise DataError(
             f"step {self.progress.step}: the loss is not finite on worker "
             f"{', '.join(map(str, ranks))}, so nothing was updated; the last checkpoint is sound. "
-            f"The rows are in {rows.parent}. Look for numeric values that are huge: "
+            f"The rows are in {rows.parent}. Look for numeric values that are huge (the largest is "
+            f"{float(largest.max()):.3g}): "
             f"python -c \"import pandas; print(pandas.read_parquet('{rows}').describe().T)\". If "
             "there are none, lower optim.dense.lr or optim.tables.lr. Started again under the same "
             "name the run meets the same rows again."

@@ -67,10 +67,7 @@ class Campaign:
             else:
                 job.wait_for_step(step)
             self._kill(job, target)
-            if target == "worker":
-                result = job.result()
-            else:
-                result = self._start(name, after).result()
+            result = job.result() if target == "worker" else self._start(name, after).result()
             row |= self._check(result, after if after == before else None)
         except AssertionError as error:  # a run that fails must not end the campaign
             print(f"{name}: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ class Channel:
         """Takes a message for the driver."""
         if message["kind"] == "start":
             self._training = message["workers"]
-        elif message["kind"] in ("stopped", "failure"):
+        elif message["kind"] in ("stopped", "failure", "done"):
             self._training = 0
         self._messages.append(message)
 

@@ -80,10 +80,10 @@ def _result(error: BaseException | None, journal: Journal, max_restarts: int) ->
         raise SystemExit(128 + signal.SIGTERM)
     if "crash" in last:
         raise RuntimeError(f"worker {failure['rank']} failed:\n{last['crash']['traceback']}")
+    kept = f"under the same name to go on from step {journal.saved_step:,}"
     raise ResourceError(
         f"worker {failure['rank']} died: {failure['reason']}. It is not started again, as "
-        f"faults.max_restarts = {max_restarts}. Start the run again under the same name to go on "
-        f"from step {journal.saved_step:,}."
+        f"faults.max_restarts = {max_restarts}. Start again{f' {kept}' if journal.saved_step else ''}."
     )
 
 

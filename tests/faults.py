@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,8 @@ class Job:
                 env={**os.environ, **(env or {})},
                 stdout=out,
                 stderr=err,
+                # a shell starts what runs in its background with Ctrl-C ignored
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property

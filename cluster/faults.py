@@ -105,6 +105,8 @@ def reason(error: Exception) -> str:
         if re.search(r"node (\S+ )?(has )?(died|was)|its node|drain", text, re.I):
             return "its node is gone"
         return "its process was killed or crashed"
+    if _CONNECTION.search(str(error)):
+        return "it lost the connection to another worker"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0][:300] if lines else "no message"
     return text if isinstance(error, ToldToStop) else f"{type(error).__name__}: {text}"

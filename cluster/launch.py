@@ -80,10 +80,11 @@ def _result(error: BaseException | None, journal: Journal, max_restarts: int) ->
         raise SystemExit(128 + signal.SIGTERM)
     if "crash" in last:
         raise RuntimeError(f"worker {failure['rank']} failed:\n{last['crash']['traceback']}")
-    kept = f"under the same name to go on from step {journal.saved_step:,}"
+    step = journal.saved_step
+    go_on = f" under the same name to go on from step {step:,}" if step else ""
     raise ResourceError(
         f"worker {failure['rank']} died: {failure['reason']}. It is not started again, as "
-        f"faults.max_restarts = {max_restarts}. Start again{f' {kept}' if journal.saved_step else ''}."
+        f"faults.max_restarts = {max_restarts}. Start again{go_on}."
     )
 
 

@@ -63,10 +63,9 @@ class RunConsole:
 
     def note(self, text: str) -> None:
         """A line."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False, soft_wrap=True)
-        else:
-            self._console.print(text, highlight=False, soft_wrap=True)
+        console = self._console if self._bar is None else self._bar.console
+        # no markup: what a library says may hold [brackets]
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def show(self, message: dict[str, Any]) -> None:
         """One message of :mod:`ctrdist.training.observers`."""

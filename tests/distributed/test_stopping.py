@@ -91,7 +91,7 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_step(data, tmp_path, rank,
 def starved(world: World, data: str, runs: str) -> str:
     """Trains a model that does not fit into what this process may have."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, resource.RLIM_INFINITY))
     large = replace(experiment(data, runs), model=replace(MODEL, hidden_dim=2**17))
     try:
         run.train(large, world, lambda message: None)
@@ -101,6 +101,6 @@ def starved(world: World, data: str, runs: str) -> str:
 
 
 def test_a_lack_of_memory_is_one_message(data, tmp_path):
-    (text,) = run_ranks(starved, 1, data, str(tmp_path))
+    (text,) = run_ranks(starved, 1, data, str(tmp_path), timeout=60)
     assert text.startswith("worker 0 ran out of memory")
     assert "batches of 128 rows" in text and "loader.batch_size" in text

@@ -21,6 +21,7 @@ def test_a_dead_worker_comes_before_those_that_lost_it():
 def test_an_error_of_its_own_comes_before_a_lost_connection():
     bug = KeyError("C7")
     assert culprit({0: LOST, 3: bug}) == (3, bug)
+    assert reason(LOST) == "it lost the connection to another worker"
     assert reason(bug) == "KeyError: 'C7'"
 
 

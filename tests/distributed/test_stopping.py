@@ -92,7 +92,7 @@ def starved(world: World, data: str, runs: str) -> str:
     """Trains a model that does not fit into what this process may have."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, resource.RLIM_INFINITY))
-    large = replace(experiment(data, runs), model=replace(MODEL, hidden_dim=2**17))
+    large = replace(experiment(data, runs), model=replace(MODEL, hidden_dim=2**27))
     try:
         run.train(large, world, lambda message: None)
     except ResourceError as error:

@@ -1,36 +1,21 @@
-"""Starts the workers of a run with Ray Train and passes their messages on."""
+"""Starts the workers of a run with Ray Train, again where they fail, and passes messages on."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
+from cluster.channel import FOR_GOOD, Channel
+from cluster.journal import Journal, Show
 from cluster.session import connect
 from ctrdist import errors
 from ctrdist.config.experiment import Experiment
-from ctrdist.config.parse import from_dict, to_dict
-from ctrdist.errors import ConfigError
-
-Show = Callable[[dict[str, Any]], None]
-_POLL_SECONDS = 0.3
-
-
-class _Channel:
-    """Actor that keeps messages until the driver fetches them."""
-
-    def __init__(self) -> None:
-        self._messages: list[dict[str, Any]] = []
-
-    def push(self, message: dict[str, Any]) -> None:
-        self._messages.append(message)
-
-    def drain(self) -> list[dict[str, Any]]:
-        messages, self._messages = self._messages, []
-        return messages
+from ctrdist.config.parse import to_dict
+from ctrdist.errors import ConfigError, ResourceError
 
 
 def launch(
@@ -38,117 +23,143 @@ def launch(
 ) -> dict[str, Any]:
     """Runs a task on `experiment.workers` workers and returns its results.
 
+    On SIGTERM or Ctrl-C training first writes a checkpoint; a second one ends it at once.
+
     Args:
         task: "train" or "evaluate".
         experiment: complete; its paths are seen by all workers.
         arguments: further ones of the task.
-        show: called in a thread with each message of the run.
+        show: called with each message of the run.
 
     Raises:
         UserError: what a worker refused.
         ConfigError: the cluster is too small.
+        ResourceError: workers died more often than the run may start them again.
     """
     import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
+    # how soon a worker's error is noticed; Ray's own interval is two seconds
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     cores = len(os.sched_getaffinity(0))
     connect(max(cores, experiment.workers))
-    use_gpu = _check_resources(ray.cluster_resources(), experiment.workers)
-    channel = ray.remote(num_cpus=0)(_Channel).remote()
-    outcome: dict[str, Any] = {}
-    stop = threading.Event()
-
-    def fetch() -> None:
-        for message in ray.get(channel.drain.remote()):
-            outcome[message["kind"]] = message
-            show(message)
-
-    def follow() -> None:
-        while not stop.wait(_POLL_SECONDS):
-            fetch()
-
-    thread = threading.Thread(target=follow, name="messages", daemon=True)
-    thread.start()
+    use_gpu = _check_resources(ray.cluster_resources(), experiment)
+    channel = ray.remote(num_cpus=0)(Channel).remote()
+    journal = Journal(channel, experiment, show)
     with tempfile.TemporaryDirectory(prefix="ctrdist-") as storage:
-        trainer = TorchTrainer(
-            _work,
+        fit = _Fit(task, experiment, arguments, channel, use_gpu, storage)
+        fit.start()
+        try:
+            journal.follow(fit.ended)
+        except (KeyboardInterrupt, SystemExit):
+            if task != "train" or not journal.training:
+                raise
+            show({"kind": "stopping"})
+            ray.get(channel.ask_to_stop.remote(FOR_GOOD))
+            journal.follow(fit.ended)
+            if "stopped" in journal.last:
+                show({"kind": "interrupted", "step": journal.last["stopped"]["step"]})
+                raise
+    ray.kill(channel)
+    return _result(fit.error, journal, experiment.faults.max_restarts)
+
+
+def _result(error: BaseException | None, journal: Journal, max_restarts: int) -> dict[str, Any]:
+    """The run's results, or the error that says best why there are none."""
+    last = journal.last
+    if error is None and "done" in last:
+        return last["done"]["summary"]
+    if "user_error" in last:
+        refused = last["user_error"]
+        raise getattr(errors, refused["type"])(refused["text"]) from None
+    failure = last.get("failure")
+    if failure is None:
+        assert error is not None, "Ray Train has ended without a result and without an error"
+        raise error
+    if failure["told_to_stop"]:
+        journal.show({"kind": "interrupted", "step": last["stopped"]["step"]})
+        raise SystemExit(128 + signal.SIGTERM)
+    if "crash" in last:
+        raise RuntimeError(f"worker {failure['rank']} failed:\n{last['crash']['traceback']}")
+    step = journal.saved_step
+    go_on = f" under the same name to go on from step {step:,}" if step else ""
+    raise ResourceError(
+        f"worker {failure['rank']} died: {failure['reason']}. It is not started again, as "
+        f"faults.max_restarts = {max_restarts}. Start again{go_on}."
+    )
+
+
+class _Fit(threading.Thread):
+    """Runs Ray Train; not in the main thread, where it would take Ctrl-C for itself."""
+
+    def __init__(
+        self,
+        task: str,
+        experiment: Experiment,
+        arguments: dict[str, Any],
+        channel: Any,
+        use_gpu: bool,
+        storage: str,
+    ) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        from cluster.faults import Failures, Resizing
+        from cluster.worker import GroupConfig, work
+
+        self.error: BaseException | None = None
+        # not is_alive(): a signal that interrupts join() makes Python 3.11 take it for ended
+        self.ended = threading.Event()
+        workers, least = experiment.workers, experiment.min_workers or experiment.workers
+        restarts = experiment.faults.max_restarts if task == "train" else 0
+        self._trainer = TorchTrainer(
+            work,
             train_loop_config={
                 "task": task,
                 "experiment": to_dict(experiment),
                 "arguments": arguments,
                 "channel": channel,
             },
-            scaling_config=ScalingConfig(num_workers=experiment.workers, use_gpu=use_gpu),
-            run_config=RunConfig(name=f"{task}-{int(time.time())}", storage_path=storage),
+            # the watchdog is to find a hung collective first: it leaves the stacks
+            torch_config=GroupConfig(
+                timeout_s=max(1800, int(experiment.faults.step_timeout_s * 2))
+            ),
+            scaling_config=ScalingConfig(
+                num_workers=workers if least == workers else (least, workers), use_gpu=use_gpu
+            ),
+            run_config=RunConfig(
+                name=f"{task}-{int(time.time())}",
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=-1),  # Failures counts
+                callbacks=[Failures(channel, restarts), Resizing(channel)],
+            ),
         )
+
+    def run(self) -> None:
+        """Keeps the error for the main thread."""
         try:
-            trainer.fit()
-        except Exception:
-            stop.set()
-            thread.join()
-            fetch()
-            if "user_error" in outcome:
-                refused = outcome["user_error"]
-                raise getattr(errors, refused["type"])(refused["text"]) from None
-            raise
-    stop.set()
-    thread.join()
-    fetch()
-    ray.kill(channel)
-    return outcome["done"]["summary"]
+            self._trainer.fit()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each worker runs."""
-    import ray
-    import ray.train.torch
-
-    from ctrdist.config.experiment import experiment_of
-    from ctrdist.distributed import join_world
-    from ctrdist.errors import UserError
-    from ctrdist.log import setup
-    from ctrdist.models.registry import config_class
-
-    channel = config["channel"]
-
-    def emit(message: dict[str, Any]) -> None:
-        sent = channel.push.remote(message)
-        if message["kind"] in ("done", "user_error"):
-            ray.get(sent)
-
-    rank = ray.train.get_context().get_world_rank()
-    setup(rank)
-    from ctrdist.training import run  # after logging is set up: these imports talk
-
-    world = join_world(ray.train.torch.get_device())
-    name = config["experiment"]["model_name"]
-    experiment = from_dict(
-        experiment_of(name, config_class(name)), config["experiment"], "experiment"
-    )
-    try:
-        if config["task"] == "train":
-            run.train(experiment, world, emit)
-        else:
-            run.evaluate_checkpoint(experiment, world=world, emit=emit, **config["arguments"])
-    except UserError as error:
-        emit({"kind": "user_error", "type": type(error).__name__, "text": str(error)})
-        raise
-
-
-def _check_resources(resources: dict[str, float], workers: int) -> bool:
+def _check_resources(resources: dict[str, float], experiment: Experiment) -> bool:
     """Whether workers get a GPU each."""
+    least = experiment.min_workers or experiment.workers
+    option = "--min-workers" if experiment.min_workers else "--workers"
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    if gpus >= workers:
+    if gpus >= least:
         return True
     if gpus:
         raise ConfigError(
-            f"--workers {workers}: this Ray cluster has {gpus} GPUs, and a worker uses one. "
-            f"Use --workers {gpus} or fewer, or add nodes."
+            f"{option} {least}: this Ray cluster has {gpus} GPUs, and a worker uses one. "
+            f"Use {option} {gpus} or fewer, or add nodes."
         )
-    if cpus < workers:
+    if cpus < least:
         raise ConfigError(
-            f"--workers {workers}: this Ray cluster has {cpus} CPUs, and a worker uses one. "
-            f"Use --workers {cpus} or fewer, or add nodes."
+            f"{option} {least}: this Ray cluster has {cpus} CPUs, and a worker uses one. "
+            f"Use {option} {cpus} or fewer, or add nodes."
         )
     return False

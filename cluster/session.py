@@ -12,6 +12,8 @@ from typing import Any
 
 from ctrdist.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parents[1]
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray inside an entry point of `ray job submit`
 
@@ -47,6 +49,8 @@ def connect(num_cpus: int | None = None, *, worker_output: bool = False) -> None
 def _init(num_cpus: int | None, worker_output: bool) -> None:
     import ray
 
+    if not worker_output:
+        _silence_raylet()
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": worker_output}
     address = os.environ.get("RAY_ADDRESS", "")
     if address not in ("", "local"):
@@ -64,6 +68,19 @@ def _init(num_cpus: int | None, worker_output: bool) -> None:
         runtime_env=_project_on_path(),
         **quiet,
     )
+
+
+def _silence_raylet() -> None:
+    """Keeps Ray's paragraph about each dead worker, printed to stdout, for the debug log.
+
+    Ray has no switch for it. Who starts workers says in a line what became of them.
+    """
+    from ray._private import worker
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        log.debug("%s", " ".join(data["lines"]))
+
+    worker.print_to_stdstream = to_log
 
 
 def _project_on_path() -> dict[str, dict[str, str]]:

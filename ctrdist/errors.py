@@ -15,3 +15,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete, damaged or of another model or data set."""
+
+
+class ResourceError(UserError):
+    """Memory or machines that a run needs and did not get."""

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from ctrdist.training.stopping import interrupted_text
+
 LINE_SECONDS = 10.0
 _METRICS = {
     "auc": "AUC",
@@ -32,6 +34,7 @@ class RunConsole:
         self._steps_per_epoch = 0
         self._last_line = time.monotonic()
         self._best_epoch: int | None = None
+        self._hung = False
 
     def __enter__(self) -> RunConsole:
         if sys.stderr.isatty():
@@ -60,10 +63,9 @@ class RunConsole:
 
     def note(self, text: str) -> None:
         """A line."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False, soft_wrap=True)
-        else:
-            self._console.print(text, highlight=False, soft_wrap=True)
+        console = self._console if self._bar is None else self._bar.console
+        # no markup: what a library says may hold [brackets]
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def show(self, message: dict[str, Any]) -> None:
         """One message of :mod:`ctrdist.training.observers`."""
@@ -97,6 +99,38 @@ class RunConsole:
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(f"{title}: {100 * done / total:.0f}%, {text}")
+
+    def _on_hang(self, m: dict[str, Any]) -> None:
+        if not self._hung:  # all workers hang, one line is enough
+            self.note(
+                f"worker {m['rank']}: nothing finished for {m['seconds']:g} s; Python stacks of "
+                f"all workers are in {m['stacks']}"
+            )
+        self._hung = True
+
+    def _on_restart(self, m: dict[str, Any]) -> None:
+        self._hung = False
+        where = f"from step {m['step']:,}" if m["step"] else "from the beginning"
+        if m["told_to_stop"]:
+            self.note(f"{m['reason']}; the workers start again {where}")
+            return
+        most = "" if m["max_restarts"] < 0 else f" of {m['max_restarts']}"
+        self.note(
+            f"worker {m['rank']} failed ({m['reason']}); the workers start again {where} "
+            f"(restart {m['restarts']}{most})"
+        )
+
+    def _on_waiting(self, m: dict[str, Any]) -> None:
+        self.note(
+            f"waiting for {plural(m['wanted'], 'worker')}: the cluster has "
+            f"{plural(m['there'], m['unit'])}. --min-workers lets a run go on with fewer"
+        )
+
+    def _on_stopping(self, m: dict[str, Any]) -> None:
+        self.note("writing a checkpoint; a second signal ends the run at once")
+
+    def _on_interrupted(self, m: dict[str, Any]) -> None:
+        self.note(interrupted_text(m["step"]))
 
     def _on_evaluation(self, m: dict[str, Any]) -> None:
         metrics = m["metrics"]

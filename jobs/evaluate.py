@@ -56,7 +56,7 @@ def main() -> None:
     data = config.data or experiment.data
     data = data if "://" in data else absolute(data, "--data")
     open_dataset(data).split(config.split)
-    experiment = replace(experiment, data=data, workers=config.workers)
+    experiment = replace(experiment, data=data, workers=config.workers, min_workers=0)
     with RunConsole() as console:
         result = launch(
             "evaluate", experiment, {"checkpoint": path, "split": config.split}, console.show

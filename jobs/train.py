@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -66,6 +67,19 @@ def complete(experiment: Experiment) -> Experiment:
         )
     if experiment.workers < 1:
         raise ConfigError(f"--workers {experiment.workers}: at least 1.")
+    if not 0 <= experiment.min_workers <= experiment.workers:
+        raise ConfigError(
+            f"--min-workers {experiment.min_workers}: from 1 to --workers {experiment.workers}, "
+            "or 0 for exactly that many."
+        )
+    if experiment.faults.max_restarts < -1:
+        raise ConfigError(
+            f"faults.max_restarts {experiment.faults.max_restarts}: a number, or -1 for no bound."
+        )
+    if experiment.faults.step_timeout_s < 0:
+        raise ConfigError(
+            f"faults.step_timeout_s {experiment.faults.step_timeout_s}: seconds, or 0 for never."
+        )
     if experiment.loader.batch_size < experiment.workers:
         raise ConfigError(
             f"loader.batch_size {experiment.loader.batch_size} is for all workers together: "
@@ -117,11 +131,19 @@ def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
 
     setup(int(os.environ["RANK"]))
     from ctrdist.training.run import train as train_rank
+    from ctrdist.training.stopping import Interrupted, StopRequest
     from jobs.console import RunConsole
 
-    world = join_world()
+    world = join_world(timeout_s=max(1800.0, experiment.faults.step_timeout_s * 2))
+    stop = StopRequest()
+    stop.listen(signal.SIGTERM, signal.SIGINT)
     with RunConsole() as console:
-        result = train_rank(replace(experiment, workers=world.size), world, console.show)
+        try:
+            result = train_rank(replace(experiment, workers=world.size), world, console.show, stop)
+        except Interrupted as interrupted:
+            if world.is_main:
+                console.show({"kind": "interrupted", "step": interrupted.step})
+            raise
     leave_world()
     if not world.is_main:
         sys.exit(0)

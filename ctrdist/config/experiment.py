@@ -105,6 +105,18 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FaultConfig:
+    """What happens when something breaks."""
+
+    max_restarts: int = 3
+    """How often workers are started again, from the newest checkpoint, after one has failed;
+    −1: without bound. Wrong settings, bad data or a loss that is not finite end the run at once."""
+    step_timeout_s: float = 1800.0
+    """Seconds after which a step, a batch of an evaluation or a checkpoint counts as hung: each
+    worker writes its Python stacks to the run's stacks/ and ends with an error; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     """What is recorded where. A JSONL file in the run's directory has everything in any case."""
 
@@ -163,6 +175,8 @@ class Experiment:
     """Directory of all runs; CTRDIST_RUNS replaces this default."""
     workers: int = 1
     """Worker processes, one per GPU or CPU share."""
+    min_workers: int = 0
+    """Fewest workers to go on with where the cluster has not enough for `workers`; 0: `workers`."""
     model_name: str = ""
     """Name in the registry of models; each job sets its own."""
     model: Any = None
@@ -177,6 +191,8 @@ class Experiment:
     """The loop."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are written."""
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    """What happens when something breaks."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """What is recorded where."""
 

@@ -56,6 +56,8 @@ class SplitReader:
         path = self._files[group.file].path
         try:
             table = self._read_row_group(group.file, group.index)
+        except MemoryError:  # Arrow's own is an ArrowException too, and the file is sound
+            raise
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"{self._dataset.path}/{path}: cannot be read ({error}). The data set is "

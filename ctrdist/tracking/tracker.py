@@ -102,9 +102,10 @@ class RunTracker:
             tags: beside versions, commit, host and command, which are always there.
             artifacts: name → text.
         """
+        restarts = _count_starts(self._log.path)
         self._log.append("start", {})
         self._log.append("params", flatten(params))
-        self._log.append("tags", {**self._environment, **(tags or {})})
+        self._log.append("tags", {**self._environment, **(tags or {}), "restarts": str(restarts)})
         for name, text in (artifacts or {}).items():
             self.log_artifact_text(name, text)
         if self._delivery is not None:
@@ -256,6 +257,17 @@ def _put_aside(run_dir: Path) -> None:
     for name in (EVENTS_NAME, STATE_NAME):
         if (run_dir / name).exists():
             (run_dir / name).rename(run_dir / f"{name}.{number}")
+
+
+def _count_starts(path: Path) -> int:
+    """How often the run has been started before, by a person or after a fault."""
+    count = offset = 0
+    while True:
+        events, end = read_events(path, offset)
+        if end == offset:
+            return count
+        count += sum(event.kind == "start" for event in events)
+        offset = end
 
 
 def _first_time_ms(path: Path) -> int:

@@ -8,7 +8,7 @@ count into histograms that are added up: memory does not grow with the rows, but
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +43,15 @@ class Evaluation:
     """(N,) like logits_N."""
 
 
-def evaluate(engine: Engine, split: str) -> Evaluation:
+def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None) -> Evaluation:
     """All metrics of a split; gAUC where the schema has users.
 
     Every rank calls it. Batch statistics of the ranks are averaged first.
+
+    Args:
+        engine: what is evaluated.
+        split: train, valid or test.
+        beat: called after each batch.
 
     Raises:
         DataError: the split has no rows.
@@ -64,9 +69,9 @@ def evaluate(engine: Engine, split: str) -> Evaluation:
     require_rows_for_all(loader.rows, world, split)
     average_buffers(engine)
     if loader.rows <= train.exact_rows:
-        evaluation = _gathered(engine, loader)
+        evaluation = _gathered(engine, loader, beat)
     else:
-        evaluation = _counted(engine, loader, every=-(-loader.rows // train.exact_rows))
+        evaluation = _counted(engine, loader, beat, every=-(-loader.rows // train.exact_rows))
     if evaluation.metrics["rows"] != loader.rows:
         raise RuntimeError(
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
@@ -74,18 +79,21 @@ def evaluate(engine: Engine, split: str) -> Evaluation:
     return evaluation
 
 
-def _predictions(engine: Engine, loader: Loader) -> Iterator[tuple[Tensor, Batch]]:
+def _predictions(
+    engine: Engine, loader: Loader, beat: Callable[[], None]
+) -> Iterator[tuple[Tensor, Batch]]:
     """This rank's logits (B,) float32 on its device, and their rows."""
     engine.model.eval()
     with torch.no_grad(), autocast(engine):
         for batch in loader:
             yield engine.model(batch.to(engine.world.device)).logits_B.float(), batch
+            beat()
     engine.model.train()
 
 
-def _gathered(engine: Engine, loader: Loader) -> Evaluation:
+def _gathered(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evaluation:
     logits, labels, users = [], [], []
-    for logits_B, batch in _predictions(engine, loader):
+    for logits_B, batch in _predictions(engine, loader, beat):
         logits.append(logits_B.cpu())
         labels.append(batch.label_B)
         users.append(batch.user_B)
@@ -100,12 +108,12 @@ def _gathered(engine: Engine, loader: Loader) -> Evaluation:
     return Evaluation(metrics=run_on_main(score), logits_N=logits_N, label_N=label_N)
 
 
-def _counted(engine: Engine, loader: Loader, every: int) -> Evaluation:
+def _counted(engine: Engine, loader: Loader, beat: Callable[[], None], every: int) -> Evaluation:
     """By histograms; every so many rows one is kept for the plots."""
     world = engine.world
     histogram = ScoreHistogram(world.device)
     logits, labels, scores, users = [], [], [], []
-    for logits_B, batch in _predictions(engine, loader):
+    for logits_B, batch in _predictions(engine, loader, beat):
         histogram.add(logits_B, batch.label_B.to(world.device))
         logits.append(logits_B[::every].cpu())
         labels.append(batch.label_B[::every])

@@ -15,25 +15,37 @@ from ctrdist.checkpoint.store import CheckpointStore, load_tensors, read
 from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed import World, run_on_main
+from ctrdist.errors import ResourceError
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
 from ctrdist.training.callbacks import Callback, Callbacks
 from ctrdist.training.evaluate import evaluate
+from ctrdist.training.memory import is_out_of_memory, out_of_memory_text
 from ctrdist.training.observers import Emit, Reporting, Tracking
+from ctrdist.training.stopping import StopRequest
 from ctrdist.training.trainer import Trainer, check_same_data
+from ctrdist.training.watchdog import Watchdog
 
 
-def train(experiment: Experiment, world: World, emit: Emit) -> dict[str, Any]:
+def train(
+    experiment: Experiment, world: World, emit: Emit, stop: StopRequest | None = None
+) -> dict[str, Any]:
     """Trains, or goes on with, the run that the experiment names; every rank calls it.
 
     Args:
         experiment: complete: data, run_name and runs are set.
         world: the workers.
-        emit: receives rank 0's messages.
+        emit: receives rank 0's messages, and of each rank that it hangs.
+        stop: may ask the run to end between two steps.
 
     Returns:
         The run's results, on rank 0 with run_id and tracking_uri.
+
+    Raises:
+        Interrupted: `stop` has asked, on this rank or another; a checkpoint was written.
+        ResourceError: memory does not suffice.
+        UserError: the settings or the data cannot work.
     """
     use_cores(world)
     run_dir = Path(experiment.runs) / experiment.run_name
@@ -45,13 +57,23 @@ def train(experiment: Experiment, world: World, emit: Emit) -> dict[str, Any]:
             str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
         )
         callback = Callbacks([Tracking(tracker, experiment.tracking.every_steps), Reporting(emit)])
+    watchdog = Watchdog(experiment.faults.step_timeout_s, run_dir, world.rank, emit)
+    table_bytes: int | None = None
     try:
-        engine = build_engine(experiment, dataset, world)
-        trainer = Trainer(engine, run_dir, callback)
-    except BaseException as error:
-        callback.on_failure(error)
-        raise
-    summary = trainer.fit()
+        try:
+            engine = build_engine(experiment, dataset, world)
+            table_bytes = engine.layout.bytes_per_rank[world.rank]
+            trainer = Trainer(engine, run_dir, callback, stop, watchdog)
+        except BaseException as error:
+            callback.on_failure(error)
+            raise
+        summary = trainer.fit()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rows = -(-experiment.loader.batch_size // world.size)
+        text = out_of_memory_text(world.rank, str(error), table_bytes, rows)
+        raise ResourceError(text) from error
     emit_if_main(world, emit, {"kind": "done", "summary": summary})
     return summary
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
+from ctrdist.training.nonfinite import FOLDER, keep_rows
 from ctrdist.training.state import Progress
+from ctrdist.training.stopping import Interrupted, StopRequest
 from ctrdist.training.throughput import Clock, count_flops, report, table_bytes
+from ctrdist.training.watchdog import Watchdog
 
 
 class Trainer:
@@ -32,19 +36,31 @@ class Trainer:
     Every rank has one and calls the same methods.
     """
 
-    def __init__(self, engine: Engine, run_dir: str | Path, callback: Callback) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        run_dir: str | Path,
+        callback: Callback,
+        stop: StopRequest | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         """Prepares the loop.
 
         Args:
             engine: what is trained.
             run_dir: the run's directory, seen by all workers.
             callback: called on rank 0 only.
+            stop: may ask this run to end between two steps.
+            watchdog: ends this process when nothing gets on.
         """
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
         self._clock = Clock(engine.world.device)
         self._work: tuple[int, int, int] | None = None
+        self._stop = stop or StopRequest()
+        self._stop_agreed = False
+        self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
@@ -78,9 +94,10 @@ class Trainer:
         try:
             resumed = self._resume()
             self._callback.on_start(self._started(resumed))
-            while not self.progress.stopped:
-                self._train_epoch()
-            summary = self._finish()
+            with self._watchdog:
+                while not self.progress.stopped:
+                    self._train_epoch()
+                summary = self._finish()
         except BaseException as error:
             self._callback.on_failure(error)
             raise
@@ -105,7 +122,10 @@ class Trainer:
         with autocast(self.engine):
             output = self.engine.model(batch)
             loss = log_loss_sum(output.logits_B, batch.label_B)
-        total = sum_over_ranks(loss.detach().double())
+        # one sum for both: all ranks learn in the same step that one of them was asked to end
+        asked = torch.full_like(loss, self._stop.signum, dtype=torch.float64)
+        total, asked = sum_over_ranks(torch.stack((loss.detach().double(), asked))).unbind()
+        self._stop_agreed = bool(asked)
         if not torch.isfinite(total):
             self._refuse(batch, loss)
         self._clock.mark("forward")
@@ -139,15 +159,16 @@ class Trainer:
             self.progress.train_seconds += now - begun
             self._callback.on_step(self._stepped(float(loss) / rows, norm, rows, now - begun))
             self._clock.end()
+            self._watchdog.beat()
             if limit and self.progress.step >= limit:
                 self.progress.stopped = f"train.max_steps = {limit} reached"
                 break
-            if (
-                every
-                and self.progress.step % every == 0
-                and self._loader.consumed < self._loader.rows
-            ):
-                self._checkpoint()
+            if self._loader.consumed < self._loader.rows:
+                if self._stop_agreed:
+                    self._checkpoint()
+                    raise Interrupted(self.progress.step, self._stop.signum or SIGTERM)
+                if every and self.progress.step % every == 0:
+                    self._checkpoint()
             begun = time.perf_counter()
             self._clock.begin()
         self._end_epoch()
@@ -162,7 +183,7 @@ class Trainer:
             self._loader.next_epoch()
             self.progress.begin_epoch()
         if self._has_valid:
-            evaluation = evaluate(self.engine, "valid")
+            evaluation = evaluate(self.engine, "valid", self._watchdog.beat)
             already = self.progress.stopped
             self.progress.judge(evaluation.metrics, self._config)
             self.progress.stopped = already or self.progress.stopped
@@ -173,6 +194,8 @@ class Trainer:
         if not self.progress.stopped and self._loader.epoch >= self._config.epochs:
             self.progress.stopped = f"train.epochs = {self._config.epochs} reached"
         self._checkpoint()
+        if self._stop_agreed and not self.progress.stopped:
+            raise Interrupted(self.progress.step, self._stop.signum or SIGTERM)
 
     def _check_rows(self) -> None:
         """Proves that this epoch has seen each row of the split exactly once."""
@@ -205,6 +228,7 @@ class Trainer:
         protect = {self.progress.best_step} if self.progress.best_step is not None else set()
         path = self._store.save(self.progress.step, self.engine.tensors(), state, texts, protect)
         self._callback.on_checkpoint(str(path), self.progress, time.perf_counter() - begun)
+        self._watchdog.beat()
         return path
 
     def _resume(self) -> int:
@@ -244,7 +268,7 @@ class Trainer:
         test: dict[str, float] = {}
         split = self.engine.dataset.manifest.splits.get("test")
         if split is not None and split.rows:
-            evaluation: Evaluation = evaluate(self.engine, "test")
+            evaluation: Evaluation = evaluate(self.engine, "test", self._watchdog.beat)
             test = evaluation.metrics
             self._callback.on_evaluate(
                 "test", evaluation, self.progress, self._loader.epoch - 1, float("nan")
@@ -273,16 +297,30 @@ class Trainer:
         }
 
     def _refuse(self, batch: Batch, loss: Tensor) -> None:
-        rows = batch.row_B.tolist()
-        bad = (
-            ""
-            if torch.isfinite(loss)
-            else f" Rows of split train on this worker: {rows[:8]}{' …' if len(rows) > 8 else ''}."
-        )
+        largest = torch.zeros(self._world.size, dtype=torch.float64, device=self._world.device)
+        if not torch.isfinite(loss):
+            # of several workers the one to look at first: batch normalisation spreads what is wrong
+            values = batch.numeric_BK.double().abs().nan_to_num(nan=torch.inf).flatten()
+            largest[self._world.rank] = torch.cat((values, values.new_ones(1))).max()
+            keep_rows(
+                self.run_dir,
+                self.engine.dataset,
+                step=self.progress.step,
+                epoch=self._loader.epoch,
+                rank=self._world.rank,
+                row_B=batch.row_B.cpu().numpy(),
+            )
+        largest = sum_over_ranks(largest)  # behind it all ranks have written their rows
+        ranks, first = largest.nonzero().flatten().tolist(), int(largest.argmax())
+        rows = self.run_dir / FOLDER / f"step-{self.progress.step}-rank-{first}.parquet"
         raise DataError(
-            f"step {self.progress.step}: the loss is not finite, so nothing was updated.{bad} "
-            "The last checkpoint is sound. Lower optim.dense.lr or optim.tables.lr, or look at "
-            "these rows for numeric values that are huge."
+            f"step {self.progress.step}: the loss is not finite on worker "
+            f"{', '.join(map(str, ranks))}, so nothing was updated; the last checkpoint is sound. "
+            f"The rows are in {rows.parent}. Look for numeric values that are huge (the largest is "
+            f"{float(largest.max()):.3g}): "
+            f"python -c \"import pandas; print(pandas.read_parquet('{rows}').describe().T)\". If "
+            "there are none, lower optim.dense.lr or optim.tables.lr. Started again under the same "
+            "name the run meets the same rows again."
         )
 
     def _started(self, resumed: int) -> Started:

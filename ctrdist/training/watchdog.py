@@ -1,0 +1,88 @@
+"""Ends a worker that hangs, as a collective does when another worker is gone without a word."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+EXIT_CODE = 70
+STACKS = "stacks"
+_GRACE_SECONDS = 5.0
+"""Left to the other workers to write their stacks: a worker that ends breaks their collectives."""
+
+
+class Watchdog:
+    """A thread that ends the process where nobody calls `beat` for too long. Use as a context."""
+
+    def __init__(
+        self,
+        timeout_s: float,
+        run_dir: Path,
+        rank: int,
+        emit: Callable[[dict[str, Any]], None] = lambda message: None,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            timeout_s: the longest time between two beats; 0 switches the watchdog off.
+            run_dir: the stacks are written to stacks/rank-<rank>.txt there.
+            rank: of this worker.
+            emit: receives a message of kind "hang" before the process ends.
+        """
+        self._timeout = timeout_s
+        self._path = run_dir / STACKS / f"rank-{rank}.txt"
+        self._rank, self._emit = rank, emit
+        self._last = time.monotonic()
+        self._over = threading.Event()
+
+    def beat(self) -> None:
+        """Says that this worker gets on."""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Watchdog:
+        self.beat()
+        if self._timeout > 0:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._timeout / 10)):
+            if time.monotonic() - self._last > self._timeout:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("w") as file:
+                file.write(
+                    f"{time.strftime('%Y-%m-%d %H:%M:%S')}: worker {self._rank}, process "
+                    f"{os.getpid()}: nothing finished for {self._timeout:g} s\n\n"
+                )
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+            self._emit(
+                {
+                    "kind": "hang",
+                    "rank": self._rank,
+                    "seconds": self._timeout,
+                    "stacks": str(self._path.parent),
+                }
+            )
+            time.sleep(_GRACE_SECONDS)
+        finally:
+            # not an exception: the thread that hangs would never raise it
+            os._exit(EXIT_CODE)

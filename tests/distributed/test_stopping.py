@@ -1,0 +1,106 @@
+"""Ranks end together, in good order or for want of memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ctrdist.checkpoint.store import CheckpointStore
+from ctrdist.config.experiment import (
+    CheckpointConfig,
+    LoaderConfig,
+    TrackingConfig,
+    TrainConfig,
+    experiment_of,
+)
+from ctrdist.distributed import World
+from ctrdist.errors import ResourceError
+from ctrdist.models.configs import DLFConfig
+from ctrdist.training import run
+from ctrdist.training.stopping import Interrupted, StopRequest
+from ctrdist.training.trainer import Trainer
+from tests.datasets import write_dataset
+from tests.ranks import run_ranks
+
+MODEL = DLFConfig(
+    embedding_dim=8,
+    num_layers=1,
+    tokens_per_block=4,
+    rank=3,
+    hidden_dim=16,
+    attention_layers=1,
+    attention_heads=2,
+)
+
+
+def experiment(data: str, runs: str):
+    return experiment_of("dlf", DLFConfig)(
+        data=data,
+        runs=runs,
+        run_name="run",
+        model=MODEL,
+        loader=LoaderConfig(batch_size=128),
+        train=TrainConfig(epochs=2),
+        checkpoint=CheckpointConfig(every_steps=0),
+        tracking=TrackingConfig(mlflow=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data")
+    write_dataset(path, {"train": 1999, "valid": 300, "test": 300})
+    return str(path)
+
+
+def interrupted(world: World, data: str, runs: str, rank: int, after: int) -> tuple[int, int]:
+    """Trains; one rank gets a real SIGTERM while it computes a step. Gives step and exit code."""
+    stop = StopRequest()
+    stop.listen(signal.SIGTERM)
+    step = Trainer.train_step
+
+    def with_signal(trainer: Trainer, batch):
+        if world.rank == rank and trainer.progress.step == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, batch)
+
+    Trainer.train_step = with_signal  # type: ignore[method-assign]
+    try:
+        summary = run.train(experiment(data, runs), world, lambda message: None, stop)
+    except Interrupted as ended:
+        return ended.step, int(ended.code or 0)
+    return summary["steps"], 0
+
+
+@pytest.mark.parametrize(("rank", "after", "ends"), [(0, 5, 6), (1, 5, 6), (1, 15, 16)])
+def test_a_signal_to_one_rank_ends_all_after_the_same_step(data, tmp_path, rank, after, ends):
+    """The last case: in the epoch's last step, so that the epoch is finished first."""
+    results = run_ranks(interrupted, 2, data, str(tmp_path), rank, after)
+    assert results == [(ends, 128 + signal.SIGTERM)] * 2
+    newest = CheckpointStore(tmp_path / "run/checkpoints", keep=2).latest()
+    assert newest is not None and newest.name == f"step-{ends:09d}"
+    again = run_ranks(interrupted, 2, data, str(tmp_path), -1, -1)
+    assert again == [(32, 0)] * 2
+
+
+def starved(world: World, data: str, runs: str) -> str:
+    """Trains a model that does not fit into what this process may have."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**32, resource.RLIM_INFINITY))
+    large = replace(experiment(data, runs), model=replace(MODEL, hidden_dim=2**27))
+    try:
+        run.train(large, world, lambda message: None)
+    except ResourceError as error:
+        return str(error)
+    return ""
+
+
+def test_a_lack_of_memory_is_one_message(data, tmp_path):
+    (text,) = run_ranks(starved, 1, data, str(tmp_path), timeout=60)
+    assert text.startswith("worker 0 ran out of memory")
+    assert "batches of 128 rows" in text and "loader.batch_size" in text

@@ -29,6 +29,9 @@ _OPTIMIZER_BYTES = {
     "adagrad": "as the table",
     "sgd": "none",
     "adam": "twice the table",
+    "fused_adam": "twice the table",
+    "fused_rowwise_adam": "as the table, and a float per row",
+    "lamb": "twice the table",
 }
 _RESERVED = 0.15
 """Share of the memory that is kept for the tower, activations and batches."""
@@ -51,12 +54,12 @@ class TableSharder(EmbeddingBagCollectionSharder):
         """Kinds to choose from."""
         if self._dense:
             return ["data_parallel"]
-        return [*_AUTO, "table_row_wise", "table_column_wise"]
+        return [*_AUTO, "table_row_wise", "table_column_wise", "grid_shard", "data_parallel"]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """Kernels to choose from."""
-        kernel = EmbeddingComputeKernel.DENSE if self._dense else EmbeddingComputeKernel.FUSED
-        return [kernel.value]
+        copied = self._dense or sharding_type == "data_parallel"
+        return [(EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED).value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,11 +232,11 @@ def _constraints(
                 "keeps a copy of each table on each worker. Use auto or data_parallel, or another "
                 "optimiser (rowwise_adagrad, adagrad, sgd)."
             )
-        if not dense and kind == "data_parallel":
+        if optim.tables.name == "lamb" and kind == "data_parallel":
             raise ConfigError(
-                f"sharding of {table}: data_parallel goes with optim.tables.name = adam only; "
-                f"{optim.tables.name} is fused into sharded tables. Use table_wise, row_wise or "
-                "column_wise, or adam."
+                f"sharding of {table}: data_parallel cannot go with optim.tables.name = lamb, "
+                "which exists as a kernel for sharded tables only. Use table_wise, row_wise or "
+                "column_wise, or another optimiser."
             )
         kinds = ["data_parallel"] if dense else (_AUTO if kind == "auto" else [kind])
         smallest = min(4, int(weight.shape[1]))

@@ -15,7 +15,7 @@ from ctrdist.distributed import World, run_on_main
 from ctrdist.errors import ConfigError
 from ctrdist.models.ctr import CTRModel, padded_dim
 from ctrdist.models.registry import build_tower
-from ctrdist.optim.fused import fuse_table_optimizer
+from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
 from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
@@ -89,6 +89,7 @@ def sizes(model: CTRModel, schema: Schema) -> Sizes:
 
 def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engine:
     """Plans on rank 0, shards and initialises; every rank calls it."""
+    check_optim(experiment.optim, world.device.type)
     model = build_model(experiment, dataset.schema)
     fuse_table_optimizer(model, experiment.optim)
     plan = run_on_main(

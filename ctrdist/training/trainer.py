@@ -99,6 +99,9 @@ class Trainer:
         # drawn anew from (seed, step, rank): dropout repeats after a restart, and no generator's
         # state need be saved
         torch.manual_seed(_mix(self._config.seed, self.progress.step, self._world.rank))
+        self.engine.optimizers.begin_step(
+            self.progress.step, self.progress.lr_factor, self._config.min_lr
+        )
         with autocast(self.engine):
             output = self.engine.model(batch)
             loss = log_loss_sum(output.logits_B, batch.label_B)
@@ -148,7 +151,6 @@ class Trainer:
             already = self.progress.stopped
             self.progress.judge(evaluation.metrics, self._config)
             self.progress.stopped = already or self.progress.stopped
-            self.engine.optimizers.set_lr_factor(self.progress.lr_factor, self._config.min_lr)
             self._callback.on_evaluate("valid", evaluation, self.progress, epoch, train_loss)
         else:
             self.progress.best_step = self.progress.step
@@ -202,7 +204,6 @@ class Trainer:
             self.progress.epoch_digest = 0  # rank 0 goes on with the whole
         if self._goes_on():
             self.progress.stopped = ""
-        self.engine.optimizers.set_lr_factor(self.progress.lr_factor, self._config.min_lr)
         return self.progress.step
 
     def _goes_on(self) -> bool:

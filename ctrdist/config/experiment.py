@@ -52,7 +52,7 @@ class TableOptimConfig:
     """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to each step's loss. Only with adam."""
     weight_decay: float = 0.0
     """Decoupled: looked-up rows lose lr·weight_decay of themselves in each step.
-    Not with adagrad, sgd and adam."""
+    Not with adagrad, sgd and adam, and only on a GPU: FBGEMM's CPU kernels ignore it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
 from torchrec.optim import LAMB, Adam, PartialRowWiseAdam
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -28,8 +29,6 @@ _MOMENTS = ("fused_adam", "fused_rowwise_adam", "lamb")
 """Have two moments. FBGEMM has no CPU kernels for them."""
 _DECAYS = ("rowwise_adagrad", *_MOMENTS)
 """FBGEMM offers weight decay with them."""
-_DECOUPLED = 2
-"""FBGEMM's weight_decay_mode of row-wise Adagrad; of the others it is the only one."""
 
 
 def check_optim(config: OptimConfig, device: str) -> None:
@@ -54,6 +53,11 @@ def check_optim(config: OptimConfig, device: str) -> None:
         raise ConfigError(
             f"optim.tables.weight_decay = {tables.weight_decay}: {tables.name} has none for "
             f"tables. Use {instead}, or 0."
+        )
+    if tables.weight_decay and device == "cpu":
+        raise ConfigError(
+            f"optim.tables.weight_decay = {tables.weight_decay} needs a GPU: FBGEMM's CPU kernels "
+            "ignore it. Use 0, or optim.tables.name = adam with optim.tables.l2."
         )
     for where, value in (
         ("tables.weight_decay", tables.weight_decay),
@@ -83,7 +87,8 @@ def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:
     if config.tables.weight_decay:
         settings["weight_decay"] = config.tables.weight_decay
         if name == "rowwise_adagrad":
-            settings["weight_decay_mode"] = _DECOUPLED
+            # the only mode of the others; here the default would ignore the decay
+            settings["weight_decay_mode"] = WeightDecayMode.DECOUPLE
     tables = [p for key, p in model.named_parameters() if ".embedding_bags." in f".{key}"]
     apply_optimizer_in_backward(_CLASSES[name], tables, settings)
 

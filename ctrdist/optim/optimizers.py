@@ -112,6 +112,11 @@ class Optimizers:
             self._fused_lr = self._table_lr
 
     @property
+    def dense_parameters(self) -> list[Tensor]:
+        """All weights but the tables."""
+        return list(self._rest.values())
+
+    @property
     def learning_rates(self) -> dict[str, float]:
         """Rates of the last step, to log."""
         return {"dense": self._adam.param_groups[0]["lr"], "tables": self._table_lr}

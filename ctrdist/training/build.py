@@ -21,6 +21,7 @@ from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import Layout, layout, plan_tables
 from ctrdist.sharding.shard import shard_model
+from ctrdist.training.device import prepare_device
 
 
 @dataclass
@@ -90,6 +91,7 @@ def sizes(model: CTRModel, schema: Schema) -> Sizes:
 def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engine:
     """Plans on rank 0, shards and initialises; every rank calls it."""
     check_optim(experiment.optim, world.device.type)
+    prepare_device(experiment, world.device.type)
     model = build_model(experiment, dataset.schema)
     fuse_table_optimizer(model, experiment.optim)
     plan = run_on_main(
@@ -114,6 +116,8 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         seed=experiment.train.seed,
         init_std=experiment.train.embedding_init_std,
     )
+    if experiment.train.compile:
+        tower.compile(dynamic=False)  # in place: names of weights stay
     return Engine(
         experiment=experiment,
         dataset=dataset,

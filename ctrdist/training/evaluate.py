@@ -79,8 +79,9 @@ def evaluate(engine: Engine, split: str) -> Evaluation:
 
 def autocast(engine: Engine) -> torch.autocast:
     """The context in which the tower computes."""
-    wanted = engine.experiment.train.precision == "bfloat16"
-    return torch.autocast(engine.world.device.type, dtype=torch.bfloat16, enabled=wanted)
+    wanted = engine.experiment.train.precision
+    dtype = torch.float16 if wanted == "float16" else torch.bfloat16
+    return torch.autocast(engine.world.device.type, dtype=dtype, enabled=wanted != "float32")
 
 
 def average_buffers(engine: Engine) -> None:

@@ -22,6 +22,7 @@ from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
+from ctrdist.training.sliced import LossScale, TowerPass
 from ctrdist.training.state import Progress
 
 
@@ -42,6 +43,7 @@ class Trainer:
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
+        self._loss_scale = LossScale()
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
@@ -102,6 +104,8 @@ class Trainer:
         self.engine.optimizers.begin_step(
             self.progress.step, self.progress.lr_factor, self._config.min_lr
         )
+        if self._config.precision == "float16" or self.engine.experiment.loader.accumulate > 1:
+            return self._sliced_step(batch)
         with autocast(self.engine):
             output = self.engine.model(batch)
             loss = log_loss_sum(output.logits_B, batch.label_B)
@@ -112,6 +116,20 @@ class Trainer:
         # gradients are averaged over the workers, whose shares of the rows may differ by one
         (loss * (self._world.size / batch.global_size)).backward()
         return total, self.engine.optimizers.step()
+
+    def _sliced_step(self, batch: Batch) -> tuple[Tensor, float]:
+        self.engine.optimizers.zero_grad()
+        half = self._config.precision == "float16"
+        scale = self._loss_scale.value if half else 1.0
+        done = TowerPass.run(self.engine, batch, self.engine.experiment.loader.accumulate, scale)
+        total = sum_over_ranks(done.loss.double())
+        if not torch.isfinite(total):
+            self._refuse(batch, done.loss)
+        finite = done.finish()
+        if half:
+            self._loss_scale.update(finite)
+        # an overflow of float16 skips the step; the next has half the scale
+        return total, self.engine.optimizers.step() if finite else float("inf")
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps
@@ -179,6 +197,7 @@ class Trainer:
         state = {
             "progress": {**self.progress.state_dict(), "epoch_digest": whole_digest},
             "loader": self._loader.state_dict(),
+            "loss_scale": self._loss_scale.state_dict(),
             "world_size": self._world.size,
         }
         texts = Texts(
@@ -200,6 +219,8 @@ class Trainer:
         load_tensors(saved.path, self.engine.tensors())
         self._loader.load_state_dict(saved.state["loader"])
         self.progress.load_state_dict(saved.state["progress"])
+        if "loss_scale" in saved.state:
+            self._loss_scale.load_state_dict(saved.state["loss_scale"])
         if not self._world.is_main:
             self.progress.epoch_digest = 0  # rank 0 goes on with the whole
         if self._goes_on():

@@ -77,7 +77,7 @@ class CopiedTables:
     def _new_state(self, weight_RD: Tensor) -> dict[str, Tensor]:
         device = weight_RD.device
         whole, rows = tuple(weight_RD.shape), (weight_RD.shape[0],)
-        shapes = {
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {
             "sgd": {},
             "adagrad": {FIRST: whole},
             "rowwise_adagrad": {FIRST: rows},

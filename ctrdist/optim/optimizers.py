@@ -145,7 +145,7 @@ class Optimizers:
 
 
 def _bounded(lr: float, factor: float, least: float) -> float:
-    """A rate times a factor of at most 1; the bound lets it fall no further, and never raises it."""
+    """A rate times a factor of at most 1; the bound stops its fall, and never raises it."""
     return min(lr, max(lr * factor, least))
 
 

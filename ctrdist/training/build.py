@@ -73,7 +73,8 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
             "--numeric_as bucket."
         )
     torch.manual_seed(experiment.train.seed)
-    return CTRModel(schema, build_tower(experiment.model_name, experiment.model, schema.num_fields))
+    tower = build_tower(experiment.model_name, experiment.model, schema.num_fields)
+    return CTRModel(schema, tower, experiment.sharding.tables_dtype)
 
 
 def sizes(model: CTRModel, schema: Schema) -> Sizes:
@@ -94,7 +95,7 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
     prepare_device(experiment, world.device.type)
     model = build_model(experiment, dataset.schema)
     fuse_table_optimizer(model, experiment.optim)
-    plan = run_on_main(
+    planned = run_on_main(
         lambda: plan_tables(
             model,
             experiment.sharding,
@@ -104,13 +105,14 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
             device=world.device.type,
         )
     )
-    described = layout(plan, model, experiment.optim, world.size)
+    described = layout(planned, model, experiment.optim, world.size)
     tower = model.tower
     if world.size > 1 and experiment.train.sync_batch_norm:
         synchronise_batch_norm(tower)
     sharded = shard_model(
         model,
-        plan,
+        planned.plan,
+        experiment.sharding,
         experiment.optim,
         world,
         seed=experiment.train.seed,

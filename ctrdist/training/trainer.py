@@ -327,6 +327,13 @@ def check_same_model(saved: Saved, experiment: Experiment, schema_json: str) -> 
     pairs.append(
         ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
     )
+    pairs.append(
+        (
+            "sharding.tables_dtype",
+            theirs["sharding"].get("tables_dtype", "float32"),
+            mine["sharding"]["tables_dtype"],
+        )
+    )
     for key, old, new in pairs:
         if old != new:
             raise CheckpointError(

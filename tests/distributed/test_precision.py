@@ -13,6 +13,7 @@ import torch
 from ctrdist.config.experiment import Experiment, ShardingConfig
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed import World
+from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
 from ctrdist.training.callbacks import Callback
 from ctrdist.training.sliced import LossScale, TowerPass
@@ -101,3 +102,35 @@ def test_loss_scale_halves_doubles_and_survives_json():
     again = LossScale()
     again.load_state_dict(json.loads(json.dumps(scale.state_dict())))
     assert (again.value, again.steps) == (8.0, 1)
+
+
+def parity(world: World, experiment: Experiment, run_dir: str) -> dict[str, Any]:
+    """Trains to the end; AUC on test, and the dtype of the tables."""
+    engine = build_engine(experiment, open_dataset(experiment.data), world)
+    summary = Trainer(engine, run_dir, Callback()).fit()
+    dtypes = {str(part.dtype) for _, part, _, _ in table_parts(engine.model)}
+    return {"auc": summary["test"]["auc"], "dtypes": dtypes}
+
+
+def test_half_tables_and_half_communication_cost_no_auc(data, tmp_path):
+    plain = experiment_for(data, "adagrad", ShardingConfig(default="row_wise"))
+    half = replace(
+        plain.sharding, tables_dtype="float16", forward_comm="float16", backward_comm="float16"
+    )
+    one = run_ranks(parity, 2, plain, str(tmp_path / "a"))[0]
+    other = run_ranks(parity, 2, replace(plain, sharding=half), str(tmp_path / "b"))[0]
+    assert (one["dtypes"], other["dtypes"]) == ({"torch.float32"}, {"torch.float16"})
+    assert one["auc"] > 0.6
+    assert other["auc"] != one["auc"]  # it did compute something else
+    assert abs(other["auc"] - one["auc"]) < 5e-3
+
+
+def test_half_gradients_are_sent_as_such(data, tmp_path):
+    plain = experiment_for(data, "sgd", ShardingConfig(default="table_wise"))
+    half = replace(plain, sharding=replace(plain.sharding, backward_comm="float16"))
+    one = run_ranks(steps, 2, plain, str(tmp_path / "a"), 2)[0]
+    other = run_ranks(steps, 2, half, str(tmp_path / "b"), 2)[0]
+    assert other["losses"][0] == one["losses"][0]  # forward is exact
+    difference = other["end"]["tokens/C0"] - one["end"]["tokens/C0"]
+    moved = np.linalg.norm(one["end"]["tokens/C0"] - one["start"]["tokens/C0"])
+    assert 0 < np.linalg.norm(difference) < 1e-2 * moved

@@ -189,7 +189,6 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
         ("data_parallel", "rowwise_adagrad"),
         ("data_parallel", "adagrad"),
         ("data_parallel", "sgd"),
-        ("grid_shard", "adagrad"),
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])

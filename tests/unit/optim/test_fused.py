@@ -16,7 +16,7 @@ from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 def test_kernels_without_a_cpu_version_are_refused_there(name):
     config = OptimConfig(tables=TableOptimConfig(name=name, weight_decay=0.1))
     check_optim(config, "cuda")
-    with pytest.raises(ConfigError, match="needs a GPU.*rowwise_adagrad, adagrad or sgd"):
+    with pytest.raises(ConfigError, match=r"needs a GPU.*rowwise_adagrad, adagrad or sgd"):
         check_optim(config, "cpu")
 
 

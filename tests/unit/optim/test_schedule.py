@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -48,12 +49,10 @@ def test_follows_its_equation(decay, expected):
 def test_rises_then_never_rises_and_keeps_the_floor(decay, warmup, steps, floor):
     config = ScheduleConfig(warmup_steps=warmup, decay=decay, decay_steps=steps, floor=floor)
     factors = [rate_factor(config, step) for step in range(150)]
-    assert all(0 < a <= b <= 1 for a, b in zip(factors[:warmup], factors[1:warmup], strict=False))
+    assert all(0 < a <= b <= 1 for a, b in pairwise(factors[:warmup]))
     after = factors[warmup:]
     assert after[0] == pytest.approx(1)
-    assert all(
-        b <= a + 1e-12 and b >= floor - 1e-12 for a, b in zip(after, after[1:], strict=False)
-    )
+    assert all(b <= a + 1e-12 and b >= floor - 1e-12 for a, b in pairwise(after))
 
 
 @pytest.mark.parametrize(

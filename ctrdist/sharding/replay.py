@@ -69,24 +69,27 @@ def replay_plan(
                 f"table {table} is {kind} there, and optim.tables.name = adam here keeps a copy on "
                 "each worker",
             )
-        spec = EnumerableShardingSpec(
-            [
-                ShardMetadata(
-                    shard_sizes=[part["rows"][1], part["columns"][1]],
-                    shard_offsets=[part["rows"][0], part["columns"][0]],
-                    placement=placement(device, part["rank"], local_size),
-                )
-                for part in parts
-            ]
-        )
         kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED
         plan[table] = ParameterSharding(
             sharding_type=kind,
             compute_kernel=kernel.value,
             ranks=[part["rank"] for part in parts],
-            sharding_spec=None if copied else spec,
+            sharding_spec=None if copied else _spec(parts, device, local_size),
         )
     return ShardingPlan({module: plan})
+
+
+def _spec(parts: list[dict[str, Any]], device: str, local_size: int) -> EnumerableShardingSpec:
+    return EnumerableShardingSpec(
+        [
+            ShardMetadata(
+                shard_sizes=[part["rows"][1], part["columns"][1]],
+                shard_offsets=[part["rows"][0], part["columns"][0]],
+                placement=placement(device, part["rank"], local_size),
+            )
+            for part in parts
+        ]
+    )
 
 
 def _read(path: str, world_size: int) -> dict[str, list[dict[str, Any]]]:

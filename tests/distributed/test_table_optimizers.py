@@ -71,7 +71,14 @@ def steps(world: World, experiment: Experiment, run_dir: str, number: int) -> di
         trainer.progress.step += 1
     kinds = {shard.table: shard.kind for shard in engine.layout.shards}
     end = weights(engine, world)
-    return {"losses": losses, "rates": rates, "start": start, "end": end, "kinds": kinds}
+    return {
+        "losses": losses,
+        "rates": rates,
+        "start": start,
+        "end": end,
+        "kinds": kinds,
+        "plan": engine.layout.to_json(),
+    }
 
 
 def fit(world: World, experiment: Experiment, run_dir: str, kill_after: int) -> dict[str, Any]:
@@ -115,6 +122,21 @@ def test_copies_and_shards_follow_one_schedule(data, tmp_path):
     for name, value in fused["end"].items():
         moved = np.linalg.norm(value - fused["start"][name])
         assert np.linalg.norm(copied["end"][name] - value) < 1e-3 * moved, name
+
+
+def test_a_grid_trains_like_rows_and_its_saved_plan_gives_the_same_run(data, tmp_path):
+    rows = experiment_for(data, "adagrad", ShardingConfig(default="row_wise"))
+    grid = replace(rows, sharding=ShardingConfig(default="grid_shard"))
+    one = run_ranks(steps, 2, rows, str(tmp_path / "a"), STEPS)[0]
+    other = run_ranks(steps, 2, grid, str(tmp_path / "b"), STEPS)[0]
+    assert set(other["kinds"].values()) == {"grid_shard"}
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
+    (tmp_path / "plan.json").write_text(other["plan"])
+    saved = replace(rows, sharding=ShardingConfig(plan_file=str(tmp_path / "plan.json")))
+    again = run_ranks(steps, 2, saved, str(tmp_path / "c"), STEPS)[0]
+    assert again["kinds"] == other["kinds"] and again["losses"] == other["losses"]
+    for key, value in other["end"].items():
+        np.testing.assert_array_equal(again["end"][key], value, err_msg=key)
 
 
 def test_rates_reach_the_kernels(data, tmp_path):

@@ -17,15 +17,20 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     import torch
 
     from ctrdist.data.manifest import open_dataset
+    from ctrdist.optim.fused import check_optim, fuse_table_optimizer
     from ctrdist.sharding.plan import layout, plan_tables
     from ctrdist.training.build import build_model, sizes
+    from ctrdist.training.device import prepare_device
 
     dataset = open_dataset(experiment.data)
     model = build_model(experiment, dataset.schema)
     gpus = torch.cuda.device_count()
     device = "cuda" if gpus else "cpu"
+    check_optim(experiment.optim, device)
+    prepare_device(experiment, device)
+    fuse_table_optimizer(model, experiment.optim)  # its state counts in the planner's memory
     local = min(experiment.workers, gpus) if gpus else experiment.workers
-    plan = plan_tables(
+    planned = plan_tables(
         model,
         experiment.sharding,
         experiment.optim,
@@ -33,7 +38,7 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
         local_size=local,
         device=device,
     )
-    described = layout(plan, model, experiment.optim, experiment.workers)
+    described = layout(planned, model, experiment.optim, experiment.workers)
     counted = sizes(model, dataset.schema)
     out = Console()
     table = Table(
@@ -62,11 +67,15 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
         )
     out.print(table)
     held = ", ".join(f"{b / 2**20:,.1f}" for b in described.bytes_per_rank)
+    state = ", ".join(f"{b / 2**20:,.1f}" for b in described.state_bytes_per_rank)
+    cost = described.cost_imbalance
+    balance = "not estimated for a replayed plan" if cost is None else f"{cost:.2f}"
     rows = ", ".join(f"{n} {split.rows:,}" for n, split in dataset.manifest.splits.items())
     out.print(
         f"weights: {counted.table_parameters:,} in tables, {counted.dense_parameters:,} elsewhere\n"
-        f"MiB of tables per worker: {held} (fullest over mean {described.imbalance:.2f}); "
-        f"optimiser state beside them: {described.optimizer_state}\n"
+        f"MiB of tables per worker: {held} (fullest over mean {described.imbalance:.2f})\n"
+        f"MiB of their {experiment.optim.tables.name} state per worker: {state}\n"
+        f"estimated time in the tables, slowest worker over mean: {balance}\n"
         f"rows: {rows}; nothing was started",
         highlight=False,
         soft_wrap=True,
@@ -75,6 +84,8 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
         "table_parameters": counted.table_parameters,
         "dense_parameters": counted.dense_parameters,
         "bytes_per_worker": described.bytes_per_rank,
+        "state_bytes_per_worker": described.state_bytes_per_rank,
         "imbalance": described.imbalance,
+        "cost_imbalance": described.cost_imbalance,
         "plan": {name: shards[0].kind for name, shards in by_table.items()},
     }

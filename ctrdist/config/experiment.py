@@ -12,8 +12,10 @@ ShardingKind = Literal[
     "column_wise",
     "table_row_wise",
     "table_column_wise",
+    "grid_shard",
     "data_parallel",
 ]
+CommType = Literal["float32", "float16", "bfloat16", "int8", "fp8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +35,29 @@ class LoaderConfig:
     """Threads of a worker that read and decode."""
     prefetch: int = 4
     """Batches that are made ready ahead of the step."""
+    accumulate: int = 1
+    """Slices of a step through which the tower goes one after another, to save memory.
+    Tables are looked up and updated once, so the step stays the same, but for batch statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptimConfig:
     """Optimiser of the embedding tables."""
 
-    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
-    """The first three are fused into the backward pass.
-    adam is dense: for tables that fit, with whole-table L2."""
+    name: Literal[
+        "rowwise_adagrad", "adagrad", "sgd", "adam", "fused_adam", "fused_rowwise_adam", "lamb"
+    ] = "rowwise_adagrad"
+    """All but adam are fused into the backward pass and move looked-up rows only; the last three
+    need a GPU. adam is dense: for tables that fit, with whole-table L2."""
     lr: float = 0.01
     """Learning rate."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     l2: float = 0.0
     """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to each step's loss. Only with adam."""
+    weight_decay: float = 0.0
+    """Decoupled: looked-up rows lose lr·weight_decay of themselves in each step.
+    Not with adagrad, sgd and adam, and only on a GPU: FBGEMM's CPU kernels ignore it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +67,35 @@ class DenseOptimConfig:
     lr: float = 0.001
     """Learning rate."""
     beta1: float = 0.9
-    """Decay of the first moment; also for tables under adam."""
+    """Decay of the first moment; also for tables under the Adams and LAMB."""
     beta2: float = 0.999
-    """Decay of the second moment; also for tables under adam."""
+    """Decay of the second moment; also for tables under the Adams and LAMB."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     l2: float = 0.0
     """Adds (l2/2)·Σ‖w‖² of the dense weights to the loss."""
+    weight_decay: float = 0.0
+    """Decoupled, as in AdamW: weights lose lr·weight_decay of themselves in each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rates as a function of the step; cuts after stale epochs come on top."""
+
+    warmup_steps: int = 0
+    """Steps over which the rates rise linearly to their configured values."""
+    decay: Literal["constant", "linear", "cosine", "inverse_sqrt", "step"] = "constant"
+    """What follows the warm-up.
+    With t steps since then and n = decay_steps: linear and cosine fall to the floor at t = n;
+    inverse_sqrt is √(n/(n+t)); step multiplies by step_factor every n steps."""
+    decay_steps: int = 0
+    """n; all but constant need it."""
+    step_factor: float = 0.1
+    """Factor of the decay named step."""
+    floor: float = 0.0
+    """Least rate after the warm-up, as a share of the configured one."""
+    applies_to: Literal["both", "tables", "dense"] = "both"
+    """Whose rates follow it; the others stay constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +106,8 @@ class OptimConfig:
     """Of the embedding tables."""
     dense: DenseOptimConfig = field(default_factory=DenseOptimConfig)
     """Of everything else."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Warm-up and decay of the learning rates."""
     max_grad_norm: float = 10.0
     """Bound of the gradient norm of dense weights, and of tables under adam; 0 switches it off."""
 
@@ -92,6 +126,23 @@ class ShardingConfig:
     cpu_kernel: bool = True
     """On CPU workers, whether fused tables use our kernel on all threads of a worker.
     false: FBGEMM's, which updates on one."""
+    reserved: float = 0.15
+    """Share of that memory that is kept for the tower, activations and batches."""
+    intra_host_gbps: float = 0.0
+    """Bandwidth between workers of one machine, GB/s, for the planner; 0: TorchRec's assumption."""
+    inter_host_gbps: float = 0.0
+    """Bandwidth between machines, GB/s, for the planner; 0: TorchRec's assumption."""
+    min_columns: int = 4
+    """Narrowest part that a column-wise kind may cut; a multiple of 4. Bounds the number of parts:
+    a table of 16 columns has at most 16 / min_columns."""
+    plan_file: str = ""
+    """plan.json of an earlier run (in its checkpoints): its placement again, without planning."""
+    tables_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """What tables are stored in; looked-up rows and the optimiser's state stay float32."""
+    forward_comm: CommType = "float32"
+    """What looked-up rows are sent between workers in. int8 and fp8 need GPUs."""
+    backward_comm: CommType = "float32"
+    """The same for their gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +204,13 @@ class TrainConfig:
     exact_rows: int = 20_000_000
     """Largest split whose predictions are gathered for an exact AUC.
     Above, AUC comes from a histogram of 2^20 bins, with auc_error as its bound."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the tower under autocast; tables, logits and loss stay float32."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The others run the tower under autocast; tables, logits and loss stay float32. float16 scales
+    the loss, and needs a GPU."""
+    compile: bool = False
+    """torch.compile of the tower: slow first steps, for a long run. Needs a C++ compiler."""
+    deterministic: bool = False
+    """Refuses or replaces GPU kernels whose results differ between two runs; slower there."""
     sync_batch_norm: bool = True
     """Batch normalisation over all workers' rows, so that results do not depend on their number;
     off: each its own."""

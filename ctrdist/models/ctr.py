@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
@@ -14,6 +14,7 @@ from ctrdist.models.layers import NumericEmbedding
 from ctrdist.protocols import Batch, Output, Tower
 from ctrdist.schema import Schema
 
+_STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 _ALIGNMENT = 4
 """FBGEMM's kernels want widths divisible by four; other tables are padded with columns that stay
 zero."""
@@ -35,12 +36,13 @@ class CTRModel(nn.Module):
     The tables are made on the meta device: :mod:`ctrdist.sharding` lays them out and fills them.
     """
 
-    def __init__(self, schema: Schema, tower: nn.Module) -> None:
+    def __init__(self, schema: Schema, tower: nn.Module, tables_dtype: str = "float32") -> None:
         """Declares the tables.
 
         Args:
             schema: gives fields and vocabulary sizes.
             tower: a :class:`ctrdist.protocols.Tower`.
+            tables_dtype: what tables are stored in: float32, float16 or bfloat16.
         """
         super().__init__()
         self.schema = schema
@@ -56,6 +58,7 @@ class CTRModel(nn.Module):
                     num_embeddings=field.vocabulary_size,
                     feature_names=[field.name],
                     pooling=PoolingType.MEAN if field.multi_valued else PoolingType.SUM,
+                    data_type=_STORED[tables_dtype],
                 )
                 for group, dim in self._dims.items()
                 for field in schema.categorical

@@ -12,6 +12,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ctrdist.config.experiment import OptimConfig
+from ctrdist.optim.copies import CopiedTables
+from ctrdist.optim.fused import set_iteration
+from ctrdist.optim.schedule import rate_factor
 
 
 class Optimizers:
@@ -26,18 +29,18 @@ class Optimizers:
         """
         self._config = config
         self._fused = model.fused_optimizer
-        dense = dict(in_backward_optimizer_filter(model.named_parameters()))
-        self._tables = {
-            n: p
-            for n, p in dense.items()
-            if ".embedding_bags." in f".{n}" and config.tables.name == "adam"
-        }
-        fused_names = set(self._fused.params)
-        self._rest = {
-            n: p for n, p in dense.items() if n not in self._tables and n not in fused_names
-        }
+        unfused = dict(in_backward_optimizer_filter(model.named_parameters()))
+        copies = {n: p for n, p in unfused.items() if ".embedding_bags." in f".{n}"}
+        self._rest = {n: p for n, p in unfused.items() if n not in copies}
+        self._tables = copies if config.tables.name == "adam" else {}
+        self._copies = CopiedTables({} if self._tables else copies, config)
         groups: list[dict[str, Any]] = [
-            {"params": list(self._rest.values()), "lr": config.dense.lr, "eps": config.dense.eps}
+            {
+                "params": list(self._rest.values()),
+                "lr": config.dense.lr,
+                "eps": config.dense.eps,
+                "weight_decay": config.dense.weight_decay,
+            }
         ]
         if self._tables:
             groups.append(
@@ -47,18 +50,23 @@ class Optimizers:
                     "eps": config.tables.eps,
                 }
             )
-        self._adam = torch.optim.Adam(groups, betas=(config.dense.beta1, config.dense.beta2))
+        self._adam = torch.optim.Adam(
+            groups, betas=(config.dense.beta1, config.dense.beta2), decoupled_weight_decay=True
+        )
         for parameter in self._parameters():  # made now: a checkpoint is loaded into what exists
             self._adam.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32),
                 "exp_avg": torch.zeros_like(_plain(parameter)),
                 "exp_avg_sq": torch.zeros_like(_plain(parameter)),
             }
-        self.lr_factor = 1.0
+        self._step = 0
+        self._table_lr = config.tables.lr
+        self._fused_lr: float | None = None
 
     def zero_grad(self) -> None:
         """Forgets the gradients of what is not fused."""
         self._adam.zero_grad(set_to_none=True)
+        self._copies.zero_grad()
 
     def step(self) -> float:
         """Adds the L2 gradients, clips the global norm and updates what is not fused.
@@ -73,28 +81,45 @@ class Optimizers:
         if self._config.max_grad_norm > 0:
             norm = float(nn.utils.clip_grad_norm_(self._parameters(), self._config.max_grad_norm))
         self._adam.step()
+        self._copies.step(self._table_lr, self._step + 1)
         return norm
 
-    def set_lr_factor(self, factor: float, min_lr: float) -> None:
-        """Sets all learning rates to their configured value times the factor, at least min_lr."""
-        self.lr_factor = factor
-        self._adam.param_groups[0]["lr"] = max(self._config.dense.lr * factor, min_lr)
-        table_lr = max(self._config.tables.lr * factor, min_lr)
-        for group in self._adam.param_groups[1:]:
-            group["lr"] = table_lr
-        for group in self._fused.param_groups:
-            group["lr"] = table_lr
-        if self._fused.params:
+    def begin_step(self, step: int, factor: float, min_lr: float) -> None:
+        """Sets all learning rates for a step, before its backward pass.
+
+        Args:
+            step: steps taken before it.
+            factor: what the rates were cut to after epochs without improvement.
+            min_lr: their lower bound, where the schedule itself is not below it.
+        """
+        self._step = step
+        schedule = self._config.schedule
+        scheduled = rate_factor(schedule, step)
+        dense_share = scheduled if schedule.applies_to != "tables" else 1.0
+        table_share = scheduled if schedule.applies_to != "dense" else 1.0
+        dense_lr = _bounded(self._config.dense.lr, factor, min_lr) * dense_share
+        self._table_lr = _bounded(self._config.tables.lr, factor, min_lr) * table_share
+        for group, lr in zip(self._adam.param_groups, (dense_lr, self._table_lr), strict=False):
+            group["lr"] = lr
+        if not self._fused.params:
+            return
+        set_iteration(self._fused, step)
+        if self._table_lr != self._fused_lr:
+            for group in self._fused.param_groups:
+                group["lr"] = self._table_lr
             # hands the rate to the kernels; the update itself happens in backward
             self._fused.step()
+            self._fused_lr = self._table_lr
+
+    @property
+    def dense_parameters(self) -> list[Tensor]:
+        """All weights but the tables."""
+        return list(self._rest.values())
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """Current rates, to log."""
-        return {
-            "dense": self._adam.param_groups[0]["lr"],
-            "tables": max(self._config.tables.lr * self.lr_factor, 0.0),
-        }
+        """Rates of the last step, to log."""
+        return {"dense": self._adam.param_groups[0]["lr"], "tables": self._table_lr}
 
     def tensors(self) -> dict[str, Any]:
         """All state as tensors, sharded as the parameters are.
@@ -104,7 +129,7 @@ class Optimizers:
         adam = {
             name: dict(self._adam.state[p]) for name, p in {**self._rest, **self._tables}.items()
         }
-        fused = {}
+        fused: dict[str, Any] = dict(self._copies.tensors())
         for name, state in self._fused.state_dict()["state"].items():
             tensors = {
                 key: value
@@ -117,6 +142,11 @@ class Optimizers:
 
     def _parameters(self) -> list[Tensor]:
         return [*self._rest.values(), *self._tables.values()]
+
+
+def _bounded(lr: float, factor: float, least: float) -> float:
+    """A rate times a factor of at most 1; the bound stops its fall, and never raises it."""
+    return min(lr, max(lr * factor, least))
 
 
 def _plain(parameter: Tensor) -> Tensor:

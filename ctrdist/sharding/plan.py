@@ -9,6 +9,8 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import psutil
 import torch
@@ -17,22 +19,19 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
-from torchrec.distributed.types import ModuleSharder, ShardingPlan
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, Stats
+from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingPlan
+from torchrec.modules.embedding_configs import PoolingType
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.errors import ConfigError
+from ctrdist.sharding.communication import codecs
+from ctrdist.sharding.memory import GIB, explain_shortage, state_bytes
+from ctrdist.sharding.replay import replay_plan
 
 _AUTO = ["table_wise", "row_wise", "column_wise"]
-_OPTIMIZER_BYTES = {
-    "rowwise_adagrad": "a float per row",
-    "adagrad": "as the table",
-    "sgd": "none",
-    "adam": "twice the table",
-}
-_RESERVED = 0.15
-"""Share of the memory that is kept for the tower, activations and batches."""
-GIB = 2**30
+_GB_PER_S = 1e6
+"""TorchRec counts bandwidth in bytes per millisecond."""
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
@@ -42,21 +41,21 @@ class TableSharder(EmbeddingBagCollectionSharder):
     test holds that they equal the unsharded model.
     """
 
-    def __init__(self, *, dense: bool) -> None:
+    def __init__(self, *, dense: bool, registry: dict[str, QuantizedCommCodecs] | None) -> None:
         """Dense: tables under a dense optimiser, a copy on each worker."""
-        super().__init__()
+        super().__init__(qcomm_codecs_registry=registry)
         self._dense = dense
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Kinds to choose from."""
         if self._dense:
             return ["data_parallel"]
-        return [*_AUTO, "table_row_wise", "table_column_wise"]
+        return [*_AUTO, "table_row_wise", "table_column_wise", "grid_shard", "data_parallel"]
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """Kernels to choose from."""
-        kernel = EmbeddingComputeKernel.DENSE if self._dense else EmbeddingComputeKernel.FUSED
-        return [kernel.value]
+        copied = self._dense or sharding_type == "data_parallel"
+        return [(EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED).value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,8 @@ class Shard:
     """First column and number of columns."""
     bytes: int
     """Of the weights, without optimiser state."""
+    state_bytes: int
+    """Of the optimiser's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,9 @@ class Layout:
     """A plan in plain values, to show, to log and to save."""
 
     world_size: int
-    optimizer_state: str
-    """Memory of the optimiser's state, in words."""
     shards: tuple[Shard, ...]
+    cost_per_rank: tuple[float, ...] = ()
+    """The planner's estimate of each worker's time in the tables, ms; empty for a replayed plan."""
 
     @property
     def bytes_per_rank(self) -> list[int]:
@@ -89,6 +90,20 @@ class Layout:
         return [
             sum(s.bytes for s in self.shards if s.rank == rank) for rank in range(self.world_size)
         ]
+
+    @property
+    def state_bytes_per_rank(self) -> list[int]:
+        """Bytes of the optimiser's state on each worker."""
+        return [
+            sum(s.state_bytes for s in self.shards if s.rank == rank)
+            for rank in range(self.world_size)
+        ]
+
+    @property
+    def cost_imbalance(self) -> float | None:
+        """Estimated time of the slowest worker over the mean."""
+        cost = self.cost_per_rank
+        return max(cost) * len(cost) / sum(cost) if cost and sum(cost) else None
 
     @property
     def imbalance(self) -> float:
@@ -99,14 +114,48 @@ class Layout:
     def to_json(self) -> str:
         """JSON text, for the run's artifacts."""
         return json.dumps(
-            {**asdict(self), "bytes_per_rank": self.bytes_per_rank, "imbalance": self.imbalance},
+            {
+                **asdict(self),
+                "bytes_per_rank": self.bytes_per_rank,
+                "state_bytes_per_rank": self.state_bytes_per_rank,
+                "imbalance": self.imbalance,
+                "cost_imbalance": self.cost_imbalance,
+            },
             indent=1,
         )
 
 
-def make_sharders(optim: OptimConfig) -> list[ModuleSharder[nn.Module]]:
+@dataclass(frozen=True)
+class Planned:
+    """TorchRec's plan, and what its planner thought of it."""
+
+    plan: ShardingPlan
+    cost_per_rank: tuple[float, ...]
+    """Estimated ms of each worker; empty for a replayed plan."""
+
+
+class _Costs(Stats):
+    """Keeps the planner's estimates of its best plan."""
+
+    def __init__(self) -> None:
+        self.per_rank: tuple[float, ...] = ()
+
+    def log(self, sharding_plan: ShardingPlan, topology: Topology, **known: Any) -> None:
+        """Called by the planner with its choice."""
+        cost = [0.0] * topology.world_size
+        for option in known["best_plan"]:
+            copied = option.sharding_type == "data_parallel"
+            for index, shard in enumerate(option.shards):
+                cost[index if copied else shard.rank] += shard.perf.total
+        self.per_rank = tuple(cost)
+
+
+def make_sharders(
+    sharding: ShardingConfig, optim: OptimConfig, device: str
+) -> list[ModuleSharder[nn.Module]]:
     """The sharders to plan with and to shard with."""
-    return [TableSharder(dense=optim.tables.name == "adam")]  # type: ignore[list-item]
+    registry = codecs(sharding, device)
+    return [TableSharder(dense=optim.tables.name == "adam", registry=registry)]  # type: ignore[list-item]
 
 
 def plan_tables(
@@ -117,7 +166,7 @@ def plan_tables(
     world_size: int,
     local_size: int,
     device: str,
-) -> ShardingPlan:
+) -> Planned:
     """Lays the tables of a model on the meta device over the workers. Needs no process group.
 
     Args:
@@ -133,35 +182,42 @@ def plan_tables(
             tables that do not fit.
     """
     tables = dict(table_weights(model))
-    constraints = _constraints(tables, sharding, optim)
+    check_tables(model, sharding, optim, device)
+    if sharding.plan_file:
+        plan = replay_plan(
+            sharding.plan_file,
+            "tables",
+            tables,
+            dense=optim.tables.name == "adam",
+            world_size=world_size,
+            local_size=local_size,
+            device=device,
+        )
+        return Planned(plan, ())
     memory = _memory_per_worker(sharding, local_size)
-    topology = Topology(
-        world_size=world_size,
-        local_world_size=local_size,
-        compute_device=device,
-        hbm_cap=memory if device == "cuda" else 0,
-        ddr_cap=memory,
-    )
-    reservation = FixedPercentageStorageReservation(percentage=_RESERVED)
+    costs = _Costs()
     planner = EmbeddingShardingPlanner(
-        topology=topology, constraints=constraints, storage_reservation=reservation
+        topology=_topology(sharding, world_size, local_size, device, memory),
+        constraints=_constraints(tables, sharding, optim),
+        storage_reservation=FixedPercentageStorageReservation(percentage=sharding.reserved),
+        stats=costs,
+    )
+    shortage = partial(
+        explain_shortage, tables, sharding, optim, world_size=world_size, memory=memory
     )
     try:
-        plan = planner.plan(model, make_sharders(optim))
+        plan = planner.plan(model, make_sharders(sharding, optim, device))
     except PlannerError as error:
-        need = sum(w.numel() * w.element_size() for w in tables.values())
-        largest = max(tables, key=lambda name: tables[name].numel())
-        raise ConfigError(
-            f"the tables cannot be laid over {world_size} workers with {memory / GIB:.2f} GiB "
-            f"each: weights alone take {need / GIB:.2f} GiB, the largest table is {largest} with "
-            f"{tables[largest].shape[0]:,} rows × {tables[largest].shape[1]}. Use more --workers, "
-            "--sharding.default row_wise, a smaller embedding_dim, a higher min_count, or "
-            f"--sharding.memory_gb if there is more. (Planner: {_first_line(error)})"
-        ) from error
+        raise ConfigError(f"{shortage()} (Planner: {_first_line(error)})") from error
     planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
     lost = sorted(set(tables) - planned)
     assert not lost, f"the planner dropped tables: {lost}"
-    return plan
+    described = layout(Planned(plan, ()), model, optim, world_size)
+    held = zip(described.bytes_per_rank, described.state_bytes_per_rank, strict=True)
+    # the planner does not know the state of dense Adam and of LAMB in full
+    if max(weights + state for weights, state in held) > memory * (1 - sharding.reserved):
+        raise ConfigError(shortage())
+    return Planned(plan, costs.per_rank)
 
 
 def table_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -171,11 +227,11 @@ def table_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name.rpartition("embedding_bags.")[2].removesuffix(".weight"), weight
 
 
-def layout(plan: ShardingPlan, model: nn.Module, optim: OptimConfig, world_size: int) -> Layout:
+def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: int) -> Layout:
     """A plan in plain values."""
     weights = dict(table_weights(model))
     shards: list[Shard] = []
-    for module in plan.plan.values():
+    for module in planned.plan.plan.values():
         for table, sharding in module.items():  # type: ignore[attr-defined]
             size = weights[table].element_size()
             spec = getattr(sharding, "sharding_spec", None)
@@ -199,14 +255,11 @@ def layout(plan: ShardingPlan, model: nn.Module, optim: OptimConfig, world_size:
                     rows=rows_part,
                     columns=columns_part,
                     bytes=rows_part[1] * columns_part[1] * size,
+                    state_bytes=state_bytes(optim.tables.name, rows_part[1], columns_part[1]),
                 )
                 for rank, rows_part, columns_part in parts
             )
-    return Layout(
-        world_size=world_size,
-        optimizer_state=_OPTIMIZER_BYTES[optim.tables.name],
-        shards=tuple(shards),
-    )
+    return Layout(world_size=world_size, shards=tuple(shards), cost_per_rank=planned.cost_per_rank)
 
 
 def _constraints(
@@ -229,18 +282,78 @@ def _constraints(
                 "keeps a copy of each table on each worker. Use auto or data_parallel, or another "
                 "optimiser (rowwise_adagrad, adagrad, sgd)."
             )
-        if not dense and kind == "data_parallel":
+        if optim.tables.name == "lamb" and kind == "data_parallel":
             raise ConfigError(
-                f"sharding of {table}: data_parallel goes with optim.tables.name = adam only; "
-                f"{optim.tables.name} is fused into sharded tables. Use table_wise, row_wise or "
-                "column_wise, or adam."
+                f"sharding of {table}: data_parallel cannot go with optim.tables.name = lamb, "
+                "which exists as a kernel for sharded tables only. Use table_wise, row_wise or "
+                "column_wise, or another optimiser."
             )
         kinds = ["data_parallel"] if dense else (_AUTO if kind == "auto" else [kind])
-        smallest = min(4, int(weight.shape[1]))
+        smallest = min(sharding.min_columns, int(weight.shape[1]))
         constraints[table] = ParameterConstraints(
             sharding_types=list(kinds), min_partition=smallest
         )
     return constraints
+
+
+def check_tables(
+    model: nn.Module, sharding: ShardingConfig, optim: OptimConfig, device: str
+) -> None:
+    """Refuses sharding settings that would fail later, or silently compute something else.
+
+    Raises:
+        ConfigError: names the setting, the table where it is about one, and what is allowed.
+    """
+    codecs(sharding, device)
+    for name, most in (("reserved", 0.95), ("intra_host_gbps", 1e9), ("inter_host_gbps", 1e9)):
+        if not 0 <= getattr(sharding, name) <= most:
+            raise ConfigError(f"sharding.{name} = {getattr(sharding, name)}: from 0 to {most:g}.")
+    if sharding.min_columns < 4 or sharding.min_columns % 4:
+        raise ConfigError(
+            f"sharding.min_columns = {sharding.min_columns}: a multiple of 4, which is what "
+            "FBGEMM's kernels read at once."
+        )
+    half = sharding.tables_dtype
+    if half == "bfloat16" and device == "cpu":
+        raise ConfigError(
+            "sharding.tables_dtype = bfloat16 needs a GPU: FBGEMM has no such lookup for the CPU. "
+            "Use float16 or float32."
+        )
+    kinds = {"data_parallel"} if optim.tables.name == "adam" else set()
+    kinds |= {sharding.default, *sharding.tables.values()}
+    if half != "float32" and "data_parallel" in kinds:
+        raise ConfigError(
+            f"sharding.tables_dtype = {half} goes with sharded tables only: copies of a table "
+            "(data_parallel, and all tables under optim.tables.name = adam) are float32."
+        )
+    for config in model.tables.embedding_bag_configs():  # type: ignore[union-attr, operator]
+        kind = sharding.tables.get(config.name, sharding.default)
+        if kind == "grid_shard" and config.pooling == PoolingType.MEAN:
+            raise ConfigError(
+                f"sharding of {config.name}: grid_shard cannot go with a multi-valued field, whose "
+                "mean TorchRec does not take over the grid's rows. Use row_wise or table_row_wise."
+            )
+
+
+def _topology(
+    sharding: ShardingConfig, world_size: int, local_size: int, device: str, memory: int
+) -> Topology:
+    given = {
+        name: value * _GB_PER_S
+        for name, value in (
+            ("intra_host_bw", sharding.intra_host_gbps),
+            ("inter_host_bw", sharding.inter_host_gbps),
+        )
+        if value
+    }
+    return Topology(
+        world_size=world_size,
+        local_world_size=local_size,
+        compute_device=device,
+        hbm_cap=memory if device == "cuda" else 0,
+        ddr_cap=memory,
+        **given,
+    )
 
 
 def _memory_per_worker(sharding: ShardingConfig, local_size: int) -> int:

@@ -11,7 +11,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
-from ctrdist.config.experiment import OptimConfig
+from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.distributed import World
 from ctrdist.schema import PADDING_ID
 from ctrdist.sharding.cpu_kernel import use_cpu_kernel
@@ -24,6 +24,7 @@ _BLOCK_ROWS = 65536
 def shard_model(
     model: nn.Module,
     plan: ShardingPlan,
+    sharding: ShardingConfig,
     optim: OptimConfig,
     world: World,
     *,
@@ -37,6 +38,7 @@ def shard_model(
         model: a CTRModel, tables on the meta device, their fused optimiser declared
             (ctrdist.optim.fused).
         plan: of the tables.
+        sharding: what is sent between workers.
         optim: tells fused from dense kernels.
         world: the workers.
         seed: tables are filled from (seed, table, row) alone, so equally under any plan and number
@@ -49,7 +51,11 @@ def shard_model(
         for table, weight in table_weights(model)
     }
     sharded = DistributedModelParallel(
-        model, device=world.device, plan=plan, sharders=make_sharders(optim), init_parameters=True
+        model,
+        device=world.device,
+        plan=plan,
+        sharders=make_sharders(sharding, optim, world.device.type),
+        init_parameters=True,
     )
     with torch.no_grad():
         for table, part, first_row, first_column in table_parts(sharded):

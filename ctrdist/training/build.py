@@ -15,12 +15,13 @@ from ctrdist.distributed import World, run_on_main
 from ctrdist.errors import ConfigError
 from ctrdist.models.ctr import CTRModel, padded_dim
 from ctrdist.models.registry import build_tower
-from ctrdist.optim.fused import fuse_table_optimizer
+from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
 from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import Layout, layout, plan_tables
 from ctrdist.sharding.shard import shard_model
+from ctrdist.training.device import prepare_device
 
 
 @dataclass
@@ -72,7 +73,8 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
             "--numeric_as bucket."
         )
     torch.manual_seed(experiment.train.seed)
-    return CTRModel(schema, build_tower(experiment.model_name, experiment.model, schema.num_fields))
+    tower = build_tower(experiment.model_name, experiment.model, schema.num_fields)
+    return CTRModel(schema, tower, experiment.sharding.tables_dtype)
 
 
 def sizes(model: CTRModel, schema: Schema) -> Sizes:
@@ -89,9 +91,11 @@ def sizes(model: CTRModel, schema: Schema) -> Sizes:
 
 def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engine:
     """Plans on rank 0, shards and initialises; every rank calls it."""
+    check_optim(experiment.optim, world.device.type)
+    prepare_device(experiment, world.device.type)
     model = build_model(experiment, dataset.schema)
     fuse_table_optimizer(model, experiment.optim)
-    plan = run_on_main(
+    planned = run_on_main(
         lambda: plan_tables(
             model,
             experiment.sharding,
@@ -101,19 +105,22 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
             device=world.device.type,
         )
     )
-    described = layout(plan, model, experiment.optim, world.size)
+    described = layout(planned, model, experiment.optim, world.size)
     tower = model.tower
     if world.size > 1 and experiment.train.sync_batch_norm:
         synchronise_batch_norm(tower)
     sharded = shard_model(
         model,
-        plan,
+        planned.plan,
+        experiment.sharding,
         experiment.optim,
         world,
         seed=experiment.train.seed,
         init_std=experiment.train.embedding_init_std,
         cpu_kernel=experiment.sharding.cpu_kernel,
     )
+    if experiment.train.compile:
+        tower.compile(dynamic=False)  # in place: names of weights stay
     return Engine(
         experiment=experiment,
         dataset=dataset,

@@ -157,8 +157,9 @@ def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float
 
 def autocast(engine: Engine) -> torch.autocast:
     """The context in which the tower computes."""
-    wanted = engine.experiment.train.precision == "bfloat16"
-    return torch.autocast(engine.world.device.type, dtype=torch.bfloat16, enabled=wanted)
+    wanted = engine.experiment.train.precision
+    dtype = torch.float16 if wanted == "float16" else torch.bfloat16
+    return torch.autocast(engine.world.device.type, dtype=dtype, enabled=wanted != "float32")
 
 
 def average_buffers(engine: Engine) -> None:

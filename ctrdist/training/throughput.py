@@ -108,7 +108,11 @@ def count_flops(engine: Engine, batch: Batch) -> int:
     """
     training = engine.model.training
     engine.model.eval()  # running statistics must not see the batch twice
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with (
+        torch.compiler.set_stance("force_eager"),  # what is compiled cannot be counted
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
         engine.model(batch)
     engine.model.train(training)
     return counter.get_total_flops()

@@ -24,6 +24,7 @@ from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
 from ctrdist.training.nonfinite import FOLDER, keep_rows
+from ctrdist.training.sliced import LossScale, TowerPass
 from ctrdist.training.state import Progress
 from ctrdist.training.stopping import Interrupted, StopRequest
 from ctrdist.training.throughput import Clock, count_flops, report, table_bytes
@@ -61,6 +62,7 @@ class Trainer:
         self._stop = stop or StopRequest()
         self._stop_agreed = False
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
+        self._loss_scale = LossScale()
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
@@ -119,13 +121,15 @@ class Trainer:
         # drawn anew from (seed, step, rank): dropout repeats after a restart, and no generator's
         # state need be saved
         torch.manual_seed(_mix(self._config.seed, self.progress.step, self._world.rank))
+        self.engine.optimizers.begin_step(
+            self.progress.step, self.progress.lr_factor, self._config.min_lr
+        )
+        if self._config.precision == "float16" or self.engine.experiment.loader.accumulate > 1:
+            return self._sliced_step(batch)
         with autocast(self.engine):
             output = self.engine.model(batch)
             loss = log_loss_sum(output.logits_B, batch.label_B)
-        # one sum for both: all ranks learn in the same step that one of them was asked to end
-        asked = torch.full_like(loss, self._stop.signum, dtype=torch.float64)
-        total, asked = sum_over_ranks(torch.stack((loss.detach().double(), asked))).unbind()
-        self._stop_agreed = bool(asked)
+        total = self._total(loss)
         if not torch.isfinite(total):
             self._refuse(batch, loss)
         self._clock.mark("forward")
@@ -136,6 +140,29 @@ class Trainer:
         norm = self.engine.optimizers.step()
         self._clock.mark("optimizer")
         return total, norm
+
+    def _sliced_step(self, batch: Batch) -> tuple[Tensor, float]:
+        self.engine.optimizers.zero_grad()
+        half = self._config.precision == "float16"
+        scale = self._loss_scale.value if half else 1.0
+        done = TowerPass.run(self.engine, batch, self.engine.experiment.loader.accumulate, scale)
+        total = self._total(done.loss)
+        if not torch.isfinite(total):
+            self._refuse(batch, done.loss)
+        self._clock.mark("forward")
+        finite = done.finish()
+        self._clock.mark("backward")
+        if half:
+            self._loss_scale.update(finite)
+        # an overflow of float16 skips the step; the next has half the scale
+        return total, self.engine.optimizers.step() if finite else float("inf")
+
+    def _total(self, loss: Tensor) -> Tensor:
+        """Sum over the ranks; and all learn in the same step that one of them was asked to end."""
+        asked = torch.full_like(loss, self._stop.signum, dtype=torch.float64)
+        total, asked = sum_over_ranks(torch.stack((loss.detach().double(), asked))).unbind()
+        self._stop_agreed = bool(asked)
+        return total
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps
@@ -187,7 +214,6 @@ class Trainer:
             already = self.progress.stopped
             self.progress.judge(evaluation.metrics, self._config)
             self.progress.stopped = already or self.progress.stopped
-            self.engine.optimizers.set_lr_factor(self.progress.lr_factor, self._config.min_lr)
             self._callback.on_evaluate("valid", evaluation, self.progress, epoch, train_loss)
         else:
             self.progress.best_step = self.progress.step
@@ -218,6 +244,7 @@ class Trainer:
         state = {
             "progress": {**self.progress.state_dict(), "epoch_digest": whole_digest},
             "loader": self._loader.state_dict(),
+            "loss_scale": self._loss_scale.state_dict(),
             "world_size": self._world.size,
         }
         texts = Texts(
@@ -240,11 +267,12 @@ class Trainer:
         load_tensors(saved.path, self.engine.tensors())
         self._loader.load_state_dict(saved.state["loader"])
         self.progress.load_state_dict(saved.state["progress"])
+        if "loss_scale" in saved.state:
+            self._loss_scale.load_state_dict(saved.state["loss_scale"])
         if not self._world.is_main:
             self.progress.epoch_digest = 0  # rank 0 goes on with the whole
         if self._goes_on():
             self.progress.stopped = ""
-        self.engine.optimizers.set_lr_factor(self.progress.lr_factor, self._config.min_lr)
         return self.progress.step
 
     def _goes_on(self) -> bool:
@@ -365,6 +393,13 @@ def check_same_model(saved: Saved, experiment: Experiment, schema_json: str) -> 
     pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
     pairs.append(
         ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
+    )
+    pairs.append(
+        (
+            "sharding.tables_dtype",
+            theirs["sharding"].get("tables_dtype", "float32"),
+            mine["sharding"]["tables_dtype"],
+        )
     )
     for key, old, new in pairs:
         if old != new:

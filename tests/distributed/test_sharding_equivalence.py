@@ -186,6 +186,9 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
         ("row_wise", "adagrad"),
         ("column_wise", "sgd"),
         ("data_parallel", "adam"),
+        ("data_parallel", "rowwise_adagrad"),
+        ("data_parallel", "adagrad"),
+        ("data_parallel", "sgd"),
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,0 +1,144 @@
+"""How much memory tables and their optimiser's state need, and what to change where it is short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ctrdist.config.experiment import OptimConfig, ShardingConfig
+
+GIB = 2**30
+_SPLIT_ROWS = ("auto", "row_wise", "table_row_wise", "grid_shard")
+_SPLIT_COLUMNS = ("auto", "column_wise", "table_column_wise", "grid_shard")
+
+
+def state_bytes(optimizer: str, rows: int, columns: int) -> int:
+    """Bytes of the optimiser's state of a part of a table, which is float32.
+
+    Args:
+        optimizer: optim.tables.name.
+        rows: of the part.
+        columns: of the part.
+    """
+    whole = 4 * rows * columns
+    return {
+        "sgd": 0,
+        "rowwise_adagrad": 4 * rows,
+        "adagrad": whole,
+        "fused_rowwise_adam": whole + 4 * rows,
+        "adam": 2 * whole,
+        "fused_adam": 2 * whole,
+        "lamb": 2 * whole,
+    }[optimizer]
+
+
+def explain_shortage(
+    tables: Mapping[str, Tensor],
+    sharding: ShardingConfig,
+    optim: OptimConfig,
+    *,
+    world_size: int,
+    memory: int,
+) -> str:
+    """Which table does not fit or how much all of them lack, and what would make them fit.
+
+    Args:
+        tables: name → weight, on the meta device.
+        sharding: kinds of the tables.
+        optim: whose table optimiser has the state.
+        world_size: workers.
+        memory: bytes of each worker.
+    """
+    room = math.floor(memory * (1 - sharding.reserved))
+    name = optim.tables.name
+    have = (
+        f"{room:,} bytes ({room / GIB:.2f} GiB) for tables on each of {world_size} workers: "
+        f"{memory / GIB:.2f} GiB less sharding.reserved = {sharding.reserved}"
+    )
+    needs = {table: _need(weight, name) for table, weight in tables.items()}
+    parts = {
+        table: -(-needs[table] // _ways(weight, _kind(table, sharding, name), sharding, world_size))
+        for table, weight in tables.items()
+    }
+    worst = max(parts, key=lambda table: parts[table])
+    total = sum(needs.values())
+    rows, columns = (int(size) for size in tables[worst].shape)
+    of_state = state_bytes(name, rows, columns)
+    if parts[worst] > room:
+        kind = _kind(worst, sharding, name)
+        remedies = _remedies(worst, tables[worst], kind, name, room, parts[worst])
+        return (
+            f"table {worst} does not fit: {rows:,} rows × {columns} take "
+            f"{needs[worst] - of_state:,} bytes and their {name} state {of_state:,}; its smallest "
+            f"part under {kind} is {parts[worst]:,} bytes, {parts[worst] - room:,} more than there "
+            f"are: {have}. What would make it fit: {remedies}."
+        )
+    copied = name == "adam" or sharding.default == "data_parallel"
+    if copied:
+        total *= world_size
+    if total > room * world_size:
+        least = (
+            "another sharding kind or optimiser, as each worker holds a copy"
+            if copied
+            else f"--workers {-(-total // room)}"
+        )
+        return (
+            f"the tables with their {name} state take {total:,} bytes on all workers, "
+            f"{total - room * world_size:,} more than there are: {have}. The largest table is "
+            f"{worst} with {rows:,} rows × {columns}. What would make them fit: {least}, a smaller "
+            "optimiser state (rowwise_adagrad, sgd), a smaller embedding_dim, a higher min_count, "
+            "or --sharding.memory_gb if there is more."
+        )
+    return (
+        f"the tables take {total:,} bytes, which could fit ({have}), but not with these kinds and "
+        f"what a step needs beside them. The largest part is of {worst}. Use --sharding.default "
+        "row_wise, which splits evenly, more --workers, a smaller loader.batch_size, or "
+        "--sharding.memory_gb if there is more."
+    )
+
+
+def _kind(table: str, sharding: ShardingConfig, optimizer: str) -> str:
+    kind = sharding.tables.get(table, sharding.default)
+    return "data_parallel" if optimizer == "adam" else kind
+
+
+def _need(weight: Tensor, optimizer: str) -> int:
+    rows, columns = (int(size) for size in weight.shape)
+    return rows * columns * weight.element_size() + state_bytes(optimizer, rows, columns)
+
+
+def _ways(weight: Tensor, kind: str, sharding: ShardingConfig, world_size: int) -> int:
+    """Into how many workers' parts a kind can split a table at most."""
+    if kind in _SPLIT_ROWS:
+        return min(world_size, int(weight.shape[0]))
+    if kind in _SPLIT_COLUMNS:
+        return min(world_size, max(1, int(weight.shape[1]) // sharding.min_columns))
+    return 1
+
+
+def _remedies(table: str, weight: Tensor, kind: str, optimizer: str, room: int, part: int) -> str:
+    rows, columns = (int(size) for size in weight.shape)
+    need, size = _need(weight, optimizer), weight.element_size()
+    workers = -(-need // room)
+    found = []
+    if kind in _SPLIT_ROWS:
+        found.append(f"--workers {workers}")
+    elif optimizer != "adam":
+        found.append(f"--sharding.tables.{table} row_wise and at least {workers} workers")
+    smaller = [
+        name
+        for name in ("rowwise_adagrad", "sgd")
+        if state_bytes(name, rows, columns) < state_bytes(optimizer, rows, columns)
+    ]
+    if smaller:
+        found.append(f"--optim.tables.name {smaller[0]}, with less state")
+    if size == 4 and optimizer != "adam":
+        found.append("--sharding.tables_dtype float16")
+    narrower = columns * room // part // 4 * 4
+    if narrower:
+        found.append(f"an embedding_dim of about {narrower}")
+    found.append("a higher min_count, which makes fewer rows")
+    found.append("--sharding.memory_gb if there is more")
+    return ", ".join(found[:-1]) + " or " + found[-1]

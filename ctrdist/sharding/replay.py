@@ -1,0 +1,118 @@
+"""The placement of an earlier run again, from the plan.json that its checkpoints hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from torch import Tensor
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
+
+from ctrdist.errors import ConfigError
+
+
+def replay_plan(
+    path: str,
+    module: str,
+    tables: Mapping[str, Tensor],
+    *,
+    dense: bool,
+    world_size: int,
+    local_size: int,
+    device: str,
+) -> ShardingPlan:
+    """Lays tables as a saved plan says.
+
+    Args:
+        path: plan.json, local or s3://.
+        module: name of the collection of tables in the model.
+        tables: name → weight, on the meta device.
+        dense: whether the tables' optimiser is dense, so that each worker has a copy.
+        world_size: workers.
+        local_size: workers on one machine.
+        device: cpu or cuda.
+
+    Raises:
+        ConfigError: the file cannot be read, or was made for other workers, tables or optimisers.
+    """
+    shards = _read(path, world_size)
+    missing = sorted(set(tables) - set(shards))
+    foreign = sorted(set(shards) - set(tables))
+    if missing or foreign:
+        raise _differs(
+            path,
+            f"this model's table {missing[0]} is not in it"
+            if missing
+            else f"its table {foreign[0]} is not in this model",
+        )
+    plan = EmbeddingModuleShardingPlan()
+    for table, weight in tables.items():
+        parts = shards[table]
+        kind = parts[0]["kind"]
+        copied = kind == "data_parallel"
+        shape = tuple(max(sum(part[axis]) for part in parts) for axis in ("rows", "columns"))
+        if shape != tuple(weight.shape):
+            raise _differs(
+                path,
+                f"table {table} has {shape[0]:,} rows × {shape[1]} there, and "
+                f"{weight.shape[0]:,} × {weight.shape[1]} here",
+            )
+        if dense and not copied:
+            raise _differs(
+                path,
+                f"table {table} is {kind} there, and optim.tables.name = adam here keeps a copy on "
+                "each worker",
+            )
+        kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED
+        plan[table] = ParameterSharding(
+            sharding_type=kind,
+            compute_kernel=kernel.value,
+            ranks=[part["rank"] for part in parts],
+            sharding_spec=None if copied else _spec(parts, device, local_size),
+        )
+    return ShardingPlan({module: plan})
+
+
+def _spec(parts: list[dict[str, Any]], device: str, local_size: int) -> EnumerableShardingSpec:
+    return EnumerableShardingSpec(
+        [
+            ShardMetadata(
+                shard_sizes=[part["rows"][1], part["columns"][1]],
+                shard_offsets=[part["rows"][0], part["columns"][0]],
+                placement=placement(device, part["rank"], local_size),
+            )
+            for part in parts
+        ]
+    )
+
+
+def _read(path: str, world_size: int) -> dict[str, list[dict[str, Any]]]:
+    """Parts by table, in the order of the plan."""
+    try:
+        with fsspec.open(path, "r") as handle:
+            saved = json.load(handle)
+        theirs, found = saved["world_size"], saved["shards"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"sharding.plan_file = {path}: no plan could be read there ({error}). Give the "
+            "plan.json of a checkpoint: runs/NAME/checkpoints/step-…/plan.json."
+        ) from error
+    if theirs != world_size:
+        raise _differs(path, f"it is for {theirs} workers, and this run has {world_size}")
+    shards: dict[str, list[dict[str, Any]]] = {}
+    for part in found:
+        shards.setdefault(part["table"], []).append(part)
+    return shards
+
+
+def _differs(path: str, difference: str) -> ConfigError:
+    return ConfigError(
+        f"sharding.plan_file = {path} does not fit this run: {difference}. Leave plan_file out to "
+        "plan anew, or use the settings that it was made with."
+    )

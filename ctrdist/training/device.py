@@ -1,0 +1,50 @@
+"""What a device cannot do, and its global switches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+
+from ctrdist.config.experiment import Experiment
+from ctrdist.errors import ConfigError
+
+
+def prepare_device(experiment: Experiment, device: str) -> None:
+    """Refuses settings that the device cannot follow, and sets the switches that they ask for.
+
+    Args:
+        experiment: the run's settings.
+        device: cpu or cuda.
+
+    Raises:
+        ConfigError: names the setting and what is allowed.
+    """
+    train, loader = experiment.train, experiment.loader
+    if train.precision == "float16" and device == "cpu":
+        raise ConfigError(
+            "train.precision = float16 needs a GPU. Use bfloat16, which needs no scaled loss, or "
+            "float32."
+        )
+    if not 1 <= loader.accumulate <= loader.batch_size:
+        raise ConfigError(
+            f"loader.accumulate = {loader.accumulate}: slices of a step, from 1 to "
+            f"loader.batch_size = {loader.batch_size}."
+        )
+    if train.compile and not has_compiler():
+        raise ConfigError(
+            "train.compile = true needs a C++ compiler, and none was found: install g++ or clang, "
+            "or name one in the environment variable CXX; or leave train.compile out."
+        )
+    if train.deterministic:
+        # read by cuBLAS when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(train.deterministic)
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile will find a C++ compiler."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    return any(shutil.which(name) for name in names)

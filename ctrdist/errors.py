@@ -15,3 +15,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete, damaged or of another model or data set."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not what was written; an older one may be whole."""

@@ -27,9 +27,13 @@ class Folder:
             CheckpointError: fsspec knows no such kind of address.
         """
         self.address = str(address).rstrip("/")
+        # other processes write here too, so a listing must never come from a cache
+        options: dict[str, Any] = {"use_listings_cache": False}
+        if self.address.startswith("s3://"):
+            # some servers send the whole file's checksum with a part of it; ours cover the parts
+            options["config_kwargs"] = {"response_checksum_validation": "when_required"}
         with _reaching(self.address):
-            # other processes write here too, so a listing must never come from a cache
-            self._fs, self._root = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
+            self._fs, self._root = fsspec.core.url_to_fs(self.address, **options)
         self._local = isinstance(self._fs, LocalFileSystem)
 
     def __str__(self) -> str:

@@ -2,19 +2,20 @@
 
 The threads use no collective, as the training steps use those at the same time. A rank's index file
 says that its part is written; rank 0's thread looks for the index of every rank, and only then
-writes what makes the checkpoint one: the marker. Names of files hold a token of this save, so
+writes what makes the checkpoint one: the marker. What went wrong is told between the steps, by the
+next save or the end of the run. Names of files hold a token of this save, so
 nothing that an earlier try has left, or a process of it still writes, can be taken for a part.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Event, Thread
 
 import torch.distributed as dist
 
@@ -22,8 +23,8 @@ from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.storage import Writer, end, stem
 from ctrdist.errors import CheckpointError
 
-PATIENCE_SECONDS = 3600.0
-"""How much later than rank 0 another rank may be done."""
+_PATIENCE_SECONDS = 120.0
+"""How long a file that another rank has written may take to be seen."""
 _POLL_SECONDS = (0.02, 1.0)
 """First and longest pause between two looks."""
 
@@ -75,6 +76,7 @@ class Saving:
         self._contents, self._then = contents, then
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._error = ""
+        self._written, self._all_written, self._give_up = Event(), Event(), Event()
         self._begun, self._seconds = time.perf_counter(), 0.0
         # a daemon: an interpreter that is leaving does not wait for a rank that is gone
         self._thread = Thread(target=self._run, name="checkpoint-write", daemon=True)
@@ -90,30 +92,31 @@ class Saving:
         Raises:
             CheckpointError: some rank could not write its part; on all ranks the same.
         """
+        self._written.wait()
+        error = _first(self._error)
+        (self._give_up if error else self._all_written).set()
         self.join()
-        errors = [self._error]
-        if self._size > 1:
-            errors = [""] * self._size
-            dist.all_gather_object(errors, self._error)
-        found = next((error for error in errors if error), "")
-        if found:
-            raise CheckpointError(
-                f"checkpoint of step {self._contents.step}: {found} It is not whole and will not "
-                "be used; older ones are not touched."
-            )
+        error = error or _first(self._error)
         step = self._contents.step
+        if error:
+            raise CheckpointError(
+                f"checkpoint of step {step}: {error} It is not whole and will not be used; older "
+                "ones are not touched."
+            )
         return Saved(path=self._folder.address, step=step, seconds=self._seconds)
 
     def _run(self) -> None:
         try:
-            self._writer.write()
+            try:
+                self._writer.write()
+            finally:
+                self._written.set()
             if self._rank == 0:
                 self._complete()
                 self._then()
         except Exception as error:  # raised to nobody here: result() tells all ranks
             kind = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
             self._error = f"worker {self._rank}: {kind}{error}"
-            self._tell_rank_0()
         self._seconds = time.perf_counter() - self._begun
 
     def _complete(self) -> None:
@@ -140,29 +143,33 @@ class Saving:
 
     def _wait_for_all(self, names: list[str]) -> dict[str, int]:
         """Looks until each rank's index is there; gives the sizes of all files."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
         pause, longest = _POLL_SECONDS
+        deadline = math.inf  # a rank may take its time; one that is gone ends the run elsewhere
         while True:
             files = self._folder.files()
-            for name in names:
-                if f"{name}.failed" in files:
-                    raise CheckpointError(self._folder.read(f"{name}.failed").decode())
             missing = [rank for rank, name in enumerate(names) if f"{name}.json" not in files]
             if not missing:
                 return files
             if time.monotonic() > deadline:
                 raise CheckpointError(
-                    f"workers {missing[:8]} have not written their part to {self._folder} within "
-                    f"{PATIENCE_SECONDS:,.0f} s. All workers must see the same directory: check "
-                    "checkpoint.directory and --runs."
+                    f"what workers {missing[:8]} have written to {self._folder} is not seen there "
+                    f"after {_PATIENCE_SECONDS:.0f} s. All workers must see the same directory: "
+                    "check checkpoint.directory and --runs."
                 )
-            time.sleep(pause)
+            if self._give_up.wait(pause):
+                raise CheckpointError("another worker has failed.")
+            if self._all_written.is_set() and deadline == math.inf:
+                deadline = time.monotonic() + _PATIENCE_SECONDS
             pause = min(2 * pause, longest)
 
-    def _tell_rank_0(self) -> None:
-        # where nothing can be written, rank 0 cannot write either, or runs into its bound
-        with suppress(CheckpointError, OSError):
-            self._folder.write(f"{stem(self._rank, self._token)}.failed", self._error.encode())
+
+def _first(error: str) -> str:
+    """The error of the first rank that has one; empty where none has. Collective."""
+    errors = [error]
+    if dist.get_world_size() > 1:
+        errors = [""] * dist.get_world_size()
+        dist.all_gather_object(errors, error)
+    return next((found for found in errors if found), "")
 
 
 def _facts(data: bytes) -> dict[str, int]:

@@ -20,7 +20,7 @@ from threading import Event, Thread
 import torch.distributed as dist
 
 from ctrdist.checkpoint.folder import Folder
-from ctrdist.checkpoint.storage import Writer, end, stem
+from ctrdist.checkpoint.writer import Writer, end, stem
 from ctrdist.errors import CheckpointError
 
 _PATIENCE_SECONDS = 120.0

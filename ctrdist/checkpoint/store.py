@@ -20,9 +20,10 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ctrdist.checkpoint.folder import Folder, damaged
+from ctrdist.checkpoint.reader import Reader, checked
 from ctrdist.checkpoint.retention import Entry, superfluous
 from ctrdist.checkpoint.saving import Contents, Saved, Saving
-from ctrdist.checkpoint.storage import METADATA, HostBuffer, Reader, Writer, begin, checked
+from ctrdist.checkpoint.writer import METADATA, HostBuffer, Writer, begin
 from ctrdist.config.experiment import CheckpointConfig
 from ctrdist.distributed import run_on_main
 from ctrdist.errors import CheckpointError, DamagedCheckpointError

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from ctrdist.checkpoint import storage
+from ctrdist.checkpoint import reader, writer
 from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.store import MARKER, CheckpointStore, Texts, complete, load_tensors, read
 from ctrdist.config.experiment import CheckpointConfig
@@ -44,8 +44,8 @@ def world_of_one():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """So that a few kilobytes have many blocks and reads."""
-    monkeypatch.setattr(storage, "_BLOCK_BYTES", 512)
-    monkeypatch.setattr(storage, "_READ_BYTES", 2048)
+    monkeypatch.setattr(writer, "_BLOCK_BYTES", 512)
+    monkeypatch.setattr(reader, "_READ_BYTES", 2048)
 
 
 def save(directory: Path, tensors: dict, step: int = 1, **config: int | bool) -> Path:
@@ -269,7 +269,7 @@ def test_any_chunks_can_be_read_as_any_others(tmp_path_factory, small_blocks, da
     saved, wanted = cut(whole, data.draw(some_cuts)), cut(whole, data.draw(some_cuts))
 
     folder = Folder(tmp_path_factory.mktemp("chunks"))
-    storage.begin(folder, "token")
+    writer.begin(folder, "token")
     properties = TensorProperties(dtype=dtype)
     catalogue = TensorStorageMetadata(properties, whole.shape, chunk_metadata(saved))
     results, writers = [], []
@@ -282,15 +282,15 @@ def test_any_chunks_can_be_read_as_any_others(tmp_path_factory, small_blocks, da
             )
             for chunk in catalogue.chunks[rank::2]
         ]
-        writers.append(storage.Writer(folder, "token", rank, storage.HostBuffer()))
+        writers.append(writer.Writer(folder, "token", rank, writer.HostBuffer()))
         results.append(writers[-1].write_data(SavePlan(items), Boxes(saved)).value())
         writers[-1].write()
     writers[0].finish(Metadata({"t": catalogue}), results)
 
-    reader = storage.Reader(folder, writers[0].metadata, folder.read)
+    reading = reader.Reader(folder, writers[0].metadata, folder.read)
     found = {offsets: torch.zeros_like(chunk) for offsets, chunk in wanted.items()}
-    read_back = reader.read_metadata().state_dict_metadata["t"]
+    read_back = reading.read_metadata().state_dict_metadata["t"]
     plan = LoadPlan(create_read_items_for_chunk_list("t", read_back, chunk_metadata(found)))
-    reader.read_data(plan, Boxes(found)).wait()
+    reading.read_data(plan, Boxes(found)).wait()
     for offsets, chunk in wanted.items():
         assert torch.equal(found[offsets], chunk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,8 @@ class Folder:
             Path(self._root).mkdir(parents=True, exist_ok=True)
 
     def has(self, name: str) -> bool:
-        """Whether the file is there."""
-        with _reaching(self.address):
-            return self._fs.isfile(self._path(name))
+        """Whether the file is there; an error where that cannot be known."""
+        return name in self.files()  # fsspec's isfile takes a lost connection for a missing file
 
     def read(self, name: str) -> bytes:
         """The whole of a small file."""
@@ -126,14 +125,18 @@ class Folder:
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
         with _reaching(self.address):
-            if self._fs.isfile(self._path(name)):
+            if self.has(name):
                 self._fs.rm_file(self._path(name))
 
     def remove_all(self) -> None:
-        """Removes the folder with all that is in it, if it is there."""
-        with _reaching(self.address):
-            if self._fs.exists(self._root):
-                self._fs.rm(self._root, recursive=True)
+        """Removes the folder with its files, if it is there; it has no folders within."""
+        for name in self.files():
+            with _reaching(self.address), suppress(FileNotFoundError):
+                # one by one: fsspec's rm of a remote folder takes * and [ in its name as a pattern
+                self._fs.rm_file(self._path(name))
+        if self._local:
+            with _reaching(self.address), suppress(FileNotFoundError):
+                Path(self._root).rmdir()
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -15,6 +15,7 @@ import fsspec
 import pytest
 import torch
 
+from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.store import CheckpointStore, Texts, complete, load_tensors, read
 from ctrdist.config.experiment import CheckpointConfig
 from ctrdist.distributed import World
@@ -149,7 +150,7 @@ def test_what_is_not_there_is_named(name, arguments, says, bucket, tmp_path):
     assert len(done.stderr.strip().splitlines()) <= 2
 
 
-def test_checkpoints_go_there_and_come_back(preprocessed, bucket, tmp_path):
+def test_checkpoints_go_there_and_come_back(preprocessed, bucket, tmp_path, monkeypatch):
     def train(workers: int, epochs: int) -> dict:
         return last_json(
             job(
@@ -166,11 +167,12 @@ def test_checkpoints_go_there_and_come_back(preprocessed, bucket, tmp_path):
     assert not (tmp_path / "far" / "checkpoints").exists()
     steps = sorted(path.name for path in (bucket[0] / "kept" / "far").iterdir())
     assert 1 <= len(steps) <= 3
-    (bucket[0] / "kept" / "far" / "step-000000001").mkdir()
-    (bucket[0] / "kept" / "far" / "step-000000001" / "r00000-cut.bin").write_bytes(b"cut off")
+    for name, value in bucket[1].items():
+        monkeypatch.setenv(name, value)
+    Folder("s3://logs/kept/far/step-000000001").write("r00000-cut.bin", b"cut off")
     second = train(workers=1, epochs=2)
     assert second["rows_seen"] == 2 * first["rows_seen"]
-    assert not (bucket[0] / "kept" / "far" / "step-000000001").exists()
+    assert not (bucket[0] / "kept" / "far" / "step-000000001" / "r00000-cut.bin").exists()
     for path, expected in (("s3://logs/kept/far", second), (second["checkpoint"], second)):
         again = last_json(
             job(
@@ -222,3 +224,7 @@ def test_damage_there_is_named(bucket, monkeypatch):
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(CheckpointError, match="credentials"):
         read("s3://logs/large")
+    with pytest.raises(CheckpointError, match="credentials"):  # and removes nothing
+        CheckpointStore("s3://logs/large", CheckpointConfig()).remove_leftovers()
+    with pytest.raises(CheckpointError, match="credentials"):
+        Folder("s3://logs/large/step-000000002").has("complete.json")

@@ -19,3 +19,7 @@ class CheckpointError(UserError):
 
 class ResourceError(UserError):
     """Memory or machines that a run needs and did not get."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not what was written; an older one may be whole."""

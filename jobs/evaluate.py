@@ -23,7 +23,8 @@ class EvaluateConfig:
     """Settings of an evaluation."""
 
     checkpoint: str = ""
-    """A run's directory (its best checkpoint) or one of its checkpoints/step-… directories."""
+    """A run's directory (its best checkpoint) or one of its checkpoints/step-… directories;
+    local or s3://."""
     data: str = ""
     """Data set to evaluate; empty: the one that it was trained on."""
     split: Literal["train", "valid", "test"] = "test"
@@ -52,7 +53,9 @@ def main() -> None:
     from ctrdist.training.run import experiment_of_checkpoint
     from jobs.console import RunConsole, show_evaluation
 
-    experiment, path, _ = experiment_of_checkpoint(absolute(config.checkpoint, "--checkpoint"))
+    checkpoint = config.checkpoint
+    checkpoint = checkpoint if "://" in checkpoint else absolute(checkpoint, "--checkpoint")
+    experiment, path, _ = experiment_of_checkpoint(checkpoint)
     data = config.data or experiment.data
     data = data if "://" in data else absolute(data, "--data")
     open_dataset(data).split(config.split)

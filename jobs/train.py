@@ -101,8 +101,15 @@ def complete(experiment: Experiment) -> Experiment:
     data = experiment.data if "://" in experiment.data else absolute(experiment.data, "--data")
     dataset = open_dataset(data)
     name = name or f"{experiment.model_name}-{dataset.schema.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = experiment.checkpoint.directory
+    if directory and "://" not in directory:
+        directory = absolute(directory, "--checkpoint.directory")
     return replace(
-        experiment, data=data, run_name=name, runs=absolute(runs, "--runs (or CTRDIST_RUNS)")
+        experiment,
+        data=data,
+        run_name=name,
+        runs=absolute(runs, "--runs (or CTRDIST_RUNS)"),
+        checkpoint=replace(experiment.checkpoint, directory=directory),
     )
 
 

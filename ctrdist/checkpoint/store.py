@@ -1,28 +1,39 @@
-"""Checkpoints: tensors by torch.distributed.checkpoint, everything else as JSON, a marker last.
+"""The checkpoints of a run: directories step-<n>, each whole once its marker is written, last.
 
-A checkpoint is a directory step-<n>; without its marker it does not exist. It names the model, the
-data and the plan it was made with, so it can be evaluated on its own, and it loads into any number
-of workers and any plan.
+A checkpoint names the model, the data and the plan it was made with, so it can be evaluated on its
+own, and it loads into any number of workers and any plan.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import logging
+import math
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ctrdist.checkpoint.folder import Folder, damaged
+from ctrdist.checkpoint.reader import Reader, checked
+from ctrdist.checkpoint.retention import Entry, superfluous
+from ctrdist.checkpoint.saving import Contents, Saved, Saving
+from ctrdist.checkpoint.writer import METADATA, HostBuffer, Writer, begin
+from ctrdist.config.experiment import CheckpointConfig
 from ctrdist.distributed import run_on_main
-from ctrdist.errors import CheckpointError
+from ctrdist.errors import CheckpointError, DamagedCheckpointError
 
 MARKER = "complete.json"
 _STATE, _CONFIG, _SCHEMA, _PLAN = "state.json", "config.yaml", "schema.json", "plan.json"
-VERSION = 1
+_PREFIX = "step-"
+VERSION = 2
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +49,11 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved:
-    """A whole checkpoint on disk."""
+class Opened:
+    """A whole checkpoint."""
 
-    path: Path
+    path: str
+    """Its directory: local or s3://."""
     step: int
     state: dict[str, Any]
     """State of loader, schedule and progress."""
@@ -49,22 +61,19 @@ class Saved:
 
 
 class CheckpointStore:
-    """The checkpoints of one run."""
+    """Writes the checkpoints of one run."""
 
-    def __init__(self, directory: str | Path, keep: int) -> None:
+    def __init__(self, directory: str | Path, config: CheckpointConfig) -> None:
         """Opens a directory of checkpoints; makes nothing.
 
         Args:
-            directory: holds step-<n> directories; all workers must see it.
-            keep: how many of the newest to keep, beside those that a caller protects.
+            directory: holds step-<n> directories, local or s3://; all workers must see it.
+            config: what to keep, and whether steps wait for a save.
         """
-        self.directory = Path(directory)
-        self._keep = max(1, keep)
-
-    def complete(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        found = [path for path in self.directory.glob("step-*") if (path / MARKER).is_file()]
-        return sorted(found, key=_step_of)
+        self.directory = str(directory).rstrip("/")
+        self._config = config
+        self._buffer = HostBuffer() if config.asynchronous else None
+        self._saving: Saving | None = None
 
     def save(
         self,
@@ -72,86 +81,163 @@ class CheckpointStore:
         tensors: dict[str, Any],
         state: dict[str, Any],
         texts: Texts,
-        protect: set[int],
-    ) -> Path:
-        """Writes a checkpoint; every rank calls it.
+        *,
+        value: float | None = None,
+        best_step: int | None = None,
+    ) -> str:
+        """Begins to write a checkpoint; every rank calls it.
+
+        Returns once the tensors may change again; :meth:`wait` says when it is whole. Waits for the
+        save before, if that is still being written.
 
         Args:
             step: its number.
             tensors: nested dict of tensors, this rank's part of the sharded ones.
             state: JSON-ready, the same on all ranks.
             texts: config, schema and plan.
-            protect: steps that retention must not remove.
+            value: of the monitor, larger being better, where this step was evaluated.
+            best_step: the best checkpoint so far; stays as long as this one does.
+
+        Returns:
+            Its directory.
+
+        Raises:
+            CheckpointError: of this save, or of the one before.
         """
-        path = self.directory / f"step-{step:09d}"
-        run_on_main(lambda: _fresh(path))
-        dcp.save(tensors, checkpoint_id=str(path))
-        run_on_main(lambda: self._finish(path, state, texts, protect | {step}))
-        return path
+        self.wait()
+        folder = Folder(self.path_of(step))
+        token = run_on_main(lambda: _begin(folder))
+        writer = Writer(folder, token, dist.get_rank(), self._buffer)
+        _collectively(lambda: dcp.save(tensors, storage_writer=writer))
+        contents = Contents(
+            step=step,
+            marker=MARKER,
+            facts={
+                "version": VERSION,
+                "step": step,
+                "value": None if value is None or math.isnan(value) else value,
+                "best_step": best_step,
+            },
+            texts={
+                METADATA: writer.metadata,
+                _STATE: json.dumps({"version": VERSION, **state}, indent=1).encode(),
+                _CONFIG: texts.config.encode(),
+                _SCHEMA: texts.schema.encode(),
+                _PLAN: texts.plan.encode(),
+            },
+        )
+        self._saving = Saving(
+            folder, token, writer, contents, lambda: self._remove_superfluous(step)
+        )
+        if not self._config.asynchronous:
+            self._saving.join()
+        return folder.address
 
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        found = self.complete()
-        return found[-1] if found else None
+    def wait(self) -> Saved | None:
+        """Waits until the last save is whole; every rank calls it.
 
-    def path_of(self, step: int) -> Path:
+        Returns:
+            What was saved; None where nothing was on its way.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        saving, self._saving = self._saving, None
+        return None if saving is None else saving.result()
+
+    def leave(self, seconds: float) -> None:
+        """Gives a save so long to end before the process does; asks no other rank."""
+        if self._saving is not None:
+            self._saving.join(seconds)
+
+    def path_of(self, step: int) -> str:
         """Directory of the checkpoint of that step."""
-        return self.directory / f"step-{step:09d}"
+        return f"{self.directory}/{_PREFIX}{step:09d}"
 
-    def _finish(self, path: Path, state: dict[str, Any], texts: Texts, protect: set[int]) -> None:
-        _write(path / _STATE, json.dumps({"version": VERSION, **state}, indent=1))
-        for name, text in ((_CONFIG, texts.config), (_SCHEMA, texts.schema), (_PLAN, texts.plan)):
-            _write(path / name, text)
-        sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir())}
-        _write(path / MARKER, json.dumps({"version": VERSION, "files": sizes}, indent=1))
-        for old in self.complete()[: -self._keep]:
-            if _step_of(old) not in protect:
-                (old / MARKER).unlink()  # first, so that a kill here leaves no whole-looking ruin
-                shutil.rmtree(old)
+    def remove_leftovers(self) -> None:
+        """Removes what saves that were cut off have left; only while nobody saves."""
+        folder = Folder(self.directory)
+        for name in folder.folders():
+            if name.startswith(_PREFIX) and not folder.child(name).has(MARKER):
+                _log.info("%s/%s was never finished; removing it", folder, name)
+                folder.child(name).remove_all()
+
+    def _remove_superfluous(self, step: int) -> None:
+        try:
+            entries = [_entry(path) for path in complete(self.directory)]
+            for old in superfluous(entries, step, self._config):
+                _remove(Folder(self.path_of(old)))
+        except CheckpointError as error:  # the new one is whole; training need not stop for this
+            _log.warning("old checkpoints were not removed: %s", error)
 
 
-def read(path: str | Path) -> Saved:
-    """Opens a checkpoint and checks that it is whole.
+def checkpoint_directory(run_dir: str | Path, run_name: str, config: CheckpointConfig) -> str:
+    """Where a run's checkpoints lie."""
+    if config.directory:
+        return f"{config.directory.rstrip('/')}/{run_name}"
+    return f"{run_dir}/checkpoints"
+
+
+def complete(directory: str | Path) -> list[str]:
+    """Whole checkpoints of a directory, oldest first."""
+    folder = Folder(directory)
+    names = [name for name in folder.folders() if name.startswith(_PREFIX)]
+    whole = [f"{folder}/{name}" for name in names if folder.child(name).has(MARKER)]
+    return sorted(whole, key=_step_of)
+
+
+def latest(directory: str | Path) -> str | None:
+    """The newest whole checkpoint of a directory."""
+    found = complete(directory)
+    return found[-1] if found else None
+
+
+def read(path: str | Path) -> Opened:
+    """Opens a checkpoint and checks all but its tensors, which are checked when they are loaded.
 
     Args:
         path: a step-<n> directory, a run's directory (its best checkpoint, else its newest), or its
-            checkpoints directory.
+            checkpoints directory; local or s3://.
 
     Raises:
-        CheckpointError: there is none, or a file is missing or of another size.
+        CheckpointError: there is none.
+        DamagedCheckpointError: a file is missing or altered.
     """
-    found = _resolve(Path(path))
-    marker = json.loads((found / MARKER).read_text())
-    for name, size in marker["files"].items():
-        file = found / name
-        if not file.is_file() or file.stat().st_size != size:
-            there = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
-            raise CheckpointError(
-                f"{file}: {there}, the marker says {size:,} bytes. The checkpoint is damaged; use "
-                f"another one of {found.parent}."
-            )
-    state = json.loads((found / _STATE).read_text())
-    if state.pop("version") != VERSION:
-        raise CheckpointError(
-            f"{found}: written by another version of ctrdist; this one reads version {VERSION}."
-        )
-    texts = Texts(
-        config=(found / _CONFIG).read_text(),
-        schema=(found / _SCHEMA).read_text(),
-        plan=(found / _PLAN).read_text(),
+    folder = Folder(_resolve(str(path).rstrip("/")))
+    files = _files(folder)
+    texts = {name: checked(folder, name, files[name]) for name in (_STATE, _CONFIG, _SCHEMA, _PLAN)}
+    state = json.loads(texts[_STATE])
+    del state["version"]
+    return Opened(
+        path=folder.address,
+        step=_step_of(folder.address),
+        state=state,
+        texts=Texts(
+            config=texts[_CONFIG].decode(),
+            schema=texts[_SCHEMA].decode(),
+            plan=texts[_PLAN].decode(),
+        ),
     )
-    return Saved(path=found, step=_step_of(found), state=state, texts=texts)
 
 
-def load_tensors(path: Path, tensors: dict[str, Any]) -> None:
+def load_tensors(path: str | Path, tensors: dict[str, Any]) -> None:
     """Loads a checkpoint into existing tensors, resharding as needed; every rank calls it.
 
     Raises:
+        DamagedCheckpointError: a file is missing or altered; the tensors hold anything.
         CheckpointError: a tensor is missing there or has another shape.
     """
+    folder = Folder(path)
+
+    def catalogue() -> tuple[dict[str, Any], bytes]:
+        files = _files(folder)
+        return files, checked(folder, METADATA, files[METADATA])
+
+    files, metadata = run_on_main(catalogue)
+    reader = Reader(folder, metadata, lambda name: checked(folder, name, files[name]))
     try:
-        dcp.load(tensors, checkpoint_id=str(path))
-    except (CheckpointException, RuntimeError, ValueError) as error:  # the first is a BaseException
+        _collectively(lambda: dcp.load(tensors, storage_reader=reader))
+    except CheckpointException as error:
         reason = next(
             (line.strip() for line in reversed(str(error).splitlines()) if line.strip()),
             type(error).__name__,
@@ -163,40 +249,86 @@ def load_tensors(path: Path, tensors: dict[str, Any]) -> None:
         ) from error
 
 
-def _resolve(path: Path) -> Path:
-    if (path / MARKER).is_file():
+def _collectively(function: Callable[[], object]) -> None:
+    """Calls what torch does on all ranks; our own error of any rank is raised on each of them."""
+    try:
+        function()
+    except CheckpointException as error:  # a BaseException
+        causes = [cause for cause, _ in error.failures.values()]
+        for kind in (DamagedCheckpointError, CheckpointError):
+            for cause in causes:
+                if isinstance(cause, kind):
+                    raise kind(str(cause)) from None
+        raise
+
+
+def _files(folder: Folder) -> dict[str, dict[str, int]]:
+    """The marker's list of files; all of them are there in full length."""
+    marker = _marker(folder)
+    there = folder.files()
+    for name, facts in marker["files"].items():
+        if there.get(name) != facts["bytes"]:
+            size = f"{there[name]:,} bytes" if name in there else "missing"
+            raise damaged(folder, name, f"{size}, the marker says {facts['bytes']:,} bytes")
+    return marker["files"]
+
+
+def _marker(folder: Folder) -> dict[str, Any]:
+    try:
+        marker = json.loads(folder.read(MARKER))
+        version, _ = marker["version"], marker["files"]
+    except FileNotFoundError as error:
+        raise damaged(folder, MARKER, "missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, MARKER, "not the JSON that was written") from error
+    if version != VERSION:
+        raise CheckpointError(
+            f"{folder}: written by another version of ctrdist (format {version}); this one reads "
+            f"format {VERSION}. Use that version, or another --run-name to begin anew."
+        )
+    return marker
+
+
+def _entry(path: str) -> Entry:
+    try:
+        marker = _marker(Folder(path))
+    except CheckpointError:  # damaged: counts as a checkpoint without a value
+        return Entry(step=_step_of(path))
+    return Entry(step=_step_of(path), value=marker["value"], best_step=marker["best_step"])
+
+
+def _resolve(path: str) -> str:
+    folder = Folder(path)
+    if folder.has(MARKER):
         return path
-    for directory in (path / "checkpoints", path):
-        store = CheckpointStore(directory, keep=1)
-        newest = store.latest()
-        if newest is not None:
-            best = json.loads((newest / _STATE).read_text()).get("progress", {}).get("best_step")
-            chosen = newest if best is None else store.path_of(best)
-            return chosen if (chosen / MARKER).is_file() else newest
+    for directory in (f"{path}/checkpoints", path):
+        found = complete(directory)
+        if found:
+            best = _entry(found[-1]).best_step
+            wanted = None if best is None else f"{directory}/{_PREFIX}{best:09d}"
+            return wanted if wanted in found else found[-1]
+    there = folder.files() or folder.folders()
     what = (
-        "has no whole checkpoint (complete.json is written last)"
-        if path.is_dir()
-        else "does not exist"
+        f"has no whole checkpoint ({MARKER} is written last)" if there else "does not exist there"
     )
     raise CheckpointError(
         f"{path}: {what}. Give --checkpoint a run's directory (runs/NAME) or one of its "
-        "checkpoints/step-… directories."
+        f"checkpoints/{_PREFIX}… directories."
     )
 
 
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+def _step_of(path: str) -> int:
+    return int(path.rpartition("/")[2].removeprefix(_PREFIX))
 
 
-def _fresh(path: Path) -> None:
-    if path.exists():
-        (path / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
+def _begin(folder: Folder) -> str:
+    """Begins a save in an empty folder; gives its token."""
+    token = secrets.token_hex(4)
+    _remove(folder)
+    begin(folder, token)
+    return token
 
 
-def _write(path: Path, text: str) -> None:
-    with open(path, "w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+def _remove(folder: Folder) -> None:
+    folder.remove(MARKER)  # first, so that a kill here leaves no whole-looking ruin
+    folder.remove_all()

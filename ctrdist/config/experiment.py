@@ -151,8 +151,18 @@ class CheckpointConfig:
 
     every_steps: int = 1000
     """Also after so many steps; 0 switches it off."""
+    asynchronous: bool = True
+    """Steps go on while a checkpoint is written from a copy in memory.
+    The copy takes as much CPU memory as the worker's part of the checkpoint; off: steps wait."""
+    directory: str = ""
+    """Where checkpoints go, local or s3://, in a directory of the run's name.
+    Empty: checkpoints/ in the run's directory."""
     keep: int = 2
-    """Newest checkpoints to keep, beside the best."""
+    """Newest checkpoints to keep."""
+    keep_best: int = 1
+    """Best checkpoints to keep beside these, by train.monitor; the best of all always stays."""
+    keep_every: int = 0
+    """Checkpoints of steps divisible by this are kept for good; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ctrdist.checkpoint.store import CheckpointStore, load_tensors, read
+from ctrdist.checkpoint.store import checkpoint_directory, latest, load_tensors, read
 from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed import World, run_on_main
@@ -52,7 +52,8 @@ def train(
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
     callback: Callback = Callback()
     if world.is_main:
-        resume = CheckpointStore(run_dir / "checkpoints", keep=1).latest() is not None
+        checkpoints = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
+        resume = latest(checkpoints) is not None
         tracker = RunTracker(
             str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
         )
@@ -99,7 +100,7 @@ def evaluate_checkpoint(
     load_tensors(saved.path, engine.model_tensors())
     metrics = evaluate(engine, split).metrics
     result = {
-        "checkpoint": str(saved.path),
+        "checkpoint": saved.path,
         "step": saved.step,
         "data": experiment.data,
         "data_fingerprint": dataset.manifest.fingerprint,
@@ -133,7 +134,7 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     )
     return (
         experiment,
-        str(saved.path),
+        saved.path,
         Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json"),
     )
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
+from functools import partial
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
 from torch import Tensor
 
-from ctrdist.checkpoint.store import CheckpointStore, Saved, Texts, load_tensors, read
+from ctrdist.checkpoint.store import (
+    CheckpointStore,
+    Opened,
+    Texts,
+    checkpoint_directory,
+    complete,
+    load_tensors,
+    read,
+)
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict, to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed import require_rows_for_all, run_on_main, sum_over_ranks
-from ctrdist.errors import CheckpointError, ConfigError, DataError
+from ctrdist.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.protocols import Batch
@@ -25,10 +36,15 @@ from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
 from ctrdist.training.nonfinite import FOLDER, keep_rows
 from ctrdist.training.sliced import LossScale, TowerPass
-from ctrdist.training.state import Progress
+from ctrdist.training.state import Progress, monitored
 from ctrdist.training.stopping import Interrupted, StopRequest
 from ctrdist.training.throughput import Clock, count_flops, report, table_bytes
 from ctrdist.training.watchdog import Watchdog
+
+_LEAVE_SECONDS = 30.0
+"""How long a run that fails waits for a checkpoint that is being written."""
+
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -66,9 +82,13 @@ class Trainer:
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
+        experiment = engine.experiment
         self._store = CheckpointStore(
-            self.run_dir / "checkpoints", engine.experiment.checkpoint.keep
+            checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint),
+            experiment.checkpoint,
         )
+        self._saving = self.progress
+        """As it was at the checkpoint that is being written."""
         self._loader = Loader(
             engine.dataset,
             "train",
@@ -101,6 +121,7 @@ class Trainer:
                     self._train_epoch()
                 summary = self._finish()
         except BaseException as error:
+            self._store.leave(_LEAVE_SECONDS)
             self._callback.on_failure(error)
             raise
         self._callback.on_end(summary)
@@ -193,7 +214,7 @@ class Trainer:
             if self._loader.consumed < self._loader.rows:
                 if self._stop_agreed:
                     self._checkpoint()
-                    raise Interrupted(self.progress.step, self._stop.signum or SIGTERM)
+                    self._interrupt()
                 if every and self.progress.step % every == 0:
                     self._checkpoint()
             begun = time.perf_counter()
@@ -209,8 +230,10 @@ class Trainer:
             self._check_rows()
             self._loader.next_epoch()
             self.progress.begin_epoch()
+        value = None
         if self._has_valid:
             evaluation = evaluate(self.engine, "valid", self._watchdog.beat)
+            value = monitored(evaluation.metrics, self._config.monitor)
             already = self.progress.stopped
             self.progress.judge(evaluation.metrics, self._config)
             self.progress.stopped = already or self.progress.stopped
@@ -219,9 +242,9 @@ class Trainer:
             self.progress.best_step = self.progress.step
         if not self.progress.stopped and self._loader.epoch >= self._config.epochs:
             self.progress.stopped = f"train.epochs = {self._config.epochs} reached"
-        self._checkpoint()
+        self._checkpoint(value)
         if self._stop_agreed and not self.progress.stopped:
-            raise Interrupted(self.progress.step, self._stop.signum or SIGTERM)
+            self._interrupt()
 
     def _check_rows(self) -> None:
         """Proves that this epoch has seen each row of the split exactly once."""
@@ -236,8 +259,9 @@ class Trainer:
                 "the last checkpoint is sound."
             )
 
-    def _checkpoint(self) -> Path:
-        begun = time.perf_counter()
+    def _checkpoint(self, value: float | None = None) -> None:
+        """Begins a checkpoint of what has been trained; value: of the monitor, where evaluated."""
+        self._await_checkpoint()
         average_buffers(self.engine)
         seen = torch.tensor(_signed(self.progress.epoch_digest), device=self._world.device)
         whole_digest = int(sum_over_ranks(seen)) % 2**64
@@ -252,17 +276,47 @@ class Trainer:
             schema=self.engine.dataset.schema.to_json(),
             plan=self.engine.layout.to_json(),
         )
-        protect = {self.progress.best_step} if self.progress.best_step is not None else set()
-        path = self._store.save(self.progress.step, self.engine.tensors(), state, texts, protect)
-        self._callback.on_checkpoint(str(path), self.progress, time.perf_counter() - begun)
+        self._store.save(
+            self.progress.step,
+            self.engine.tensors(),
+            state,
+            texts,
+            value=value,
+            best_step=self.progress.best_step,
+        )
+        self._saving = copy.copy(self.progress)
+        if not self.engine.experiment.checkpoint.asynchronous:
+            self._await_checkpoint()
         self._watchdog.beat()
-        return path
+
+    def _interrupt(self) -> NoReturn:
+        """Ends the run as it was asked to, once its checkpoint is whole."""
+        self._await_checkpoint()
+        raise Interrupted(self.progress.step, self._stop.signum or SIGTERM)
+
+    def _await_checkpoint(self) -> None:
+        """Waits for the checkpoint that is being written, if one is, and reports it."""
+        saved = self._store.wait()
+        if saved is not None:
+            self._callback.on_checkpoint(saved.path, self._saving, saved.seconds)
 
     def _resume(self) -> int:
-        newest = run_on_main(self._store.latest)
-        if newest is None:
-            return 0
-        saved: Saved = run_on_main(lambda: read(newest))
+        run_on_main(self._store.remove_leftovers)
+        paths = run_on_main(partial(complete, self._store.directory))
+        for path in reversed(paths):
+            try:
+                return self._resume_from(path)
+            except DamagedCheckpointError as error:
+                if path == paths[0]:
+                    raise DamagedCheckpointError(
+                        f"{error} There is no older one of this run; give another --run-name to "
+                        "begin anew."
+                    ) from error
+                _log.warning("%s Going on from the one before it.", error)
+        return 0
+
+    def _resume_from(self, path: str) -> int:
+        saved: Opened = run_on_main(partial(read, path))
         check_same_model(saved, self.engine.experiment, self.engine.dataset.schema.to_json())
         load_tensors(saved.path, self.engine.tensors())
         self._loader.load_state_dict(saved.state["loader"])
@@ -289,6 +343,7 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         """Evaluates the best checkpoint on test."""
+        self._await_checkpoint()
         assert self.progress.best_step is not None
         best = self._store.path_of(self.progress.best_step)
         if self.progress.best_step != self.progress.step:
@@ -309,7 +364,7 @@ class Trainer:
         return {
             "run_name": self.engine.experiment.run_name,
             "run_dir": str(self.run_dir),
-            "checkpoint": str(best),
+            "checkpoint": best,
             "test": test,
             "valid": progress.best_metrics,
             "best_step": progress.best_step,
@@ -382,7 +437,7 @@ class Trainer:
         )
 
 
-def check_same_model(saved: Saved, experiment: Experiment, schema_json: str) -> None:
+def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) -> None:
     """Refuses a checkpoint of another model, table optimiser or schema.
 
     Raises:
@@ -411,7 +466,7 @@ def check_same_model(saved: Saved, experiment: Experiment, schema_json: str) -> 
     check_same_data(saved, schema_json)
 
 
-def check_same_data(saved: Saved, schema_json: str) -> None:
+def check_same_data(saved: Opened, schema_json: str) -> None:
     """Refuses a checkpoint of other fields or vocabularies.
 
     Raises:

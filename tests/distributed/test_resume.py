@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctrdist.checkpoint.store import MARKER, CheckpointStore, read
+from ctrdist.checkpoint.store import MARKER, complete, latest, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
     LoaderConfig,
@@ -125,7 +125,7 @@ def test_killed_mid_epoch_and_started_again_equals_undisturbed(data, tmp_path, k
 def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):
     run_dir = tmp_path / "run"
     kill_ranks(train, 2, data, str(run_dir), "row_wise", "adagrad", 13)
-    newest = CheckpointStore(run_dir / "checkpoints", keep=2).latest()
+    newest = latest(run_dir / "checkpoints")
     assert newest is not None
     saved_step = read(newest).step
     three = run_ranks(train, 3, data, str(run_dir), "table_wise", "adagrad", -1)
@@ -141,6 +141,28 @@ def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):
     assert abs(three[0]["summary"]["test"]["auc"] - alone[0]["summary"]["test"]["auc"]) < 0.05
 
 
+def test_a_damaged_newest_checkpoint_is_passed_over(data, tmp_path):
+    undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), "row_wise", "adagrad", -1)
+    kill_ranks(train, 2, data, str(tmp_path / "b"), "row_wise", "adagrad", STEPS_PER_EPOCH + 8)
+    older, newest = complete(tmp_path / "b" / "checkpoints")[-2:]
+    bytes_of_rank_1 = next(Path(newest).glob("r00001-*.bin"))
+    content = bytearray(bytes_of_rank_1.read_bytes())
+    content[len(content) // 2] ^= 4  # seen by the ranks that read this block alone
+    bytes_of_rank_1.write_bytes(content)
+    resumed = run_ranks(train, 2, data, str(tmp_path / "b"), "row_wise", "adagrad", -1)
+    for rank in range(2):
+        first = resumed[rank]["rows"][0][0]
+        assert first == read(older).step
+        assert resumed[rank]["rows"] == undisturbed[rank]["rows"][first:]
+        for name, value in undisturbed[rank]["weights"].items():
+            np.testing.assert_array_equal(resumed[rank]["weights"][name], value, err_msg=name)
+
+    for path in complete(tmp_path / "b" / "checkpoints"):
+        next(Path(path).glob("*.bin")).unlink()
+    with pytest.raises(RuntimeError, match=r"missing.*There is no older one of this run"):
+        run_ranks(train, 1, data, str(tmp_path / "b"), "row_wise", "adagrad", -1)
+
+
 def test_a_finished_run_started_again_only_evaluates(data, tmp_path):
     first = run_ranks(train, 1, data, str(tmp_path), "auto", "sgd", -1)[0]
     again = run_ranks(train, 2, data, str(tmp_path), "table_wise", "sgd", -1)[0]
@@ -153,22 +175,21 @@ def test_a_finished_run_started_again_only_evaluates(data, tmp_path):
 
 def test_retention_keeps_newest_and_best(data, tmp_path):
     summary = run_ranks(train, 1, data, str(tmp_path), "auto", "adagrad", -1)[0]["summary"]
-    kept = [path.name for path in CheckpointStore(tmp_path / "checkpoints", keep=2).complete()]
+    kept = [Path(path).name for path in complete(tmp_path / "checkpoints")]
     assert len(kept) <= 3
     assert Path(summary["checkpoint"]).name in kept
     assert (
-        Path(summary["checkpoint"]) == read(tmp_path).path
+        summary["checkpoint"] == read(tmp_path).path
     )  # a run's directory stands for its best checkpoint
 
 
 def test_a_checkpoint_without_marker_does_not_count(data, tmp_path):
     run_ranks(train, 1, data, str(tmp_path), "auto", "adagrad", -1)
-    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
-    newest, older = store.complete()[-1], store.complete()[-2]
+    newest, older = (Path(path) for path in reversed(complete(tmp_path / "checkpoints")[-2:]))
     (newest / MARKER).unlink()
-    assert store.latest() == older
+    assert latest(tmp_path / "checkpoints") == str(older)
     sizes = json.loads((older / MARKER).read_text())["files"]
-    damaged = older / next(name for name in sizes if name.endswith(".distcp"))
+    damaged = older / next(name for name in sizes if name.endswith(".bin"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="The checkpoint is damaged"):
         read(older)

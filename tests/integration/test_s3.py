@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -10,9 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+import torch
 
+from ctrdist.checkpoint.folder import Folder
+from ctrdist.checkpoint.store import CheckpointStore, Texts, complete, load_tensors, read
+from ctrdist.config.experiment import CheckpointConfig
+from ctrdist.distributed import World
+from ctrdist.errors import CheckpointError, DamagedCheckpointError
+from tests.datasets import write_dataset
 from tests.integration.test_train_job import MODEL, job, last_json
+from tests.ranks import run_ranks
 
 COLUMNS = """
 name: small
@@ -139,3 +149,81 @@ def test_what_is_not_there_is_named(name, arguments, says, bucket, tmp_path):
     assert done.returncode == 2, done.stderr
     assert says in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.slow
+def test_checkpoints_go_there_and_come_back(bucket, tmp_path, monkeypatch):
+    data = str(tmp_path / "data")
+    write_dataset(tmp_path / "data", {"train": 3001, "valid": 400, "test": 501})
+
+    def train(workers: int, epochs: int) -> dict:
+        return last_json(
+            job(
+                "train_dlf",
+                *("--data", data, "--run-name", "far", "--runs", str(tmp_path)),
+                *("--checkpoint.directory", "s3://logs/kept/", "--checkpoint.every_steps", "4"),
+                *("--workers", str(workers), "--train.epochs", str(epochs), "--json", *MODEL),
+                env=bucket[1],
+            )
+        )
+
+    first = train(workers=2, epochs=1)
+    assert first["checkpoint"].startswith("s3://logs/kept/far/step-")
+    assert not (tmp_path / "far" / "checkpoints").exists()
+    for name, value in bucket[1].items():
+        monkeypatch.setenv(name, value)
+    assert 1 <= len(complete("s3://logs/kept/far")) <= 3
+    Folder("s3://logs/kept/far/step-000000001").write("r00000-cut.bin", b"cut off")
+    second = train(workers=1, epochs=2)
+    assert second["rows_seen"] == 2 * first["rows_seen"]
+    assert "r00000-cut.bin" not in Folder("s3://logs/kept/far/step-000000001").files()
+    again = last_json(
+        job("evaluate", "--checkpoint", "s3://logs/kept/far", "--json", env=bucket[1])
+    )
+    assert again["checkpoint"] == second["checkpoint"]
+    assert again["test"] == second["test"]
+
+
+def save_and_load(world: World, env: dict[str, str], directory: str) -> list[str]:
+    """More than one part of a multipart upload, and more than one read."""
+    os.environ.update(env)
+    store = CheckpointStore(directory, CheckpointConfig(keep=1))
+    wanted = torch.arange(25_000_000, dtype=torch.float32).view(-1, 10)
+    texts = Texts(config="model: {}\n", schema="{}", plan="{}")
+    for step in (1, 2):
+        store.save(step, {f"rank {world.rank}": wanted + step}, {}, texts)
+    store.wait()
+    found = {f"rank {world.rank}": torch.zeros_like(wanted)}
+    load_tensors(read(directory).path, found)
+    assert torch.equal(found[f"rank {world.rank}"], wanted + 2)
+    return complete(directory)
+
+
+def test_large_files_go_in_parts(bucket):
+    kept = run_ranks(save_and_load, 2, bucket[1], "s3://logs/large")
+    assert kept == [["s3://logs/large/step-000000002"]] * 2
+    folder = bucket[0] / "large" / "step-000000002"
+    assert [file.stat().st_size for file in folder.glob("*.bin")] == [100_000_000] * 2
+    assert [path.name for path in (bucket[0] / "large").iterdir()] == [folder.name]
+
+
+def test_damage_there_is_named(bucket, monkeypatch):
+    for name, value in bucket[1].items():
+        monkeypatch.setenv(name, value)
+    folder = bucket[0] / "large" / "step-000000002"
+    file = next(folder.glob("r00001-*.bin"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(DamagedCheckpointError, match=file.name):
+        read("s3://logs/large")
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"s3://logs/nowhere: does not exist there"):
+        read("s3://logs/nowhere")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(CheckpointError, match="credentials"):
+        read("s3://logs/large")
+    with pytest.raises(CheckpointError, match="credentials"):  # and removes nothing
+        CheckpointStore("s3://logs/large", CheckpointConfig()).remove_leftovers()
+    with pytest.raises(CheckpointError, match="credentials"):
+        Folder("s3://logs/large/step-000000002").has("complete.json")

@@ -1,0 +1,251 @@
+"""Reads of a checkpoint what a rank needs, in blocks that are checked: see writer.py."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import (
+    ChunkStorageMetadata,
+    LoadPlan,
+    LoadPlanner,
+    Metadata,
+    ReadItem,
+    StorageReader,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.metadata import TensorProperties
+from torch.futures import Future
+
+from ctrdist.checkpoint.folder import Folder, damaged
+from ctrdist.checkpoint.writer import CHUNK_ALIGN, Chunk
+
+_READ_BYTES = 16 * 2**20
+"""Neighbouring blocks are read at once up to this."""
+_READERS = 4
+"""Reads at a time: object stores want several, disks do not mind."""
+
+
+class Reader(StorageReader):
+    """Reads what a rank needs of a checkpoint, each byte checked."""
+
+    def __init__(self, folder: Folder, metadata: bytes, read_checked: Callable[[str], bytes]):
+        """Prepares a load.
+
+        Args:
+            folder: of the checkpoint.
+            metadata: content of its metadata.json.
+            read_checked: gives a small file of the checkpoint, after checking it.
+        """
+        self._folder = folder
+        self._read_checked = read_checked
+        self._tensors: dict[str, Any] = json.loads(metadata)["tensors"]
+        self._files = {
+            (name, *chunk["offsets"]): chunk["file"]
+            for name, tensor in self._tensors.items()
+            for chunk in tensor["chunks"]
+            if 0 not in chunk["sizes"]  # an empty one may begin where another one does
+        }
+        self._memory = threading.local()
+
+    def reset(self, checkpoint_id: Any = None) -> None:
+        """Part of the interface; a reader is used once."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Sizes and chunks of all tensors."""
+        return Metadata(
+            state_dict_metadata={
+                name: TensorStorageMetadata(
+                    properties=TensorProperties(dtype=getattr(torch, tensor["dtype"])),
+                    size=torch.Size(tensor["size"]),
+                    chunks=[
+                        ChunkStorageMetadata(torch.Size(c["offsets"]), torch.Size(c["sizes"]))
+                        for c in tensor["chunks"]
+                    ],
+                )
+                for name, tensor in self._tensors.items()
+            }
+        )
+
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        """Part of the interface; nothing to set up."""
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        """Part of the interface; never chosen by an address."""
+        return False
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Part of the interface."""
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Part of the interface."""
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Reads the blocks that hold what is planned, and copies it to where it belongs.
+
+        Raises:
+            DamagedCheckpointError: a block is not what was written.
+        """
+        indexes: dict[str, dict[tuple[Any, ...], Chunk]] = {}
+        blocks: dict[tuple[str, int], _Block] = {}
+        for item in plan.items:
+            key = (item.storage_index.fqn, *(item.storage_index.offset or ()))
+            file = self._files[key]
+            if file not in indexes:
+                indexes[file] = self._index(file)
+            target = planner.resolve_tensor(item).detach()
+            _plan_blocks(indexes[file][key], file, item, target, blocks)
+        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint-read")
+        try:
+            for _ in pool.map(self._read_run, _runs(list(blocks.values()))):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _index(self, file: str) -> dict[tuple[Any, ...], Chunk]:
+        index = json.loads(self._read_checked(f"{file.removesuffix('.bin')}.json"))
+        chunks = (
+            Chunk(**{**c, "offsets": tuple(c["offsets"]), "sizes": tuple(c["sizes"])})
+            for c in index["chunks"]
+        )
+        return {(c.name, *c.offsets): c for c in chunks if c.bytes}
+
+    def _read_run(self, run: list[_Block]) -> None:
+        begin, size = run[0].begin, run[-1].end - run[0].begin
+        if len(getattr(self._memory, "bytes", b"")) < size:
+            self._memory.bytes = bytearray(max(size, _READ_BYTES))
+        view = memoryview(self._memory.bytes)[:size]
+        try:
+            self._folder.read_into(run[0].file, begin, view)
+        except FileNotFoundError as error:
+            raise damaged(self._folder, run[0].file, "missing") from error
+        except EOFError as error:
+            raise damaged(self._folder, run[0].file, "ends too early") from error
+        for block in run:
+            part = view[block.begin - begin : block.end - begin]
+            if zlib.crc32(part) != block.crc32:
+                where = f"bytes {block.begin:,} to {block.end:,} (of {block.chunk.name})"
+                raise damaged(
+                    self._folder, block.file, f"{where} do not match their checksum"
+                ) from None
+            for copy in block.copies:
+                copy(part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Bytes with a checksum, and what is to be copied from them."""
+
+    chunk: Chunk
+    file: str
+    begin: int
+    end: int
+    crc32: int
+    copies: list[Callable[[memoryview], None]]
+
+
+def _plan_blocks(
+    chunk: Chunk,
+    file: str,
+    item: ReadItem,
+    target: Tensor,
+    blocks: dict[tuple[str, int], _Block],
+) -> None:
+    """Adds the blocks of a chunk that hold what the item wants, copied to target."""
+    sizes, offsets = chunk.sizes or (1,), tuple(item.storage_offsets) or (0,)
+    target = target if target.dim() else target.unsqueeze(0)
+    row_bytes = chunk.bytes // sizes[0]
+    block_rows = chunk.block_bytes // row_bytes
+    first, last = offsets[0], offsets[0] + target.shape[0]
+    for number in range(first // block_rows, -(-last // block_rows)):
+        row = number * block_rows
+        end_row = min(row + block_rows, sizes[0])
+        begin = chunk.begin + row * row_bytes
+        block = blocks.setdefault(
+            (file, begin),
+            _Block(
+                chunk=chunk,
+                file=file,
+                begin=begin,
+                end=begin + (end_row - row) * row_bytes,
+                crc32=chunk.crc32[number],
+                copies=[],
+            ),
+        )
+        low, high = max(row, first), min(end_row, last)
+        box = [(low - row, high - low)]
+        box += zip(offsets[1:], target.shape[1:], strict=True)
+        block.copies.append(
+            _copy_to(
+                target[low - first : high - first], chunk.dtype, (end_row - row, *sizes[1:]), box
+            )
+        )
+
+
+def _copy_to(
+    target: Tensor, dtype: str, shape: tuple[int, ...], box: list[tuple[int, int]]
+) -> Callable[[memoryview], None]:
+    """Copies a box of the tensor that a block's bytes hold."""
+
+    def copy(data: memoryview) -> None:
+        block = torch.frombuffer(data, dtype=getattr(torch, dtype)).view(shape)
+        part = reduce(lambda t, d: t.narrow(d[0], *d[1]), enumerate(box), block)
+        target.copy_(part)
+
+    return copy
+
+
+def _runs(blocks: list[_Block]) -> list[list[_Block]]:
+    """Neighbours in one file, together no larger than one read."""
+    if not blocks:
+        return []
+    blocks.sort(key=lambda block: (block.file, block.begin))
+    runs = [[blocks[0]]]
+    for before, block in pairwise(blocks):
+        near = block.file == before.file and block.begin - before.end < CHUNK_ALIGN
+        if near and block.end - runs[-1][0].begin <= _READ_BYTES:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
+def checked(folder: Folder, name: str, facts: Mapping[str, int]) -> bytes:
+    """A small file of a checkpoint, if it is what was written.
+
+    Args:
+        folder: of the checkpoint.
+        name: of the file.
+        facts: its "bytes" and "crc32" as the marker has them.
+
+    Raises:
+        DamagedCheckpointError: it is missing or altered.
+    """
+    try:
+        data = folder.read(name)
+    except FileNotFoundError as error:
+        raise damaged(folder, name, "missing") from error
+    if len(data) != facts["bytes"]:
+        raise damaged(
+            folder, name, f"{len(data):,} bytes, the marker says {facts['bytes']:,} bytes"
+        )
+    if zlib.crc32(data) != facts["crc32"]:
+        raise damaged(folder, name, "does not match its checksum")
+    return data

@@ -1,0 +1,176 @@
+"""One checkpoint on its way to disk, in a thread of each rank.
+
+The threads use no collective, as the training steps use those at the same time. A rank's index file
+says that its part is written; rank 0's thread looks for the index of every rank, and only then
+writes what makes the checkpoint one: the marker. What went wrong is told between the steps, by the
+next save or the end of the run. Names of files hold a token of this save, so
+nothing that an earlier try has left, or a process of it still writes, can be taken for a part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import torch.distributed as dist
+
+from ctrdist.checkpoint.folder import Folder
+from ctrdist.checkpoint.writer import Writer, end, stem
+from ctrdist.errors import CheckpointError
+
+_PATIENCE_SECONDS = 120.0
+"""How long a file that another rank has written may take to be seen."""
+_POLL_SECONDS = (0.02, 1.0)
+"""First and longest pause between two looks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint that has become whole."""
+
+    path: str
+    step: int
+    seconds: float
+    """From the snapshot to the marker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What rank 0 adds to the ranks' files."""
+
+    step: int
+    marker: str
+    """Name of the marker."""
+    facts: dict[str, object]
+    """What the marker says beside the list of files."""
+    texts: dict[str, bytes]
+    """Small files by name."""
+
+
+class Saving:
+    """A save that has begun; its snapshot is taken."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        token: str,
+        writer: Writer,
+        contents: Contents,
+        then: Callable[[], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            folder: of the checkpoint; it exists.
+            token: of this save, the same on all ranks.
+            writer: this rank's part.
+            contents: what rank 0 adds.
+            then: called on rank 0 in the thread, once the checkpoint is whole.
+        """
+        self._folder, self._token, self._writer = folder, token, writer
+        self._contents, self._then = contents, then
+        self._rank, self._size = dist.get_rank(), dist.get_world_size()
+        self._error = ""
+        self._written, self._all_written, self._give_up = Event(), Event(), Event()
+        self._begun, self._seconds = time.perf_counter(), 0.0
+        # a daemon: an interpreter that is leaving does not wait for a rank that is gone
+        self._thread = Thread(target=self._run, name="checkpoint-write", daemon=True)
+        self._thread.start()
+
+    def join(self, seconds: float | None = None) -> None:
+        """Waits for this rank's thread, and asks nobody."""
+        self._thread.join(seconds)
+
+    def result(self) -> Saved:
+        """Waits until the checkpoint is whole; every rank calls it.
+
+        Raises:
+            CheckpointError: some rank could not write its part; on all ranks the same.
+        """
+        self._written.wait()
+        error = _first(self._error)
+        (self._give_up if error else self._all_written).set()
+        self.join()
+        error = error or _first(self._error)
+        step = self._contents.step
+        if error:
+            raise CheckpointError(
+                f"checkpoint of step {step}: {error} It is not whole and will not be used; older "
+                "ones are not touched."
+            )
+        return Saved(path=self._folder.address, step=step, seconds=self._seconds)
+
+    def _run(self) -> None:
+        try:
+            try:
+                self._writer.write()
+            finally:
+                self._written.set()
+            if self._rank == 0:
+                self._complete()
+                self._then()
+        except Exception as error:  # raised to nobody here: result() tells all ranks
+            kind = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
+            self._error = f"worker {self._rank}: {kind}{error}"
+        self._seconds = time.perf_counter() - self._begun
+
+    def _complete(self) -> None:
+        names = [stem(rank, self._token) for rank in range(self._size)]
+        sizes = self._wait_for_all(names)
+        files = {}
+        for name in names:
+            index = self._folder.read(f"{name}.json")
+            wanted = json.loads(index)["bytes"]
+            if sizes.get(f"{name}.bin") != wanted:
+                raise CheckpointError(
+                    f"{self._folder}/{name}.bin has {sizes.get(f'{name}.bin', 0):,} bytes after "
+                    f"{wanted:,} were written. All workers must see the same directory: check "
+                    "checkpoint.directory and --runs."
+                )
+            files[f"{name}.bin"] = {"bytes": wanted}
+            files[f"{name}.json"] = _facts(index)
+        for name, text in self._contents.texts.items():
+            self._folder.write(name, text)
+            files[name] = _facts(text)
+        end(self._folder)
+        marker = json.dumps({**self._contents.facts, "files": files}, indent=1)
+        self._folder.write(self._contents.marker, marker.encode())
+
+    def _wait_for_all(self, names: list[str]) -> dict[str, int]:
+        """Looks until each rank's index is there; gives the sizes of all files."""
+        pause, longest = _POLL_SECONDS
+        deadline = math.inf  # a rank may take its time; one that is gone ends the run elsewhere
+        while True:
+            files = self._folder.files()
+            missing = [rank for rank, name in enumerate(names) if f"{name}.json" not in files]
+            if not missing:
+                return files
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"what workers {missing[:8]} have written to {self._folder} is not seen there "
+                    f"after {_PATIENCE_SECONDS:.0f} s. All workers must see the same directory: "
+                    "check checkpoint.directory and --runs."
+                )
+            if self._give_up.wait(pause):
+                raise CheckpointError("another worker has failed.")
+            if self._all_written.is_set() and deadline == math.inf:
+                deadline = time.monotonic() + _PATIENCE_SECONDS
+            pause = min(2 * pause, longest)
+
+
+def _first(error: str) -> str:
+    """The error of the first rank that has one; empty where none has. Collective."""
+    errors = [error]
+    if dist.get_world_size() > 1:
+        errors = [""] * dist.get_world_size()
+        dist.all_gather_object(errors, error)
+    return next((found for found in errors if found), "")
+
+
+def _facts(data: bytes) -> dict[str, int]:
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}

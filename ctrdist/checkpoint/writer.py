@@ -1,0 +1,258 @@
+"""The files of a checkpoint: raw tensor bytes and JSON. Nothing here is ever unpickled.
+
+torch.distributed.checkpoint plans: who writes which chunk of which tensor, and which parts of which
+chunks a rank needs under another plan or world size. What it plans is written and read here. Each
+rank has one file of bytes and an index of it; metadata.json says which chunk is in whose file. A
+chunk's bytes have a checksum per block, so that a rank that reads some rows of a chunk need read,
+and can check, only the blocks that hold them: see reader.py. docs/checkpoints.md describes the
+format.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import (
+    Metadata,
+    SavePlan,
+    SavePlanner,
+    StorageWriter,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from ctrdist.checkpoint.folder import Folder
+from ctrdist.errors import CheckpointError
+
+METADATA = "metadata.json"
+_BEGUN = "begun"
+"""Holds the token of the save that is going on."""
+CHUNK_ALIGN = 64
+"""Chunks begin at multiples of this, so that any dtype can be viewed in place."""
+_BLOCK_BYTES = 4 * 2**20
+"""About so much has a checksum of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A tensor, or a box cut out of one, in a rank's file."""
+
+    name: str
+    """Of the tensor."""
+    dtype: str
+    offsets: tuple[int, ...]
+    """Of the chunk in the tensor."""
+    sizes: tuple[int, ...]
+    begin: int
+    """Of its bytes in the file; rows follow each other, little-endian."""
+    bytes: int
+    block_bytes: int
+    """A whole number of rows; the last block may be shorter."""
+    crc32: list[int]
+    """Of each block."""
+
+
+def begin(folder: Folder, token: str) -> None:
+    """Begins a save in an empty or missing folder; on one rank."""
+    folder.make()
+    folder.write(_BEGUN, token.encode())
+
+
+def end(folder: Folder) -> None:
+    """Ends it, before the marker; on one rank."""
+    folder.remove(_BEGUN)
+
+
+def stem(rank: int, token: str) -> str:
+    """Name of a rank's files of one save, without suffix."""
+    return f"r{rank:05d}-{token}"
+
+
+class HostBuffer:
+    """Memory for snapshots, used again by each save."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, size: int, pinned: bool) -> Tensor:
+        """So many bytes; what was taken before is overwritten.
+
+        Args:
+            size: bytes.
+            pinned: page-locked, which copies from a GPU want.
+        """
+        if self._bytes.numel() < size:
+            self._bytes = torch.empty(0, dtype=torch.uint8)  # first let go of the old one
+            self._bytes = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        return self._bytes[:size]
+
+
+class Writer(StorageWriter):
+    """One rank's part of one save.
+
+    The planner's calls, which are collective, only lay the file out and take the snapshot;
+    :meth:`write` writes it, and talks to no other rank.
+    """
+
+    def __init__(self, folder: Folder, token: str, rank: int, buffer: HostBuffer | None) -> None:
+        """Prepares a save.
+
+        Args:
+            folder: of the checkpoint, begun by :func:`begin`.
+            token: of the save.
+            rank: this one.
+            buffer: for the snapshot; None: the tensors themselves are written, and must not change
+                before they are.
+        """
+        self.metadata = b""
+        """metadata.json, on the coordinator, once it is planned."""
+        self._folder, self._token = folder, token
+        self._stem = stem(rank, token)
+        self._buffer = buffer
+        self._chunks: list[tuple[Chunk, Tensor]] = []
+
+    def reset(self, checkpoint_id: Any = None) -> None:
+        """Part of the interface; a writer is used once."""
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Makes sure that this rank sees the directory that rank 0 has made.
+
+        Raises:
+            CheckpointError: it is another one, on a disk of this machine for instance.
+        """
+        try:
+            seen = self._folder.read(_BEGUN).decode()
+        except FileNotFoundError:
+            seen = ""
+        if seen != self._token:
+            raise CheckpointError(
+                f"{self._folder}: a worker does not see what worker 0 has written there. "
+                "Checkpoints need a directory that all workers share: set checkpoint.directory, "
+                "or --runs, to one, or to s3://."
+            )
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        """Part of the interface; never chosen by an address."""
+        return False
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Refuses what is no tensor.
+
+        Raises:
+            CheckpointError: names the value.
+        """
+        for item in plan.items:
+            if item.type == WriteItemType.BYTE_IO:
+                raise CheckpointError(
+                    f"a checkpoint holds tensors, and {item.index.fqn} is none. Put it into the "
+                    "state, which is stored as JSON, or make it a tensor."
+                )
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Part of the interface; each rank lays out its own file."""
+        return plans
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Lays the file out and takes the snapshot; writes nothing yet."""
+        end, tensors = 0, []
+        for item in plan.items:
+            assert item.tensor_data is not None, "prepare_local_plan lets tensors through only"
+            tensor = planner.resolve_data(item)
+            assert isinstance(tensor, Tensor)
+            tensors.append(tensor.detach())
+            begin = -(-end // CHUNK_ALIGN) * CHUNK_ALIGN
+            end = begin + tensor.numel() * tensor.element_size()
+            chunk = Chunk(
+                name=item.index.fqn,
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                offsets=tuple(item.tensor_data.chunk.offsets),
+                sizes=tuple(tensor.shape),
+                begin=begin,
+                bytes=end - begin,
+                block_bytes=_block_bytes(tensor),
+                crc32=[],
+            )
+            self._chunks.append((chunk, tensor))
+        if self._buffer is not None:
+            self._snapshot(self._buffer, end)
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(
+            [
+                WriteResult(
+                    index=MetadataIndex(chunk.name, chunk.offsets),
+                    size_in_bytes=chunk.bytes,
+                    storage_data=f"{self._stem}.bin",
+                )
+                for chunk, _ in self._chunks
+            ]
+        )
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On the coordinator: puts metadata.json together."""
+        files = {result.index: result.storage_data for rank in results for result in rank}
+        tensors = {}
+        for name, value in metadata.state_dict_metadata.items():
+            assert isinstance(value, TensorStorageMetadata)
+            tensors[name] = {
+                "dtype": str(value.properties.dtype).removeprefix("torch."),
+                "size": list(value.size),
+                "chunks": [
+                    {
+                        "offsets": list(chunk.offsets),
+                        "sizes": list(chunk.sizes),
+                        "file": files[MetadataIndex(name, chunk.offsets)],
+                    }
+                    for chunk in value.chunks
+                ],
+            }
+        self.metadata = json.dumps({"tensors": tensors}).encode()
+
+    def write(self) -> None:
+        """Writes the bytes, then the index, whose presence says that this rank is done."""
+        chunks, position = [], 0
+        with self._folder.stream(f"{self._stem}.bin") as handle:
+            for chunk, tensor in self._chunks:
+                handle.write(bytes(chunk.begin - position))
+                position = chunk.begin + chunk.bytes
+                sums = []
+                flat = tensor.reshape(-1).view(torch.uint8)
+                for begin in range(0, chunk.bytes, chunk.block_bytes):
+                    block = flat[begin : begin + chunk.block_bytes].cpu().numpy().data
+                    sums.append(zlib.crc32(block))
+                    handle.write(block)
+                chunks.append({**asdict(chunk), "crc32": sums})
+        self._chunks = []  # lets go of the tensors
+        index = {"bytes": position, "chunks": chunks}
+        self._folder.write(f"{self._stem}.json", json.dumps(index).encode())
+
+    def _snapshot(self, buffer: HostBuffer, size: int) -> None:
+        on_gpu = any(tensor.is_cuda for _, tensor in self._chunks)
+        memory = buffer.take(size, pinned=on_gpu)
+        copies = []
+        for chunk, tensor in self._chunks:
+            place = memory[chunk.begin : chunk.begin + chunk.bytes]
+            copy = place.view(tensor.dtype).view(tensor.shape)
+            copy.copy_(tensor, non_blocking=True)
+            copies.append((chunk, copy))
+        if on_gpu:
+            torch.cuda.synchronize()
+        self._chunks = copies
+
+
+def _block_bytes(tensor: Tensor) -> int:
+    if not tensor.numel():
+        return _BLOCK_BYTES
+    rows = tensor.shape[0] if tensor.dim() else 1
+    row_bytes = tensor.numel() * tensor.element_size() // rows
+    return max(1, _BLOCK_BYTES // row_bytes) * row_bytes

@@ -25,7 +25,7 @@ from tests.faults import Job, differing
 
 TARGETS = ("worker", "driver", "cluster")
 WORKERS = (1, 2, 3, 4)
-PLANS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+PLANS = ("auto", "table_wise", "row_wise", "column_wise")
 BATCH, EPOCHS = 50, 2  # of tests.faults.SMALL_MODEL
 LAYOUT_CHANGES = 0.5
 """Share of the restarts by hand that draw workers and plan anew."""

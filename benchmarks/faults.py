@@ -25,7 +25,7 @@ from tests.faults import Job, differing
 
 TARGETS = ("worker", "driver", "cluster")
 WORKERS = (1, 2, 3, 4)
-PLANS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+PLANS = ("auto", "table_wise", "row_wise", "column_wise")
 BATCH, EPOCHS = 50, 2  # of tests.faults.SMALL_MODEL
 LAYOUT_CHANGES = 0.5
 """Share of the restarts by hand that draw workers and plan anew."""
@@ -41,7 +41,8 @@ class Campaign:
         self._runs, self._data = folder / "runs", str(folder / "data")
         self._undisturbed: dict[tuple[int, str], dict] = {}
         splits = {"train": rows, "valid": 300, "test": 300}
-        write_dataset(folder / "data", splits, multi_valued=True)
+        # no table of nine rows: over four workers one would hold none, which FBGEMM refuses on CPU
+        write_dataset(folder / "data", splits, multi_valued=False)
 
     def disturbed(self, number: int) -> dict[str, str]:
         """One run with one kill; a row of the table."""

@@ -16,6 +16,7 @@ from ctrdist import errors
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError, ResourceError
+from ctrdist.training.memory import ADVICE
 
 
 def launch(
@@ -37,19 +38,25 @@ def launch(
         ResourceError: workers died more often than the run may start them again.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # how soon a worker's error is noticed; Ray's own interval is two seconds
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     cores = len(os.sched_getaffinity(0))
     connect(max(cores, experiment.workers))
     use_gpu = _check_resources(ray.cluster_resources(), experiment)
-    channel = ray.remote(num_cpus=0)(Channel).remote()
+    # beside the driver, for any other node may be lost
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    channel = ray.remote(num_cpus=0, scheduling_strategy=here)(Channel).remote()
     journal = Journal(channel, experiment, show)
     with tempfile.TemporaryDirectory(prefix="ctrdist-") as storage:
         fit = _Fit(task, experiment, arguments, channel, use_gpu, storage)
         fit.start()
         try:
             journal.follow(fit.ended)
+        except ray.exceptions.OutOfMemoryError as error:  # the channel, the smallest of all
+            said = " ".join(str(error).split())[:300]
+            raise ResourceError(f"Ray killed what the driver talks to: {said} … {ADVICE}") from None
         except (KeyboardInterrupt, SystemExit):
             if task != "train" or not journal.training:
                 raise

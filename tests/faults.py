@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,9 @@ def tensors(checkpoint: str | Path) -> dict[str, torch.Tensor]:
         elif isinstance(value, torch.Tensor):
             flat[prefix] = value
 
-    collect("", _load_state_dict_from_keys(checkpoint_id=str(checkpoint)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is unavailable")
+        collect("", _load_state_dict_from_keys(checkpoint_id=str(checkpoint)))
     return flat
 
 

@@ -383,7 +383,12 @@ class Trainer:
         largest = torch.zeros(self._world.size, dtype=torch.float64, device=self._world.device)
         if not torch.isfinite(loss):
             # of several workers the one to look at first: batch normalisation spreads what is wrong
-            values = batch.numeric_BK.double().abs().nan_to_num(nan=torch.inf).flatten()
+            values = (
+                batch.numeric_BK.double()
+                .abs()
+                .nan_to_num(nan=torch.inf, posinf=torch.inf)
+                .flatten()
+            )
             largest[self._world.rank] = torch.cat((values, values.new_ones(1))).max()
             keep_rows(
                 self.run_dir,

@@ -37,7 +37,7 @@ def test_told_to_stop_is_said_as_it_is():
 def test_a_worker_killed_for_memory_is_known():
     class Killed(ActorDiedError):
         def __str__(self) -> str:
-            return "Task was killed due to the node running low on memory.\nMemory on the node"
+            return "1 worker(s) were killed due to the node running low on memory. Memory on …"
 
     assert is_killed_for_memory(WorkerHealthCheckFailedError("", failure=Killed()))
     assert not is_killed_for_memory(DIED) and not is_killed_for_memory(LOST)

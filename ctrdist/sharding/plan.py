@@ -198,7 +198,7 @@ def plan_tables(
     costs = _Costs()
     planner = EmbeddingShardingPlanner(
         topology=_topology(sharding, world_size, local_size, device, memory),
-        constraints=_constraints(tables, sharding, optim),
+        constraints=_constraints(tables, sharding, optim, world_size, local_size),
         storage_reservation=FixedPercentageStorageReservation(percentage=sharding.reserved),
         stats=costs,
     )
@@ -263,7 +263,11 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
 
 
 def _constraints(
-    tables: dict[str, torch.Tensor], sharding: ShardingConfig, optim: OptimConfig
+    tables: dict[str, torch.Tensor],
+    sharding: ShardingConfig,
+    optim: OptimConfig,
+    world_size: int,
+    local_size: int,
 ) -> dict[str, ParameterConstraints]:
     unknown = sorted(set(sharding.tables) - set(tables))
     if unknown:
@@ -289,11 +293,24 @@ def _constraints(
                 "column_wise, or another optimiser."
             )
         kinds = ["data_parallel"] if dense else (_AUTO if kind == "auto" else [kind])
+        rows = int(weight.shape[0])
+        cut = {"row_wise": world_size, "table_row_wise": local_size, "grid_shard": local_size}
+        too_small = {name for name, parts in cut.items() if _leaves_one_empty(rows, parts)}
+        if sharding.tables.get(table) in too_small:
+            raise ConfigError(
+                f"sharding of {table}: {kind} cuts its {rows} rows into {cut[kind]} parts of "
+                f"{-(-rows // cut[kind])}, which leaves a worker without any. Use table_wise."
+            )
+        # of a small table among many, the default is not meant that literally
+        kinds = [name for name in kinds if name not in too_small] or ["table_wise"]
         smallest = min(sharding.min_columns, int(weight.shape[1]))
-        constraints[table] = ParameterConstraints(
-            sharding_types=list(kinds), min_partition=smallest
-        )
+        constraints[table] = ParameterConstraints(sharding_types=kinds, min_partition=smallest)
     return constraints
+
+
+def _leaves_one_empty(rows: int, parts: int) -> bool:
+    """Whether the last of the parts has no row; FBGEMM on CPU cannot hold such a table."""
+    return -(-rows // parts) * (parts - 1) >= rows
 
 
 def check_tables(

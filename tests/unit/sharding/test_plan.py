@@ -168,3 +168,18 @@ def test_gpus_may_use_what_cpus_may_not():
         intra_host_gbps=100.0, inter_host_gbps=10.0,
     )  # fmt: skip
     assert planned(sharding, "lamb", device="cuda").world_size == 2
+
+
+@pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "auto"])
+def test_no_worker_is_left_with_an_empty_part_of_a_table(kind):
+    described = planned(ShardingConfig(default=kind), rows=(1000, 9, 5), workers=4)
+    assert all(shard.rows[1] > 0 for shard in described.shards)
+    if kind != "auto":
+        kinds = {shard.table: shard.kind for shard in described.shards}
+        assert kinds == {BIG: kind, "tokens/C1": "table_wise", "tokens/C2": "table_wise"}
+
+
+def test_an_empty_part_that_was_asked_for_is_refused():
+    sharding = ShardingConfig(tables={"tokens/C1": "row_wise"})
+    with pytest.raises(ConfigError, match="9 rows into 4 parts of 3"):
+        planned(sharding, rows=(1000, 9), workers=4)

@@ -17,6 +17,10 @@ import psutil
 import torch
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
+from ctrdist.checkpoint.folder import Folder
+from ctrdist.checkpoint.reader import Reader
+from ctrdist.checkpoint.writer import METADATA
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_MODEL = {
     "model.embedding_dim": 8,
@@ -154,9 +158,15 @@ def tensors(checkpoint: str | Path) -> dict[str, torch.Tensor]:
         elif isinstance(value, torch.Tensor):
             flat[prefix] = value
 
+    folder = Path(checkpoint)
+    reader = Reader(
+        Folder(folder),
+        (folder / METADATA).read_bytes(),
+        lambda name: (folder / name).read_bytes(),
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is unavailable")
-        collect("", _load_state_dict_from_keys(checkpoint_id=str(checkpoint)))
+        collect("", _load_state_dict_from_keys(storage_reader=reader))
     return flat
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import posixpath
 import threading
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -33,7 +34,11 @@ class SplitReader:
         """
         self._dataset = dataset
         self._files = dataset.split(split).files
-        self._fs, self._root = fsspec.core.url_to_fs(dataset.path)
+        options: dict[str, Any] = {}
+        if dataset.path.startswith("s3://"):
+            # some servers send the whole file's checksum with a part of it, and parts are read here
+            options["config_kwargs"] = {"response_checksum_validation": "when_required"}
+        self._fs, self._root = fsspec.core.url_to_fs(dataset.path, **options)
         self._columns = columns(dataset.schema)
         self._footers: dict[int, pq.FileMetaData] = {}
         self._lock = threading.Lock()

@@ -106,6 +106,15 @@ class Layout:
         return max(cost) * len(cost) / sum(cost) if cost and sum(cost) else None
 
     @property
+    def table_parameters(self) -> int:
+        """Weights of all tables, copies not counted."""
+        return sum(
+            shard.rows[1] * shard.columns[1]
+            for shard in self.shards
+            if shard.kind != "data_parallel" or shard.rank == 0
+        )
+
+    @property
     def imbalance(self) -> float:
         """Bytes of the fullest worker over the mean."""
         held = self.bytes_per_rank

@@ -20,11 +20,12 @@ from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
 from ctrdist.training.callbacks import Callback, Callbacks
+from ctrdist.training.compatible import check_same_data
 from ctrdist.training.evaluate import evaluate
 from ctrdist.training.memory import is_out_of_memory, out_of_memory_text
 from ctrdist.training.observers import Emit, Reporting, Tracking
 from ctrdist.training.stopping import StopRequest
-from ctrdist.training.trainer import Trainer, check_same_data
+from ctrdist.training.trainer import Trainer
 from ctrdist.training.watchdog import Watchdog
 
 

@@ -81,6 +81,21 @@ class Progress:
                 f"{config.monitor} on valid has not improved for {self.stale_epochs} epochs"
             )
 
+    def go_on(self, config: TrainConfig, epoch: int) -> None:
+        """Forgets why the run ended, where that was a bound which has been raised since.
+
+        Args:
+            config: of now.
+            epoch: the next one.
+        """
+        reason = self.stopped
+        more_epochs = epoch < config.epochs
+        more_steps = not 0 < config.max_steps <= self.step
+        if (reason.startswith("train.epochs") and more_epochs) or (
+            reason.startswith("train.max_steps") and more_epochs and more_steps
+        ):
+            self.stopped = ""
+
 
 def monitored(metrics: dict[str, float], monitor: str) -> float:
     """Value of the monitor, larger being better."""
@@ -91,3 +106,11 @@ def monitored(metrics: dict[str, float], monitor: str) -> float:
     if monitor == "auc+gauc":
         return metrics["auc"] + metrics["gauc"]
     return metrics[monitor]
+
+
+def mix(*parts: int) -> int:
+    """A seed from several numbers."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
+    return mixed

@@ -130,15 +130,34 @@ def table_bytes(engine: Engine, batch: Batch) -> int:
     return int(batch.sparse.values().numel() * per_id)
 
 
-def report(engine: Engine, clock: Clock, *, flops: int, moved: int, rows: int) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one step has to do."""
+
+    flops: int
+    """Of this rank's forward pass, by :func:`count_flops`."""
+    moved: int
+    """Of this rank's ids, by :func:`table_bytes`."""
+    rows: int
+    """Of the step on all workers."""
+
+    @classmethod
+    def of(cls, engine: Engine, batch: Batch) -> Work:
+        """Counts over a batch; every rank calls it in the same step."""
+        return cls(
+            flops=count_flops(engine, batch),
+            moved=table_bytes(engine, batch),
+            rows=batch.global_size,
+        )
+
+
+def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
     """Shares of the time and distance to the limits; every rank calls it.
 
     Args:
         engine: what was trained.
         clock: of this rank.
-        flops: of one forward pass of this rank, by :func:`count_flops`.
-        moved: by :func:`table_bytes`, of this rank's ids.
-        rows: of that step on all workers.
+        work: of a step of this rank.
 
     Returns:
         Means over the ranks, JSON-ready; empty if no step was timed.
@@ -149,18 +168,24 @@ def report(engine: Engine, clock: Clock, *, flops: int, moved: int, rows: int) -
     bf16 = engine.experiment.train.precision == "bfloat16"
     limits = measure_limits(engine.world.device, torch.bfloat16 if bf16 else torch.float32)
     per_step = {phase: clock.seconds[phase] / clock.steps for phase in PHASES}
-    own = [*per_step.values(), 3.0 * flops, float(moved), limits.flops_per_s, limits.bytes_per_s]
+    own = [
+        *per_step.values(),
+        3.0 * work.flops,
+        float(work.moved),
+        limits.flops_per_s,
+        limits.bytes_per_s,
+    ]
     mean = torch.tensor(own, dtype=torch.float64, device=engine.world.device)
     sum_over_ranks(mean)
-    *phases, work, bytes_moved, flops_per_s, bytes_per_s = (mean / dist.get_world_size()).tolist()
+    *phases, flops, bytes_moved, flops_per_s, bytes_per_s = (mean / dist.get_world_size()).tolist()
     step = sum(phases)
-    floor = work / flops_per_s + bytes_moved / bytes_per_s
+    floor = flops / flops_per_s + bytes_moved / bytes_per_s
     result = {f"share_{name}": value / step for name, value in zip(PHASES, phases, strict=True)}
     return {
         "step_ms": 1000 * step,
-        "samples_per_s": rows / step,
+        "samples_per_s": work.rows / step,
         **result,
-        "tower_gflops_per_worker": work / step / 1e9,
+        "tower_gflops_per_worker": flops / step / 1e9,
         "matmul_gflops_per_worker": flops_per_s / 1e9,
         "tables_gb_per_s_per_worker": bytes_moved / step / 1e9,
         "copy_gb_per_s_per_worker": bytes_per_s / 1e9,

@@ -11,7 +11,6 @@ from signal import SIGTERM
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from torch import Tensor
 
 from ctrdist.checkpoint.store import (
@@ -23,22 +22,22 @@ from ctrdist.checkpoint.store import (
     load_tensors,
     read,
 )
-from ctrdist.config.experiment import Experiment
-from ctrdist.config.parse import to_dict, to_yaml
+from ctrdist.config.parse import to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed import require_rows_for_all, run_on_main, sum_over_ranks
-from ctrdist.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
+from ctrdist.errors import ConfigError, DamagedCheckpointError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
+from ctrdist.training.compatible import check_same_model
 from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
-from ctrdist.training.nonfinite import FOLDER, keep_rows
+from ctrdist.training.nonfinite import refuse_step
 from ctrdist.training.sliced import LossScale, TowerPass
-from ctrdist.training.state import Progress, monitored
+from ctrdist.training.state import Progress, mix, monitored
 from ctrdist.training.stopping import Interrupted, StopRequest
-from ctrdist.training.throughput import Clock, count_flops, report, table_bytes
+from ctrdist.training.throughput import Clock, Work, report
 from ctrdist.training.watchdog import Watchdog
 
 _LEAVE_SECONDS = 30.0
@@ -74,7 +73,7 @@ class Trainer:
         self.run_dir = Path(run_dir)
         self.progress = Progress()
         self._clock = Clock(engine.world.device)
-        self._work: tuple[int, int, int] | None = None
+        self._work: Work | None = None
         self._stop = stop or StopRequest()
         self._stop_agreed = False
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
@@ -141,7 +140,7 @@ class Trainer:
         """
         # drawn anew from (seed, step, rank): dropout repeats after a restart, and no generator's
         # state need be saved
-        torch.manual_seed(_mix(self._config.seed, self.progress.step, self._world.rank))
+        torch.manual_seed(mix(self._config.seed, self.progress.step, self._world.rank))
         self.engine.optimizers.begin_step(
             self.progress.step, self.progress.lr_factor, self._config.min_lr
         )
@@ -195,12 +194,7 @@ class Trainer:
             rows = batch.global_size
             row_digest = digest(batch.row_B.numpy())
             on_device = batch.to(self._world.device, non_blocking=True)
-            if self._work is None:
-                self._work = (
-                    count_flops(self.engine, on_device),
-                    table_bytes(self.engine, on_device),
-                    rows,
-                )
+            self._work = self._work or Work.of(self.engine, on_device)
             loss, norm = self.train_step(on_device)
             self.progress.add_rows(rows, row_digest, float(loss))
             now = time.perf_counter()
@@ -325,21 +319,8 @@ class Trainer:
             self._loss_scale.load_state_dict(saved.state["loss_scale"])
         if not self._world.is_main:
             self.progress.epoch_digest = 0  # rank 0 goes on with the whole
-        if self._goes_on():
-            self.progress.stopped = ""
+        self.progress.go_on(self._config, self._loader.epoch)
         return self.progress.step
-
-    def _goes_on(self) -> bool:
-        """Whether a bound that ended the run before has been raised since."""
-        reason, config = self.progress.stopped, self._config
-        if reason.startswith("train.epochs"):
-            return self._loader.epoch < config.epochs
-        if reason.startswith("train.max_steps"):
-            return (
-                self._loader.epoch < config.epochs
-                and not 0 < config.max_steps <= self.progress.step
-            )
-        return False
 
     def _finish(self) -> dict[str, Any]:
         """Evaluates the best checkpoint on test."""
@@ -357,10 +338,6 @@ class Trainer:
                 "test", evaluation, self.progress, self._loader.epoch - 1, float("nan")
             )
         progress = self.progress
-        throughput: dict[str, float] = {}
-        if self._work is not None:
-            flops, moved, rows = self._work
-            throughput = report(self.engine, self._clock, flops=flops, moved=moved, rows=rows)
         return {
             "run_name": self.engine.experiment.run_name,
             "run_dir": str(self.run_dir),
@@ -373,61 +350,32 @@ class Trainer:
             "rows_seen": progress.rows_seen,
             "samples_per_s": progress.rows_seen / max(progress.train_seconds, 1e-9),
             "train_seconds": progress.train_seconds,
-            "throughput": throughput,
+            "throughput": report(self.engine, self._clock, self._work) if self._work else {},
             "stopped": progress.stopped,
             "workers": self._world.size,
             "data_fingerprint": self.engine.dataset.manifest.fingerprint,
         }
 
-    def _refuse(self, batch: Batch, loss: Tensor) -> None:
-        largest = torch.zeros(self._world.size, dtype=torch.float64, device=self._world.device)
-        if not torch.isfinite(loss):
-            # of several workers the one to look at first: batch normalisation spreads what is wrong
-            values = (
-                batch.numeric_BK.double()
-                .abs()
-                .nan_to_num(nan=torch.inf, posinf=torch.inf)
-                .flatten()
-            )
-            largest[self._world.rank] = torch.cat((values, values.new_ones(1))).max()
-            keep_rows(
-                self.run_dir,
-                self.engine.dataset,
-                step=self.progress.step,
-                epoch=self._loader.epoch,
-                rank=self._world.rank,
-                row_B=batch.row_B.cpu().numpy(),
-            )
-        largest = sum_over_ranks(largest)  # behind it all ranks have written their rows
-        ranks, first = largest.nonzero().flatten().tolist(), int(largest.argmax())
-        rows = self.run_dir / FOLDER / f"step-{self.progress.step}-rank-{first}.parquet"
-        raise DataError(
-            f"step {self.progress.step}: the loss is not finite on worker "
-            f"{', '.join(map(str, ranks))}, so nothing was updated; the last checkpoint is sound. "
-            f"The rows are in {rows.parent}. Look for numeric values that are huge (the largest is "
-            f"{float(largest.max()):.3g}): "
-            f"python -c \"import pandas; print(pandas.read_parquet('{rows}').describe().T)\". If "
-            "there are none, lower optim.dense.lr or optim.tables.lr. Started again under the same "
-            "name the run meets the same rows again."
+    def _refuse(self, batch: Batch, loss: Tensor) -> NoReturn:
+        refuse_step(
+            self.run_dir,
+            self.engine.dataset,
+            self._world,
+            batch,
+            loss,
+            step=self.progress.step,
+            epoch=self._loader.epoch,
         )
 
     def _started(self, resumed: int) -> Started:
         parameters = sum(p.numel() for p in self.engine.tower.parameters())
-        table = sum(
-            s.rows[1] * s.columns[1]
-            for s in self.engine.layout.shards
-            if s.kind != "data_parallel" or s.rank == 0
-        )
         return Started(
             engine=self.engine,
             resumed_step=resumed,
-            steps_per_epoch=self._loader_steps(),
+            steps_per_epoch=-(-self._loader.rows // self.engine.experiment.loader.batch_size),
             dense_parameters=parameters,
-            table_parameters=table,
+            table_parameters=self.engine.layout.table_parameters,
         )
-
-    def _loader_steps(self) -> int:
-        return -(-self._loader.rows // self.engine.experiment.loader.batch_size)
 
     def _stepped(self, loss: float, norm: float, rows: int, seconds: float) -> Stepped:
         return Stepped(
@@ -440,57 +388,6 @@ class Trainer:
             rows=rows,
             seconds=seconds,
         )
-
-
-def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) -> None:
-    """Refuses a checkpoint of another model, table optimiser or schema.
-
-    Raises:
-        CheckpointError: names the first setting that differs.
-    """
-    theirs, mine = yaml.safe_load(saved.texts.config), to_dict(experiment)
-    pairs = [("model_name", theirs.get("model_name"), mine["model_name"])]
-    pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
-    pairs.append(
-        ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
-    )
-    pairs.append(
-        (
-            "sharding.tables_dtype",
-            theirs["sharding"].get("tables_dtype", "float32"),
-            mine["sharding"]["tables_dtype"],
-        )
-    )
-    for key, old, new in pairs:
-        if old != new:
-            raise CheckpointError(
-                f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. "
-                f"Use the same settings (--config {saved.path}/config.yaml), or another "
-                "--run-name to begin anew."
-            )
-    check_same_data(saved, schema_json)
-
-
-def check_same_data(saved: Opened, schema_json: str) -> None:
-    """Refuses a checkpoint of other fields or vocabularies.
-
-    Raises:
-        CheckpointError: the schemas differ.
-    """
-    if saved.texts.schema != schema_json:
-        raise CheckpointError(
-            f"{saved.path}: was made with data of another schema (its fields or vocabularies "
-            "differ). Give --data the directory that it was trained on, or begin anew: another "
-            "--run-name."
-        )
-
-
-def _mix(*parts: int) -> int:
-    """A seed from several numbers."""
-    mixed = 0
-    for part in parts:
-        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
-    return mixed
 
 
 def _signed(value: int) -> int:

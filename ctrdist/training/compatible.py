@@ -1,0 +1,53 @@
+"""Whether a checkpoint belongs to a run: the same model, table optimiser and data."""
+
+from __future__ import annotations
+
+import yaml
+
+from ctrdist.checkpoint.store import Opened
+from ctrdist.config.experiment import Experiment
+from ctrdist.config.parse import to_dict
+from ctrdist.errors import CheckpointError
+
+
+def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) -> None:
+    """Refuses a checkpoint of another model, table optimiser or schema.
+
+    Raises:
+        CheckpointError: names the first setting that differs.
+    """
+    theirs, mine = yaml.safe_load(saved.texts.config), to_dict(experiment)
+    pairs = [("model_name", theirs.get("model_name"), mine["model_name"])]
+    pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
+    pairs.append(
+        ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
+    )
+    pairs.append(
+        (
+            "sharding.tables_dtype",
+            theirs["sharding"].get("tables_dtype", "float32"),
+            mine["sharding"]["tables_dtype"],
+        )
+    )
+    for key, old, new in pairs:
+        if old != new:
+            raise CheckpointError(
+                f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. "
+                f"Use the same settings (--config {saved.path}/config.yaml), or another "
+                "--run-name to begin anew."
+            )
+    check_same_data(saved, schema_json)
+
+
+def check_same_data(saved: Opened, schema_json: str) -> None:
+    """Refuses a checkpoint of other fields or vocabularies.
+
+    Raises:
+        CheckpointError: the schemas differ.
+    """
+    if saved.texts.schema != schema_json:
+        raise CheckpointError(
+            f"{saved.path}: was made with data of another schema (its fields or vocabularies "
+            "differ). Give --data the directory that it was trained on, or begin anew: another "
+            "--run-name."
+        )

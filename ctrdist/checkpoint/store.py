@@ -309,7 +309,9 @@ def _resolve(path: str) -> str:
             return wanted if wanted in found else found[-1]
     there = folder.files() or folder.folders()
     what = (
-        f"has no whole checkpoint ({MARKER} is written last)" if there else "does not exist there"
+        f"has no whole checkpoint ({MARKER} is written last)"
+        if there
+        else "has no whole checkpoint; nothing is there"
     )
     raise CheckpointError(
         f"{path}: {what}. Give --checkpoint a run's directory (runs/NAME) or one of its "

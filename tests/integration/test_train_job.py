@@ -173,7 +173,7 @@ def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
         ),
         (
             ["--data", "{data}", "--dry-run", "--sharding.memory_gb", "0.000001"],
-            "cannot be laid over",
+            "does not fit: 50 rows",
         ),
     ],
 )

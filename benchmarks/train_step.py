@@ -128,7 +128,7 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
     model = CTRModel(schema, MLP())
     fuse_table_optimizer(model, optim)
     sharding = ShardingConfig(default="table_wise" if world.size == 1 else "row_wise")
-    plan = plan_tables(
+    planned = plan_tables(
         model,
         sharding,
         optim,
@@ -136,7 +136,9 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
         local_size=world.local_size,
         device="cpu",
     )
-    sharded = shard_model(model, plan, optim, world, seed=0, init_std=0.01, cpu_kernel=not naive)
+    sharded = shard_model(
+        model, planned.plan, sharding, optim, world, seed=0, init_std=0.01, cpu_kernel=not naive
+    )
     optimizers = Optimizers(sharded, optim)
     own = BATCH // world.size
     made = []

@@ -217,7 +217,9 @@ def test_damage_there_is_named(bucket, monkeypatch):
     with pytest.raises(DamagedCheckpointError, match=file.name):
         read("s3://logs/large")
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"s3://logs/nowhere: has no whole checkpoint; nothing is there"):
+    with pytest.raises(
+        CheckpointError, match=r"s3://logs/nowhere: has no whole checkpoint; nothing is there"
+    ):
         read("s3://logs/nowhere")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -53,7 +53,8 @@ def test_a_killed_worker_is_started_again_and_the_end_is_the_same(data, undistur
     assert_same_end(job.result(), undisturbed)
     told = [line for line in job.err.splitlines() if "start again" in line]
     assert len(told) == 1, job.err
-    assert told[0].startswith("worker 1 failed (its process was killed or crashed)")
+    # Ray numbers the workers in another order than it starts them
+    assert re.match(r"worker [01] failed \(its process was killed or crashed\)", told[0])
     # the checkpoint of step 30 may still be on its way when the worker dies
     assert re.search(r"the workers start again from step [23]0 \(restart 1 of 3\)$", told[0])
     assert "raylet" not in job.out + job.err and "Traceback" not in job.err

@@ -114,8 +114,11 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
     from ctrdist.schema import CategoricalField, Schema
     from ctrdist.sharding.plan import plan_tables
     from ctrdist.sharding.shard import shard_model
+    from ctrdist.training.device import keep_freed_memory
 
     setup(0)
+    if not naive:
+        keep_freed_memory()
     world = join_world()
     names = [f"C{i}" for i in range(FIELDS)]
     schema = Schema(
@@ -127,7 +130,11 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
     torch.manual_seed(0)
     model = CTRModel(schema, MLP())
     fuse_table_optimizer(model, optim)
-    sharding = ShardingConfig(default="table_wise" if world.size == 1 else "row_wise")
+    sharding = ShardingConfig(
+        default="table_wise" if world.size == 1 else "row_wise",
+        cpu_kernel=not naive,
+        shared_memory=not naive,
+    )
     planned = plan_tables(
         model,
         sharding,
@@ -136,9 +143,7 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
         local_size=world.local_size,
         device="cpu",
     )
-    sharded = shard_model(
-        model, planned.plan, sharding, optim, world, seed=0, init_std=0.01, cpu_kernel=not naive
-    )
+    sharded = shard_model(model, planned.plan, sharding, optim, world, seed=0, init_std=0.01)
     optimizers = Optimizers(sharded, optim)
     own = BATCH // world.size
     made = []
@@ -192,18 +197,17 @@ def run_rank(way: str, rows: int, zipf: bool, seconds: float, threads: int, env:
     step = WAYS[way][0](rows, zipf)
     for number in range(10):
         step(number)
-    done, begun = 0, time.perf_counter()
-    # the same number of steps on all ranks, about `seconds` long
-    pace = 0.0
+    begun = time.perf_counter()
     for number in range(5):
         step(number)
     pace = (time.perf_counter() - begun) / 5
+    # the same number of steps on all ranks, about `seconds` long
     total = torch.tensor(max(10, int(seconds / pace)))
     if torch.distributed.is_initialized():
         torch.distributed.broadcast(total, 0)
     begun = time.perf_counter()
-    for done in range(int(total)):
-        step(done)
+    for number in range(int(total)):
+        step(number)
     out.put(BATCH * int(total) / (time.perf_counter() - begun))
 
 
@@ -234,10 +238,12 @@ def measure(way: str, rows: int, zipf: bool, args: argparse.Namespace) -> float:
     ]
     for process in processes:
         process.start()
-    rates = [out.get(timeout=600) for _ in processes]
     for process in processes:
         process.join()
-    return min(rates)
+    failed = [process.exitcode for process in processes if process.exitcode]
+    if failed:
+        raise SystemExit(f"{way}: a process ended with {failed[0]}; its error stands above")
+    return min(out.get() for _ in processes)
 
 
 def main() -> None:

@@ -126,6 +126,9 @@ class ShardingConfig:
     cpu_kernel: bool = True
     """On CPU workers, whether fused tables use our kernel on all threads of a worker.
     false: FBGEMM's, which updates on one."""
+    shared_memory: bool = True
+    """CPU workers of one machine exchange ids and vectors through shared memory, where every field
+    has one id per row and all tables use our kernel. false: by TorchRec's collectives."""
     reserved: float = 0.15
     """Share of that memory that is kept for the tower, activations and batches."""
     intra_host_gbps: float = 0.0

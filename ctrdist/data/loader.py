@@ -37,7 +37,7 @@ class Loader:
     """One worker's part of each step.
 
     Of each lane that this worker needs (ctrdist.data.order), one window is in memory and the next
-    one is being read by a pool of threads; one more thread makes batches of them, ahead of the
+    ones are being read by a pool of threads; one more thread makes batches of them, ahead of the
     steps. The state counts rows of the global order and knows no worker: any number of workers may
     load it.
     """
@@ -74,11 +74,13 @@ class Loader:
         self._groups = row_groups(dataset.split(split))
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._shuffle_rows = config.shuffle_rows if shuffle else 0
-        # in stored order there is one lane, unless no order is asked for
-        stored = shuffle and not config.shuffle_rows
-        self._lanes = 1 if stored else lane_count(config.lanes, self._groups)
+        if self._shuffle_rows:
+            self._lanes = lane_count(config.lanes, self._groups)
+        else:  # in stored order; where no order is asked for, each worker reads rows of its own
+            self._lanes = 1 if shuffle else lane_count(world_size, self._groups)
         self._batch_size = batch_size or config.batch_size
         self._reader = SplitReader(dataset, split)
+        self._shares: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
         self.epoch = 0
         self.consumed = 0
 
@@ -178,26 +180,41 @@ class Loader:
             lanes: dict[int, _Lane] = {}
             try:
                 for begin, end in pairwise(map(int, bounds)):
+                    shift, rest = divmod(begin, self._lanes)
+                    own = self._share(rest, rest + end - begin)
+                    new = [(lane, first + shift) for lane, first, _ in own if lane not in lanes]
+                    for lane, first in new:
+                        lanes[lane] = self._open_lane(groups, lane, first, pool, len(own))
                     parts: list[tuple[Rows, int, int]] = []
-                    for lane, first, last in share(
-                        begin,
-                        end,
-                        lanes=self._lanes,
-                        rank=self._rank,
-                        world_size=self._world_size,
-                    ):
-                        if lane not in lanes:
-                            lanes[lane] = self._open_lane(groups, lane, first, pool)
-                        parts += lanes[lane].take(first, last)
+                    # what the first batch needs is read before what later ones need
+                    for lane, _ in new:
+                        lanes[lane].start_next()
+                    for lane, first, last in own:
+                        parts += lanes[lane].take(first + shift, last + shift)
                     yield maker.batch(
                         parts, global_size=end - begin, stride=-(-(end - begin) // self._world_size)
                     )
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
+    def _share(self, begin: int, end: int) -> list[tuple[int, int, int]]:
+        """This worker's part of a step that begins in the first round over the lanes."""
+        key = (begin, end)  # few differ: all steps but the last are of one size
+        if key not in self._shares:
+            self._shares[key] = share(
+                begin, end, lanes=self._lanes, rank=self._rank, world_size=self._world_size
+            )
+        return self._shares[key]
+
     def _open_lane(
-        self, groups: list[RowGroup], lane: int, first: int, pool: ThreadPoolExecutor
+        self,
+        groups: list[RowGroup],
+        lane: int,
+        first: int,
+        pool: ThreadPoolExecutor,
+        lanes_here: int,
     ) -> _Lane:
+        """A lane from its row `first` on; nothing is read yet."""
         planned = lane_windows(
             groups,
             lane=lane,
@@ -212,28 +229,31 @@ class Loader:
                 return rows
             return rows.permuted(permutation(window, seed=seed, epoch=epoch))
 
-        return _Lane(deque((w, lambda w=w: pool.submit(read, w)) for w in planned if w.end > first))
+        coming = deque((w, lambda w=w: pool.submit(read, w)) for w in planned if w.end > first)
+        # one window ahead in each lane, but always work for all threads
+        return _Lane(coming, ahead=max(1, -(-(self._config.threads + 1) // lanes_here)))
 
 
 class _Lane:
     """The windows of a lane that are in memory or on their way."""
 
-    def __init__(self, coming: deque[tuple[Window, Any]]) -> None:
-        """Starts to read the first two.
+    def __init__(self, coming: deque[tuple[Window, Any]], ahead: int) -> None:
+        """Starts to read nothing yet.
 
         Args:
             coming: windows in order, each with a function that starts to read it and gives its
                 future.
+            ahead: how many are read ahead of the one that is used.
         """
-        self._coming = coming
+        self._coming, self._ahead = coming, ahead
         self._held: deque[tuple[Window, Future[Rows]]] = deque()
-        self._read_ahead()
 
     def take(self, first: int, end: int) -> list[tuple[Rows, int, int]]:
         """The rows first … end − 1 of the lane; what stands before them is given up."""
         while self._held and self._held[0][0].end <= first:
             self._held.popleft()
-            self._read_ahead()
+        while self._coming and len(self._held) < 1 + self._ahead:
+            self.start_next()
         parts = []
         position = 0
         while first < end:
@@ -242,13 +262,11 @@ class _Lane:
             parts.append((rows.result(), first - window.first, last - window.first))
             first, position = last, position + 1
             if first < end and position == len(self._held):
-                self._start_next()
+                self.start_next()
         return parts
 
-    def _read_ahead(self) -> None:
-        while self._coming and len(self._held) < 2:
-            self._start_next()
-
-    def _start_next(self) -> None:
-        window, start = self._coming.popleft()
-        self._held.append((window, start()))
+    def start_next(self) -> None:
+        """Starts to read one more window, if there is one."""
+        if self._coming:
+            window, start = self._coming.popleft()
+            self._held.append((window, start()))

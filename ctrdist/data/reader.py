@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from ctrdist.data.manifest import Dataset
-from ctrdist.data.order import Piece, Window
+from ctrdist.data.order import Piece, RowGroup, Window
 from ctrdist.data.rows import Rows, columns, from_table
 from ctrdist.errors import DataError
 
@@ -50,11 +50,12 @@ class SplitReader:
             DataError: a file cannot be read, or holds other rows than the manifest says.
         """
         table = pa.concat_tables([self._piece(piece) for piece in window.pieces])
+        checked = set.intersection(*(self._checked(piece.group) for piece in window.pieces))
         row_W = np.concatenate(
             [piece.group.first_row + np.arange(piece.begin, piece.end) for piece in window.pieces]
         )
         where = f"{self._dataset.path}/{self._files[window.pieces[0].group.file].path}"
-        return from_table(table, self._dataset.schema, row_W, where)
+        return from_table(table, self._dataset.schema, row_W, where, checked)
 
     def _piece(self, piece: Piece) -> pa.Table:
         group = piece.group
@@ -75,6 +76,23 @@ class SplitReader:
                 "jobs/preprocess.py again."
             )
         return table.slice(piece.begin, piece.rows)
+
+    def _checked(self, group: RowGroup) -> set[str]:
+        """The fields of which Parquet's statistics say that all ids are within the vocabulary."""
+        with self._lock:
+            footer = self._footers.get(group.file)
+        if footer is None:
+            return set()
+        stored = footer.row_group(group.index)
+        names = {stored.column(i).path_in_schema: i for i in range(stored.num_columns)}
+        result = set()
+        for field in self._dataset.schema.categorical:
+            at = names.get(field.name)
+            found = None if at is None else stored.column(at).statistics
+            known = found is not None and found.has_min_max
+            if known and found.min >= 0 and found.max < field.vocabulary_size:
+                result.add(field.name)
+        return result
 
     def _read_row_group(self, file: int, index: int) -> pa.Table:
         full = posixpath.join(self._root, self._files[file].path)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ctrdist.data.gather import Columns, join
 from ctrdist.errors import DataError
 from ctrdist.protocols import Batch
 from ctrdist.schema import CategoricalField, Schema
@@ -21,9 +22,9 @@ from ctrdist.schema import CategoricalField, Schema
 class Rows:
     """W rows, column by column. The arrays may be the memory that Arrow decoded into: read only."""
 
-    numeric: list[np.ndarray]
+    numeric: Columns
     """K times (W,) float32."""
-    single: list[np.ndarray]
+    single: Columns
     """For each field that is not multi-valued, (W,) int32."""
     multi: dict[str, tuple[np.ndarray, np.ndarray]]
     """Multi-valued field → offsets (W + 1,) int64 and ids int32."""
@@ -36,10 +37,10 @@ class Rows:
 
     def permuted(self, order_W: np.ndarray) -> Rows:
         """The same rows in another order: row order_W[i] comes to place i."""
-        # column after column: each fits the cache, so that the random reads are cheap
+        order32_W = order_W.astype(np.int32)  # half the bytes to read for each column
         return Rows(
-            numeric=[_permuted(column, order_W) for column in self.numeric],
-            single=[_permuted(column, order_W) for column in self.single],
+            numeric=self.numeric.permuted(order32_W),
+            single=self.single.permuted(order32_W),
             multi={
                 name: _take_lists(offsets, ids, order_W)
                 for name, (offsets, ids) in self.multi.items()
@@ -50,7 +51,13 @@ class Rows:
         )
 
 
-def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -> Rows:
+def from_table(
+    table: pa.Table,
+    schema: Schema,
+    row_W: np.ndarray,
+    where: str,
+    checked: Collection[str] = (),
+) -> Rows:
     """Turns the columns of some row groups into arrays.
 
     Args:
@@ -58,11 +65,13 @@ def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -
         schema: of the data set.
         row_W: index of each row in its split.
         where: name of the source, for error messages.
+        checked: categorical fields whose ids are known to be within their vocabulary.
 
     Raises:
         DataError: a column is missing, has nulls, or holds ids outside its vocabulary.
     """
-    missing = [name for name in columns(schema) if name not in table.column_names]
+    present = set(table.column_names)
+    missing = [name for name in columns(schema) if name not in present]
     if missing:
         raise DataError(
             f"{where}: no column {', '.join(missing)}, which schema.json names. "
@@ -74,18 +83,17 @@ def from_table(table: pa.Table, schema: Schema, row_W: np.ndarray, where: str) -
         if field.multi_valued:
             offsets = array.offsets.to_numpy().astype(np.int64)
             ids = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-            multi[field.name] = (offsets - offsets[0], _ids(ids, field, where))
+            multi[field.name] = (offsets - offsets[0], _ids(ids, field, where, checked))
         else:
-            single.append(_ids(array, field, where))
+            single.append(_ids(array, field, where, checked))
     user_W = None
     if schema.user is not None:
         user_W = _array(table, schema.user, where).to_numpy().astype(np.int64, copy=False)
     return Rows(
-        numeric=[
-            _array(table, name, where).to_numpy().astype(np.float32, copy=False)
-            for name in schema.numeric
-        ],
-        single=single,
+        numeric=Columns(
+            [_array(table, name, where).to_numpy() for name in schema.numeric], np.float32
+        ),
+        single=Columns(single, np.int32),
         multi=multi,
         label_W=_array(table, schema.label, where).to_numpy().astype(np.float32, copy=False),
         user_W=user_W,
@@ -108,8 +116,12 @@ def _array(table: pa.Table, name: str, where: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _ids(array: pa.Array, field: CategoricalField, where: str) -> np.ndarray:
+def _ids(
+    array: pa.Array, field: CategoricalField, where: str, checked: Collection[str]
+) -> np.ndarray:
     ids = array.to_numpy()
+    if field.name in checked:
+        return ids.astype(np.int32, copy=False)
     # as unsigned numbers, in which a negative id is a huge one: one pass
     if len(ids) and int(ids.view(f"u{ids.dtype.itemsize}").max()) >= field.vocabulary_size:
         raise DataError(
@@ -143,8 +155,9 @@ class BatchMaker:
 
         has_user = parts[0][0].user_W is not None
         label_B = joined(lambda w: w.label_W)
+        numeric_BK = join([(w.numeric, a, b) for w, a, b in parts], by_row=True)
         return Batch(
-            numeric_BK=torch.from_numpy(np.ascontiguousarray(_columns(parts, "numeric").T)),
+            numeric_BK=torch.from_numpy(numeric_BK),
             sparse=self._sparse(parts, len(label_B), stride),
             label_B=label_B,
             row_B=joined(lambda w: w.row_W),
@@ -155,7 +168,7 @@ class BatchMaker:
     def _sparse(
         self, parts: Sequence[tuple[Rows, int, int]], size: int, stride: int
     ) -> KeyedJaggedTensor:
-        single_CB = _columns(parts, "single")
+        single_CB = join([(w.single, a, b) for w, a, b in parts], by_row=False)
         if not parts[0][0].multi:
             values = torch.from_numpy(single_CB.reshape(-1))
             lengths, offsets = self._one_each(size, stride)
@@ -195,22 +208,6 @@ class BatchMaker:
             torch.cumsum(lengths, 0, out=offsets[1:])
             self._lengths[key] = (lengths, offsets)
         return self._lengths[key]
-
-
-def _columns(parts: Sequence[tuple[Rows, int, int]], kind: str) -> np.ndarray:
-    """(columns, B): the parts of each column one after the other."""
-    whole = [(getattr(window, kind), a, b) for window, a, b in parts]
-    dtype = np.float32 if kind == "numeric" else np.int32
-    joined = np.empty((len(whole[0][0]), sum(b - a for _, a, b in whole)), dtype)
-    for index, row in enumerate(joined):
-        np.concatenate([given[index][a:b] for given, a, b in whole], out=row)
-    return joined
-
-
-def _permuted(column_W: np.ndarray, order_W: np.ndarray) -> np.ndarray:
-    """The column in another order."""
-    # "clip" and a given target: 2.5 times as fast as the default, which checks every index first
-    return np.take(column_W, order_W, out=np.empty_like(column_W), mode="clip")
 
 
 def _take_lists(

@@ -64,8 +64,7 @@ class CTRModel(nn.Module):
                 for field in schema.categorical
             ],
         )
-        # TorchRec calls a feature that several tables look up feature@table. Regrouping goes by
-        # these names, as a sharded collection may return its keys in another order.
+        # TorchRec calls a feature that several tables look up feature@table
         shared = len(self._dims) > 1
         self._keys = [
             [
@@ -82,18 +81,28 @@ class CTRModel(nn.Module):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Group → (B, F, D), numeric fields first."""
-        parts = KeyedTensor.regroup([self.tables(batch.sparse)], self._keys)
+        parts = self._by_group(self.tables(batch.sparse))
         size = batch.label_B.numel()
         result = {}
         for (group, dim), looked_up in zip(self._dims.items(), parts, strict=True):
             # rows past B only fill the lookup up to the size of the other workers'
-            emb_BCD = looked_up.view(-1, len(self.schema.categorical), padded_dim(dim))[
+            emb_BCD = looked_up.unflatten(1, (len(self.schema.categorical), padded_dim(dim)))[
                 :size, :, :dim
             ]
             if self.schema.numeric:
                 emb_BCD = torch.cat([self.numeric[group](batch.numeric_BK), emb_BCD], dim=1)
             result[group] = emb_BCD
         return result
+
+    def _by_group(self, looked_up: KeyedTensor) -> list[Tensor]:
+        """For each group (B, C · D), fields in schema order."""
+        if looked_up.keys() == [key for keys in self._keys for key in keys]:
+            if len(self._keys) == 1:
+                return [looked_up.values()]
+            widths = [padded_dim(dim) * len(self.schema.categorical) for dim in self._dims.values()]
+            return list(looked_up.values().split(widths, dim=1))  # copied in backward only
+        # a sharded collection may return its keys in another order
+        return KeyedTensor.regroup([looked_up], self._keys)
 
     def forward(self, batch: Batch) -> Output:
         """Logits of the batch's rows."""

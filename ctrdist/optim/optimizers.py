@@ -51,11 +51,14 @@ class Optimizers:
                 }
             )
         self._adam = torch.optim.Adam(
-            groups, betas=(config.dense.beta1, config.dense.beta2), decoupled_weight_decay=True
+            groups,
+            betas=(config.dense.beta1, config.dense.beta2),
+            decoupled_weight_decay=True,
+            fused=True,
         )
         for parameter in self._parameters():  # made now: a checkpoint is loaded into what exists
             self._adam.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32),
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(_plain(parameter)),
                 "exp_avg_sq": torch.zeros_like(_plain(parameter)),
             }

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from ctrdist.distributed import gather_over_ranks, sum_over_ranks
 
 
 class SynchronisedBatchNorm(nn.BatchNorm1d):
@@ -57,7 +58,7 @@ class _Normalise(torch.autograd.Function):
         # each worker's mean and variance are merged by their rows (Chan et al. 1979): sums of
         # squares would cancel
         rows = torch.full_like(mean_C[:1], x32_BC.shape[0])
-        parts = _gather(torch.cat([mean_C, var_C, rows]))
+        parts = gather_over_ranks(torch.cat([mean_C, var_C, rows]))
         channels = mean_C.numel()
         means_WC, vars_WC, rows_W1 = parts[:, :channels], parts[:, channels:-1], parts[:, -1:]
         total = rows_W1.sum()
@@ -77,13 +78,6 @@ class _Normalise(torch.autograd.Function):
         bias_grad_C = grad_BC.sum(0)
         weight_grad_C = (grad_BC * normal_BC).sum(0)
         sums = torch.stack([bias_grad_C, weight_grad_C])
-        dist.all_reduce(sums)
+        sum_over_ranks(sums)
         x_grad_BC = (grad_BC - (sums[0] + normal_BC * sums[1]) / total) * (weight_C * inverse_C)
         return x_grad_BC.to(ctx.dtype), weight_grad_C, bias_grad_C, None
-
-
-def _gather(values_N: Tensor) -> Tensor:
-    """(W, N): the vectors of all W workers."""
-    parts = [torch.empty_like(values_N) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values_N)
-    return torch.stack(parts)

@@ -8,17 +8,28 @@
  * indices: ids of table 0 for rows 0 … B-1, then of table 1 …; offsets: (T * B + 1), where each
  * row's ids begin; out, grad: (B, width), table t from column columns[t] on.
  */
+#define _GNU_SOURCE
+#include <limits.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 typedef struct {
-    float *weights;   /* (rows, dim) */
-    float *state;     /* Adagrad: (rows, dim); row-wise Adagrad: (rows,); SGD: unused */
+    float *weights;    /* (rows, dim) */
+    float *state;      /* Adagrad: (rows, dim); row-wise Adagrad: (rows,); SGD: unused */
     int64_t rows;
     int64_t dim;
-    int64_t column;   /* first column in out and grad */
+    int64_t column;    /* first column in out and grad */
+    int64_t first_row; /* of the whole table, where this is a part of one */
+    int64_t field;     /* whose ids are looked up (exchange below) */
 } Table;
 
 enum { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2 };
@@ -187,4 +198,152 @@ int ctrdist_update(const Table *tables, int64_t first, int64_t end, int64_t B, i
     free(buffer);
     free(sum);
     return 0;
+}
+
+/* The exchange of workers on one machine, through memory that all of them have mapped. Every field
+ * has one id per row. W workers, S rows of the one that has most, F fields.
+ * ids: (W, F, S), -1 where a worker has no row; out, grad: (W, S, width). A worker serves all ids
+ * that fall into its parts of tables, for whichever worker: it writes the rows into out, and
+ * updates them from grad. No two parts cover the same weights, so no two workers write the same
+ * place. */
+
+/* Copies a worker's ids (F, n) into its place (F, S). Returns -1, or the position of an id that is
+ * outside its table. */
+int64_t ctrdist_publish(const int32_t *given, const int64_t *rows, int64_t F, int64_t n, int64_t S,
+                        int32_t *ids)
+{
+    for (int64_t f = 0; f < F; f++) {
+        const int32_t *from = given + f * n;
+        int32_t *to = ids + f * S;
+        uint32_t most = 0;
+        for (int64_t b = 0; b < n; b++) most = (uint32_t)from[b] > most ? (uint32_t)from[b] : most;
+        if (n && most >= (uint64_t)rows[f])
+            for (int64_t b = 0; b < n; b++)
+                if ((uint32_t)from[b] >= (uint64_t)rows[f]) return f * n + b;
+        memcpy(to, from, (size_t)n * sizeof(int32_t));
+        for (int64_t b = n; b < S; b++) to[b] = -1;
+    }
+    return -1;
+}
+
+static inline void fetch_rows(const Table *t, int64_t dim, const Pair *pairs, int64_t n,
+                              int64_t width, float *restrict out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) __builtin_prefetch(t->weights + (int64_t)pairs[i + AHEAD].id * dim);
+        const float *restrict row = t->weights + (int64_t)pairs[i].id * dim;
+        float *restrict to = out + (int64_t)pairs[i].row * width + t->column;
+#pragma omp simd
+        for (int64_t j = 0; j < dim; j++) to[j] = row[j];
+    }
+}
+
+/* Finds the ids that fall into parts first … end - 1, keeps them for ctrdist_apply in
+ * pairs (parts, W * S) and counts (parts), and writes their rows. */
+void ctrdist_serve(const Table *parts, int64_t first, int64_t end, int64_t W, int64_t F, int64_t S,
+                   int64_t width, const int32_t *ids, Pair *pairs, int64_t *counts, float *out)
+{
+    for (int64_t k = first; k < end; k++) {
+        const Table *t = parts + k;
+        Pair *found = pairs + k * W * S;
+        int64_t n = 0;
+        for (int64_t w = 0; w < W; w++) {
+            const int32_t *own = ids + (w * F + t->field) * S;
+            for (int64_t b = 0; b < S; b++) { /* without a branch: half of the ids are another's */
+                const int64_t id = (int64_t)own[b] - t->first_row;
+                found[n] = (Pair){(uint32_t)id, (uint32_t)(w * S + b)};
+                n += id >= 0 && id < t->rows;
+            }
+        }
+        counts[k] = n;
+        switch (t->dim) {
+        case 8: fetch_rows(t, 8, found, n, width, out); break;
+        case 16: fetch_rows(t, 16, found, n, width, out); break;
+        case 32: fetch_rows(t, 32, found, n, width, out); break;
+        case 64: fetch_rows(t, 64, found, n, width, out); break;
+        case 128: fetch_rows(t, 128, found, n, width, out); break;
+        default: fetch_rows(t, t->dim, found, n, width, out);
+        }
+    }
+}
+
+/* One optimiser step on what ctrdist_serve has found. Returns 0, or 1 without memory. */
+int ctrdist_apply(const Table *parts, int64_t first, int64_t end, int64_t capacity, int64_t width,
+                  Pair *pairs, const int64_t *counts, int algorithm, float lr, float eps,
+                  const float *grad)
+{
+    int64_t most = 1, widest = 1;
+    for (int64_t k = first; k < end; k++) {
+        if (counts[k] > most) most = counts[k];
+        if (parts[k].dim > widest) widest = parts[k].dim;
+    }
+    Pair *spare = malloc((size_t)most * sizeof(Pair));
+    float *sum = malloc((size_t)widest * sizeof(float));
+    const int failed = !spare || !sum;
+    for (int64_t k = first; k < end && !failed; k++) {
+        const Table *t = parts + k;
+        const int64_t n = counts[k];
+        if (n == 0) continue;
+        const Pair *sorted = sort_pairs(pairs + k * capacity, spare, n, (uint64_t)t->rows);
+#define UPDATE(DIM)                                                                                \
+    update_table(t, DIM, sorted, n, NULL, width, 0, algorithm, lr, eps, grad, sum)
+        switch (t->dim) {
+        case 8: UPDATE(8); break;
+        case 16: UPDATE(16); break;
+        case 32: UPDATE(32); break;
+        case 64: UPDATE(64); break;
+        case 128: UPDATE(128); break;
+        default: UPDATE(t->dim);
+        }
+#undef UPDATE
+    }
+    free(spare);
+    free(sum);
+    return failed;
+}
+
+enum { PER_LINE = 16, SPINS = 20000 }; /* counters stand on cache lines of their own */
+
+/* Says that this worker has come to its next meeting point, and returns the point's number. */
+uint32_t ctrdist_arrive(_Atomic uint32_t *counters, int64_t worker)
+{
+    _Atomic uint32_t *own = counters + worker * PER_LINE;
+    const uint32_t point = atomic_load_explicit(own, memory_order_relaxed) + 1;
+    atomic_store_explicit(own, point, memory_order_release);
+#ifdef __linux__
+    syscall(SYS_futex, own, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+#endif
+    return point;
+}
+
+/* Waits until all workers have come to a point. Returns -1, or a worker that has not, after about
+ * so many milliseconds. */
+int64_t ctrdist_await(_Atomic uint32_t *counters, int64_t workers, uint32_t point, int64_t wait_ms)
+{
+    struct timespec begun, now;
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    for (int64_t w = 0; w < workers; w++) {
+        _Atomic uint32_t *other = counters + w * PER_LINE;
+        for (int64_t spins = 0;; spins++) {
+            const uint32_t seen = atomic_load_explicit(other, memory_order_acquire);
+            if ((int32_t)(seen - point) >= 0) break;
+            if (spins < SPINS) {
+#if defined(__x86_64__)
+                __builtin_ia32_pause();
+#endif
+                continue;
+            }
+            struct timespec slice = {0, 20 * 1000 * 1000};
+#ifdef __linux__
+            syscall(SYS_futex, other, FUTEX_WAIT, seen, &slice, NULL, 0);
+#else
+            nanosleep(&slice, NULL);
+#endif
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            if ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 >
+                wait_ms)
+                return w;
+        }
+    }
+    return -1;
 }

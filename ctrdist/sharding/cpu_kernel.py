@@ -10,13 +10,6 @@ difference; FBGEMM goes on where the kernel does not apply, or no C compiler is 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -33,21 +26,12 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 from ctrdist.errors import DataError
-
-log = logging.getLogger(__name__)
+from ctrdist.native import load_native
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_FLAGS = (
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fopenmp-simd",
-    "-std=c11",
-    "-shared",
-    "-fPIC",
-)
 _ALGORITHMS = {
     EmbOptimType.EXACT_SGD: 0,
     EmbOptimType.EXACT_ADAGRAD: 1,
@@ -57,7 +41,7 @@ _MAX_ROWS = 2**32
 """The kernel sorts ids as 32-bit numbers."""
 
 
-class _Table(ctypes.Structure):
+class TablePart(ctypes.Structure):
     """Table of cpu_kernel.c."""
 
     _fields_ = (
@@ -66,6 +50,8 @@ class _Table(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("dim", ctypes.c_int64),
         ("column", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("field", ctypes.c_int64),
     )
 
 
@@ -80,8 +66,11 @@ def use_cpu_kernel(model: nn.Module) -> int:
     """
     groups = [
         (lookup, lookup.emb_module)
-        for lookup in model.modules()
-        if isinstance(lookup, BatchedFusedEmbeddingBag) and _applies(lookup.emb_module)
+        for collection in model.modules()
+        if isinstance(collection, ShardedEmbeddingBagCollection)
+        for part in collection._lookups  # a plain list, which model.modules() does not enter
+        for lookup in part.modules()
+        if isinstance(lookup, BatchedFusedEmbeddingBag) and applies(lookup.emb_module)
     ]
     if not groups:
         return 0
@@ -95,7 +84,8 @@ def use_cpu_kernel(model: nn.Module) -> int:
     return len(groups)
 
 
-def _applies(tables: Any) -> bool:
+def applies(tables: Any) -> bool:
+    """Whether the kernel can do the work of a group of FBGEMM tables."""
     return (
         isinstance(tables, SplitTableBatchedEmbeddingBagsCodegen)
         and tables.current_device.type == "cpu"
@@ -130,9 +120,9 @@ class CpuLookup:
         weights = tables.split_embedding_weights()
         states = tables.split_optimizer_states() if self.algorithm else []
         self.views = [*weights, *(part[0] for part in states)]  # keeps the memory alive
-        self.array = (_Table * len(weights))(
+        self.array = (TablePart * len(weights))(
             *(
-                _Table(
+                TablePart(
                     weight.data_ptr(),
                     states[k][0].data_ptr() if self.algorithm else 0,
                     weight.shape[0],
@@ -224,7 +214,7 @@ class CpuLookup:
         cuts = torch.searchsorted(looked_up.float(), wanted).tolist()
         cuts[0], cuts[-1] = 0, len(self.array)
         ranges = [(a, b) for a, b in pairwise(cuts) if a < b]
-        for done in [_pool(threads).submit(work, *part) for part in ranges]:
+        for done in [thread_pool(threads).submit(work, *part) for part in ranges]:
             done.result()
 
     def _refuse(self, position: int, given: int, starts: Tensor) -> None:
@@ -254,69 +244,33 @@ class _Lookup(torch.autograd.Function):
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for work on tables; the kernel holds no lock of Python's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tables")
 
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where there is no C compiler.
-
-    Compiled once for each kind of CPU, in a second, and kept beside this file where one may write.
-    """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        log.info("no C compiler on PATH: table updates use FBGEMM, on one thread")
+    """The compiled kernel; None without a C compiler: FBGEMM then updates, on one thread."""
+    library = load_native(_SOURCE)
+    if library is None:
         return None
-    key = hashlib.sha256(
-        "\n".join([_SOURCE.read_text(), compiler, *_FLAGS, _cpu_flags()]).encode()
-    ).hexdigest()[:16]
-    built = _SOURCE.parent / "__pycache__" / f"cpu_kernel-{key}.so"
-    if not built.exists():
-        try:
-            built = _compile(compiler, built)
-        except (OSError, subprocess.CalledProcessError) as error:
-            detail = getattr(error, "stderr", "") or error
-            log.warning(
-                "%s cannot compile the table kernel (%s): table updates use FBGEMM, on one thread",
-                compiler,
-                str(detail).strip()[-300:],
-            )
-            return None
-    library = ctypes.CDLL(str(built))
     i64, pointer, i32, f32 = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-    head = (ctypes.POINTER(_Table), i64, i64, i64, i64, pointer, pointer, i32)
+    head = (ctypes.POINTER(TablePart), i64, i64, i64, i64, pointer, pointer, i32)
     library.ctrdist_lookup.argtypes = (*head, pointer)
     library.ctrdist_lookup.restype = i64
     library.ctrdist_update.argtypes = (*head, i32, f32, f32, pointer)
     library.ctrdist_update.restype = i32
+    library.ctrdist_publish.argtypes = (pointer, pointer, i64, i64, i64, pointer)
+    library.ctrdist_publish.restype = i64
+    library.ctrdist_serve.argtypes = (*head[:4], i64, i64, i64, pointer, pointer, pointer, pointer)
+    library.ctrdist_serve.restype = None
+    library.ctrdist_apply.argtypes = (
+        *head[:5], pointer, pointer, i32, f32, f32, pointer
+    )  # fmt: skip
+    library.ctrdist_apply.restype = i32
+    library.ctrdist_arrive.argtypes = (pointer, i64)
+    library.ctrdist_arrive.restype = ctypes.c_uint32
+    library.ctrdist_await.argtypes = (pointer, i64, ctypes.c_uint32, i64)
+    library.ctrdist_await.restype = i64
     return library
-
-
-def _compile(compiler: str, wanted: Path) -> Path:
-    try:
-        wanted.parent.mkdir(exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=wanted.parent, prefix="kernel-"))
-    except OSError:  # a read-only installation: for this process alone
-        made = Path(tempfile.mkdtemp(prefix="ctrdist-kernel-"))
-        wanted = made / wanted.name
-    output = made / "kernel.so"
-    subprocess.run(
-        [compiler, *_FLAGS, str(_SOURCE), "-o", str(output), "-lm"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    os.replace(output, wanted)  # at once: other workers of this machine may look for it
-    if made != wanted.parent:
-        made.rmdir()
-    return wanted
-
-
-def _cpu_flags() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({x for x in lines if x.startswith(("model name", "flags"))}))

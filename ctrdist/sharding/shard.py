@@ -8,14 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
-from ctrdist.distributed import World
+from ctrdist.distributed import World, use_collectives
 from ctrdist.schema import PADDING_ID
 from ctrdist.sharding.cpu_kernel import use_cpu_kernel
 from ctrdist.sharding.plan import make_sharders, table_weights
+from ctrdist.sharding.same_host import exchange_in_memory
+from ctrdist.sharding.shared_memory import open_sums
 
 _BLOCK_ROWS = 65536
 """Rows that are drawn at once; part of what a seed means."""
@@ -30,7 +33,6 @@ def shard_model(
     *,
     seed: int,
     init_std: float,
-    cpu_kernel: bool,
 ) -> DistributedModelParallel:
     """Places the tables, wraps the rest in data parallelism and fills the tables.
 
@@ -44,7 +46,6 @@ def shard_model(
         seed: tables are filled from (seed, table, row) alone, so equally under any plan and number
             of workers.
         init_std: tables are N(0, init_std²), the padding row zero.
-        cpu_kernel: whether fused CPU tables use ctrdist.sharding.cpu_kernel in place of FBGEMM.
     """
     shapes = {
         table: (int(weight.shape[0]), int(weight.shape[1]))
@@ -60,9 +61,25 @@ def shard_model(
     with torch.no_grad():
         for table, part, first_row, first_column in table_parts(sharded):
             fill_table(part, table, first_row, first_column, shapes[table], seed=seed, std=init_std)
-    if cpu_kernel and world.device.type == "cpu":
-        use_cpu_kernel(sharded)
+    if world.device.type == "cpu":
+        _speed_up(sharded, sharding, world)
     return sharded
+
+
+def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> None:
+    """Puts our kernel and shared memory in the place of FBGEMM and gloo, where they apply."""
+    sums = open_sums(world) if sharding.shared_memory else None
+    use_collectives(sums)
+    if sums is not None and isinstance(model._dmp_wrapped_module, DistributedDataParallel):
+        # a lambda, as DDP refuses annotations that are strings
+        model._dmp_wrapped_module.register_comm_hook(
+            sums, lambda sums, bucket: sums.average_gradients(bucket)
+        )
+    if not sharding.cpu_kernel:
+        return
+    quantised = (sharding.forward_comm, sharding.backward_comm) != ("float32", "float32")
+    if quantised or not sharding.shared_memory or not exchange_in_memory(model, world):
+        use_cpu_kernel(model)
 
 
 def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:

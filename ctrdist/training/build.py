@@ -117,7 +117,6 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         world,
         seed=experiment.train.seed,
         init_std=experiment.train.embedding_init_std,
-        cpu_kernel=experiment.sharding.cpu_kernel,
     )
     if experiment.train.compile:
         tower.compile(dynamic=False)  # in place: names of weights stay

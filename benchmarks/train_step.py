@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ def plain(rows: int, zipf: bool, sparse: bool) -> Callable[[int], None]:
     return step
 
 
-def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int], None]:
+def engine(
+    rows: int, zipf: bool, *, bf16: bool, naive: bool = False, tower: str = "mlp"
+) -> Callable[[int], None]:
     """Our engine; naive leaves out what ctrdist adds to TorchRec on a CPU."""
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -107,11 +110,14 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
     from ctrdist.distributed import join_world
     from ctrdist.log import setup
     from ctrdist.losses.log_loss import log_loss_sum
+    from ctrdist.models.configs import DLFConfig
     from ctrdist.models.ctr import CTRModel
+    from ctrdist.models.registry import build_tower
     from ctrdist.optim.fused import fuse_table_optimizer
     from ctrdist.optim.optimizers import Optimizers
     from ctrdist.protocols import Batch
     from ctrdist.schema import CategoricalField, Schema
+    from ctrdist.sharding.batch_norm import synchronise_batch_norm
     from ctrdist.sharding.plan import plan_tables
     from ctrdist.sharding.shard import shard_model
     from ctrdist.training.device import keep_freed_memory
@@ -128,7 +134,9 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
     )
     optim = OptimConfig(tables=TableOptimConfig(name="adagrad", lr=0.01), max_grad_norm=0.0)
     torch.manual_seed(0)
-    model = CTRModel(schema, MLP())
+    model = CTRModel(schema, MLP() if tower == "mlp" else build_tower("dlf", DLFConfig(), FIELDS))
+    if world.size > 1:
+        synchronise_batch_norm(model.tower)
     fuse_table_optimizer(model, optim)
     sharding = ShardingConfig(
         default="table_wise" if world.size == 1 else "row_wise",
@@ -178,23 +186,26 @@ def engine(rows: int, zipf: bool, *, bf16: bool, naive: bool) -> Callable[[int],
     return step
 
 
-WAYS: dict[str, tuple[Callable[[int, bool], Callable[[int], None]], int]] = {
-    "dense Adam": (lambda r, z: plain(r, z, sparse=False), 1),
-    "SparseAdam": (lambda r, z: plain(r, z, sparse=True), 1),
-    "naive DMP": (lambda r, z: engine(r, z, bf16=False, naive=True), 1),
-    "naive DMP, bf16": (lambda r, z: engine(r, z, bf16=True, naive=True), 1),
-    "ctrdist": (lambda r, z: engine(r, z, bf16=False, naive=False), 1),
-    "ctrdist, bf16": (lambda r, z: engine(r, z, bf16=True, naive=False), 1),
-    "ctrdist, worker per thread": (lambda r, z: engine(r, z, bf16=False, naive=False), 0),
-    "ctrdist, worker per thread, bf16": (lambda r, z: engine(r, z, bf16=True, naive=False), 0),
+WAYS: dict[str, tuple[Callable[..., Callable[[int], None]], dict[str, bool], bool]] = {
+    "dense Adam": (plain, {"sparse": False}, False),
+    "SparseAdam": (plain, {"sparse": True}, False),
+    "naive DMP": (engine, {"bf16": False, "naive": True}, False),
+    "naive DMP, bf16": (engine, {"bf16": True, "naive": True}, False),
+    "ctrdist": (engine, {"bf16": False}, False),
+    "ctrdist, bf16": (engine, {"bf16": True}, False),
+    "ctrdist, worker per thread": (engine, {"bf16": False}, True),
+    "ctrdist, worker per thread, bf16": (engine, {"bf16": True}, True),
 }
+"""Name → what builds the step, its settings, whether each thread is a worker."""
 
 
-def run_rank(way: str, rows: int, zipf: bool, seconds: float, threads: int, env: dict, out) -> None:
+def run_rank(
+    build: Callable[[], Callable[[int], None]], seconds: float, threads: int, env: dict, out: Any
+) -> None:
     """One process: builds, warms up, then steps until the time is over."""
     os.environ.update(env)
     torch.set_num_threads(threads)
-    step = WAYS[way][0](rows, zipf)
+    step = build()
     for number in range(10):
         step(number)
     begun = time.perf_counter()
@@ -211,30 +222,30 @@ def run_rank(way: str, rows: int, zipf: bool, seconds: float, threads: int, env:
     out.put(BATCH * int(total) / (time.perf_counter() - begun))
 
 
-def measure(way: str, rows: int, zipf: bool, args: argparse.Namespace) -> float:
-    """Samples/s of one way."""
-    ranks = WAYS[way][1] or args.threads
+def measure(
+    build: Callable[[], Callable[[int], None]], workers: int, threads: int, seconds: float
+) -> float:
+    """Samples/s of some workers of some threads each.
+
+    Args:
+        build: picklable; gives the step.
+        workers: processes.
+        threads: of each.
+        seconds: that are timed.
+    """
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": port}
-    shared["MASTER_ADDR"] = "127.0.0.1"
+    world = {"WORLD_SIZE": str(workers), "LOCAL_WORLD_SIZE": str(workers), "MASTER_PORT": port}
+    world["MASTER_ADDR"] = "127.0.0.1"
     processes = [
         context.Process(
             target=run_rank,
-            args=(
-                way,
-                rows,
-                zipf,
-                args.seconds,
-                args.threads // ranks,
-                {**shared, "RANK": str(r), "LOCAL_RANK": str(r)},
-                out,
-            ),
+            args=(build, seconds, threads, {**world, "RANK": str(r), "LOCAL_RANK": str(r)}, out),
         )
-        for r in range(ranks)
+        for r in range(workers)
     ]
     for process in processes:
         process.start()
@@ -242,7 +253,7 @@ def measure(way: str, rows: int, zipf: bool, args: argparse.Namespace) -> float:
         process.join()
     failed = [process.exitcode for process in processes if process.exitcode]
     if failed:
-        raise SystemExit(f"{way}: a process ended with {failed[0]}; its error stands above")
+        raise SystemExit(f"a process ended with {failed[0]}; its error stands above")
     return min(out.get() for _ in processes)
 
 
@@ -261,7 +272,10 @@ def main() -> None:
         rates: dict[str, list[float]] = {way: [] for way in args.ways}
         for _ in range(args.repeats):
             for way in args.ways:
-                rates[way].append(measure(way, args.rows, ids == "zipf", args))
+                build, settings, many = WAYS[way]
+                step = partial(build, args.rows, ids == "zipf", **settings)
+                workers = args.threads if many else 1
+                rates[way].append(measure(step, workers, args.threads // workers, args.seconds))
         figures[ids] = rates
         base = statistics.median(rates[args.ways[0]])
         print(f"\n{ids} ids, {FIELDS} tables of {args.rows:,} × {DIM}, {args.threads} threads")

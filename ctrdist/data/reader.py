@@ -89,8 +89,9 @@ class SplitReader:
         for field in self._dataset.schema.categorical:
             at = names.get(field.name)
             found = None if at is None else stored.column(at).statistics
-            known = found is not None and found.has_min_max
-            if known and found.min >= 0 and found.max < field.vocabulary_size:
+            if found is None or not found.has_min_max:
+                continue
+            if found.min >= 0 and found.max < field.vocabulary_size:
                 result.add(field.name)
         return result
 

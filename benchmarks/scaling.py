@@ -31,11 +31,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--parts", nargs="*", default=["workers", "rows"])
+    parser.add_argument("--towers", nargs="*", default=["mlp", "dlf"])
     parser.add_argument("--out", default="", help="JSON file for the figures")
     args = parser.parse_args()
     cases: dict[str, tuple[partial, int, int]] = {}
     if "workers" in args.parts:
-        for tower in ("mlp", "dlf"):
+        for tower in args.towers:
             for ids in ("uniform", "zipf"):
                 step = partial(engine, 100_000, ids == "zipf", bf16=True, tower=tower)
                 for workers in (1, 2):

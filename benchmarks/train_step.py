@@ -59,6 +59,37 @@ class MLP(nn.Module):
         return Output(self.layers(emb["tokens"].flatten(1)).squeeze(1))
 
 
+class DCNv2(nn.Module):
+    """Three full cross layers beside three hidden ones (Wang et al. 2021, parallel)."""
+
+    groups: Mapping[str, int] = {"tokens": DIM}
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = FIELDS * DIM
+        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.deep = MLP().layers[:-1]
+        self.output = nn.Linear(width + HIDDEN[-1], 1)
+
+    def forward(self, emb: Mapping[str, Tensor]) -> Any:
+        """Logits of the batch."""
+        from ctrdist.protocols import Output
+
+        x0 = x = emb["tokens"].flatten(1)
+        for layer in self.cross:
+            x = x + x0 * layer(x)
+        return Output(self.output(torch.cat([x, self.deep(x0)], 1)).squeeze(1))
+
+
+def tower_of(name: str) -> nn.Module:
+    """A tower over FIELDS tokens: mlp, dcnv2 or dlf."""
+    from ctrdist.models.configs import DLFConfig
+    from ctrdist.models.registry import build_tower
+
+    own: dict[str, Callable[[], nn.Module]] = {"mlp": MLP, "dcnv2": DCNv2}
+    return own[name]() if name in own else build_tower(name, DLFConfig(), FIELDS)
+
+
 def ids_of(rows: int, zipf: bool, seed: int) -> np.ndarray:
     """(fields, batch) ids."""
     rng = np.random.default_rng(seed)
@@ -106,53 +137,16 @@ def engine(
     """Our engine; naive leaves out what ctrdist adds to TorchRec on a CPU."""
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-    from ctrdist.config.experiment import OptimConfig, ShardingConfig, TableOptimConfig
-    from ctrdist.distributed import join_world
-    from ctrdist.log import setup
-    from ctrdist.losses.log_loss import log_loss_sum
-    from ctrdist.models.configs import DLFConfig
-    from ctrdist.models.ctr import CTRModel
-    from ctrdist.models.registry import build_tower
-    from ctrdist.optim.fused import fuse_table_optimizer
-    from ctrdist.optim.optimizers import Optimizers
     from ctrdist.protocols import Batch
     from ctrdist.schema import CategoricalField, Schema
-    from ctrdist.sharding.batch_norm import synchronise_batch_norm
-    from ctrdist.sharding.plan import plan_tables
-    from ctrdist.sharding.shard import shard_model
-    from ctrdist.training.device import keep_freed_memory
 
-    setup(0)
-    if not naive:
-        keep_freed_memory()
-    world = join_world()
     names = [f"C{i}" for i in range(FIELDS)]
     schema = Schema(
         name="made",
         numeric=(),
         categorical=tuple(CategoricalField(name=n, vocabulary_size=rows) for n in names),
     )
-    optim = OptimConfig(tables=TableOptimConfig(name="adagrad", lr=0.01), max_grad_norm=0.0)
-    torch.manual_seed(0)
-    model = CTRModel(schema, MLP() if tower == "mlp" else build_tower("dlf", DLFConfig(), FIELDS))
-    if world.size > 1:
-        synchronise_batch_norm(model.tower)
-    fuse_table_optimizer(model, optim)
-    sharding = ShardingConfig(
-        default="table_wise" if world.size == 1 else "row_wise",
-        cpu_kernel=not naive,
-        shared_memory=not naive,
-    )
-    planned = plan_tables(
-        model,
-        sharding,
-        optim,
-        world_size=world.size,
-        local_size=world.local_size,
-        device="cpu",
-    )
-    sharded = shard_model(model, planned.plan, sharding, optim, world, seed=0, init_std=0.01)
-    optimizers = Optimizers(sharded, optim)
+    world, train = trainable(schema, bf16=bf16, naive=naive, tower=tower)
     own = BATCH // world.size
     made = []
     for seed in range(MADE):
@@ -173,17 +167,58 @@ def engine(
                 global_size=BATCH,
             )
         )
+    return lambda number: train(made[number % MADE])
 
-    def step(number: int) -> None:
-        batch = made[number % MADE]
+
+def trainable(schema: Any, *, bf16: bool, naive: bool, tower: str) -> tuple[Any, Callable]:
+    """The world, and what takes one step on a batch."""
+    from ctrdist.config.experiment import OptimConfig, ShardingConfig, TableOptimConfig
+    from ctrdist.distributed import join_world
+    from ctrdist.log import setup
+    from ctrdist.losses.log_loss import log_loss_sum
+    from ctrdist.models.ctr import CTRModel
+    from ctrdist.optim.fused import fuse_table_optimizer
+    from ctrdist.optim.optimizers import Optimizers
+    from ctrdist.sharding.batch_norm import synchronise_batch_norm
+    from ctrdist.sharding.plan import plan_tables
+    from ctrdist.sharding.shard import shard_model
+    from ctrdist.training.device import keep_freed_memory
+
+    setup(0)
+    if not naive:
+        keep_freed_memory()
+    world = join_world()
+    optim = OptimConfig(tables=TableOptimConfig(name="adagrad", lr=0.01), max_grad_norm=0.0)
+    torch.manual_seed(0)
+    model = CTRModel(schema, tower_of(tower))
+    if world.size > 1:
+        synchronise_batch_norm(model.tower)
+    fuse_table_optimizer(model, optim)
+    sharding = ShardingConfig(
+        default="table_wise" if world.size == 1 else "row_wise",
+        cpu_kernel=not naive,
+        shared_memory=not naive,
+    )
+    planned = plan_tables(
+        model,
+        sharding,
+        optim,
+        world_size=world.size,
+        local_size=world.local_size,
+        device="cpu",
+    )
+    sharded = shard_model(model, planned.plan, sharding, optim, world, seed=0, init_std=0.01)
+    optimizers = Optimizers(sharded, optim)
+
+    def train(batch: Any) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             output = sharded(batch)
             loss = log_loss_sum(output.logits_B, batch.label_B)
         optimizers.zero_grad()
-        (loss * (world.size / BATCH)).backward()
+        (loss * (world.size / batch.global_size)).backward()
         optimizers.step()
 
-    return step
+    return world, train
 
 
 WAYS: dict[str, tuple[Callable[..., Callable[[int], None]], dict[str, bool], bool]] = {
@@ -200,11 +235,56 @@ WAYS: dict[str, tuple[Callable[..., Callable[[int], None]], dict[str, bool], boo
 
 
 def run_rank(
-    build: Callable[[], Callable[[int], None]], seconds: float, threads: int, env: dict, out: Any
+    work: Callable[[], Any], threads: int, env: dict[str, str], out: multiprocessing.Queue
 ) -> None:
-    """One process: builds, warms up, then steps until the time is over."""
+    """One process."""
     os.environ.update(env)
     torch.set_num_threads(threads)
+    out.put((int(env["RANK"]), work()))
+
+
+def start_workers(work: Callable[[], Any], workers: int, threads: int) -> list[Any]:
+    """What work() returns in each of some processes of some threads each; work can be pickled."""
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": str(workers), "LOCAL_WORLD_SIZE": str(workers), "MASTER_PORT": port}
+    world["MASTER_ADDR"] = "127.0.0.1"
+    processes = [
+        context.Process(
+            target=run_rank,
+            args=(work, threads, {**world, "RANK": str(r), "LOCAL_RANK": str(r)}, out),
+        )
+        for r in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    failed = [process.exitcode for process in processes if process.exitcode]
+    if failed:
+        raise SystemExit(f"a process ended with {failed[0]}; its error stands above")
+    return [result for _, result in sorted(out.get() for _ in processes)]
+
+
+def measure(
+    build: Callable[[], Callable[[int], None]], workers: int, threads: int, seconds: float
+) -> float:
+    """Samples/s of some workers of some threads each.
+
+    Args:
+        build: picklable; gives the step.
+        workers: processes.
+        threads: of each.
+        seconds: that are timed.
+    """
+    return min(start_workers(partial(rate_of, build, seconds), workers, threads))
+
+
+def rate_of(build: Callable[[], Callable[[int], None]], seconds: float) -> float:
+    """Samples/s in this process: builds, warms up, then steps until the time is over."""
     step = build()
     for number in range(4):
         step(number)
@@ -219,42 +299,7 @@ def run_rank(
     begun = time.perf_counter()
     for number in range(int(total)):
         step(number)
-    out.put(BATCH * int(total) / (time.perf_counter() - begun))
-
-
-def measure(
-    build: Callable[[], Callable[[int], None]], workers: int, threads: int, seconds: float
-) -> float:
-    """Samples/s of some workers of some threads each.
-
-    Args:
-        build: picklable; gives the step.
-        workers: processes.
-        threads: of each.
-        seconds: that are timed.
-    """
-    context = multiprocessing.get_context("spawn")
-    out = context.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": str(workers), "LOCAL_WORLD_SIZE": str(workers), "MASTER_PORT": port}
-    world["MASTER_ADDR"] = "127.0.0.1"
-    processes = [
-        context.Process(
-            target=run_rank,
-            args=(build, seconds, threads, {**world, "RANK": str(r), "LOCAL_RANK": str(r)}, out),
-        )
-        for r in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    failed = [process.exitcode for process in processes if process.exitcode]
-    if failed:
-        raise SystemExit(f"a process ended with {failed[0]}; its error stands above")
-    return min(out.get() for _ in processes)
+    return BATCH * int(total) / (time.perf_counter() - begun)
 
 
 def main() -> None:

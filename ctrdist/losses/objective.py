@@ -1,0 +1,62 @@
+"""The loss that a run is trained with, as its settings choose it."""
+
+# B batch
+
+from __future__ import annotations
+
+import logging
+
+from torch import Tensor
+
+from ctrdist.config.experiment import LossConfig
+from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.losses.modulated import focal_loss_sum, r_ce_loss_sum
+from ctrdist.losses.twin_focus import least_monotone_c, twin_focus_loss_sum
+from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
+
+_log = logging.getLogger(__name__)
+
+
+def training_loss_sum(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+    """The loss of B rows, in nats.
+
+    twin_focus adds its auxiliary losses to the log loss of the fused logits: (12) of TF4CTR.
+
+    Args:
+        config: which loss.
+        output: of the model; twin_focus needs its encoders' logits
+            (ctrdist.models.registry.check_loss).
+        label_B: (B,) 0 or 1.
+
+    Returns:
+        () float32, a sum over the rows; 0 for B = 0.
+    """
+    if config.name == "focal":
+        return focal_loss_sum(output.logits_B, label_B, config.gamma)
+    if config.name == "r_ce":
+        return r_ce_loss_sum(output.logits_B, label_B, config.gamma)
+    loss = log_loss_sum(output.logits_B, label_B)
+    if config.name == "twin_focus":
+        loss = loss + twin_focus_loss_sum(
+            output.aux[SIMPLE_LOGITS],
+            output.aux[COMPLEX_LOGITS],
+            label_B,
+            alpha=config.alpha,
+            c=config.c,
+            gamma=config.gamma,
+        )
+    return loss
+
+
+def warn_of_loss(config: LossConfig) -> None:
+    """Warns of settings under which some rows are pushed away from their label."""
+    least = least_monotone_c(config.gamma)
+    if config.name == "twin_focus" and config.alpha > 0 and config.c < least:
+        _log.warning(
+            "loss.c = %g with loss.gamma = %g: the simple encoder's loss falls, for some rows, as "
+            "it gives their label less probability. It does not from loss.c = gamma * exp(-1 - "
+            "1/gamma) = %.3f on.",
+            config.c,
+            config.gamma,
+            least,
+        )

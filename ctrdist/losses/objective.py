@@ -31,13 +31,8 @@ def training_loss_sum(config: LossConfig, output: Output, label_B: Tensor) -> Te
     Returns:
         () float32, a sum over the rows; 0 for B = 0.
     """
-    if config.name == "focal":
-        return focal_loss_sum(output.logits_B, label_B, config.gamma)
-    if config.name == "r_ce":
-        return r_ce_loss_sum(output.logits_B, label_B, config.gamma)
-    loss = log_loss_sum(output.logits_B, label_B)
     if config.name == "twin_focus":
-        loss = loss + twin_focus_loss_sum(
+        return log_loss_sum(output.logits_B, label_B) + twin_focus_loss_sum(
             output.aux[SIMPLE_LOGITS],
             output.aux[COMPLEX_LOGITS],
             label_B,
@@ -45,6 +40,17 @@ def training_loss_sum(config: LossConfig, output: Output, label_B: Tensor) -> Te
             c=config.c,
             gamma=config.gamma,
         )
+    if config.name == "focal":
+        loss = focal_loss_sum(output.logits_B, label_B, config.gamma)
+    elif config.name == "r_ce":
+        loss = r_ce_loss_sum(output.logits_B, label_B, config.gamma)
+    else:
+        loss = log_loss_sum(output.logits_B, label_B)
+    # Heads of encoders may serve nothing but twin_focus. They get a gradient of 0 all the same:
+    # DistributedDataParallel refuses the step after one in which a weight got none.
+    for name in (SIMPLE_LOGITS, COMPLEX_LOGITS):
+        if name in output.aux:
+            loss = loss + 0.0 * output.aux[name].sum()
     return loss
 
 

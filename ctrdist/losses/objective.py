@@ -59,9 +59,8 @@ def warn_of_loss(config: LossConfig) -> None:
     least = least_monotone_c(config.gamma)
     if config.name == "twin_focus" and config.alpha > 0 and config.c < least:
         _log.warning(
-            "loss.c = %g with loss.gamma = %g: the simple encoder's loss falls, for some rows, as "
-            "it gives their label less probability. It does not from loss.c = gamma * exp(-1 - "
-            "1/gamma) = %.3f on.",
+            "with loss.c = %g and loss.gamma = %g the simple encoder's loss pushes some rows away "
+            "from their label; from loss.c = gamma * exp(-1 - 1/gamma) = %.3f on it does not.",
             config.c,
             config.gamma,
             least,

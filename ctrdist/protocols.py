@@ -13,6 +13,11 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+SIMPLE_LOGITS = "simple_logits_B"
+"""In Output.aux of a model of two encoders: (B,) float32, log-odds by the simple one alone."""
+COMPLEX_LOGITS = "complex_logits_B"
+"""The same by the complex one. The settings of such a model say `two_encoders`."""
+
 
 @dataclass
 class Batch(Pipelineable):

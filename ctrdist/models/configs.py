@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ctrdist.errors import ConfigError
 
@@ -105,3 +105,96 @@ class DLFConfig:
                 f"DLF: {settings} cannot be set with form: code, which has no such part; "
                 f"leave {', '.join(given)} out, or set form: paper."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TF4CTRConfig:
+    """Twin Focus Framework for CTR (Li et al., arXiv:2405.03167v4): two encoders of each row.
+
+    The paper's model has an MLP for each encoder; `simple` fm, lr and cin are its DeepFM, Wide&Deep
+    and xDeepFM. Its loss is `loss.name: twin_focus`; TF loss alone, on two MLPs over one embedding
+    (its DualMLP), is `selection: share` with `fusion: wsf`.
+    """
+
+    two_encoders: ClassVar[bool] = True
+    """Output.aux has the encoders' logits."""
+
+    selection: Literal["ser", "gm", "mmoe", "share"] = "ser"
+    """How a row's embeddings are laid before the encoders: tables of their own (ser), of half the
+    width for the simple one; a gate (gm); two experts mixed by two gates (mmoe); both see the same
+    (share)."""
+    fusion: Literal["wsf", "vf", "cf", "moef", "sum"] = "wsf"
+    """How two encoders give one logit: weighted sum, vote, one layer over both representations,
+    mixture of two such layers, or plain sum."""
+    simple: Literal["mlp", "fm", "lr", "cin"] = "mlp"
+    """The simple encoder. fm, lr and cin add tables of width 1, and lr reads nothing else: it wants
+    selection: share."""
+    embedding_dim: int = 16
+    """d, width of field embeddings."""
+    simple_hidden_dims: tuple[int, ...] = (400, 400)
+    """Widths of the simple encoder's layers; only with simple: mlp."""
+    complex_hidden_dims: tuple[int, ...] = (400, 400, 400)
+    """Widths of the complex encoder's layers, an MLP."""
+    cin_maps: tuple[int, ...] = (64, 64)
+    """Feature maps of each layer of the compressed interaction network; only with simple: cin."""
+    cin_out_dim: int = 400
+    """Width of its output; only with simple: cin."""
+    selection_sizes: Literal["paper", "code"] = "paper"
+    """Hidden layers of gates and experts, only with selection: gm or mmoe. With n fields, paper:
+    gates [400, 100] and experts [400, 200]; code: gates [nd/4] and experts [nd/2], normalised and
+    rectified at the output as well."""
+    vote_temperature: float = 0.8
+    """τ of the vote; only with fusion: vf."""
+    dropout: float = 0.2
+    """Probability, in the hidden layers of encoders, gates and experts."""
+    batch_norm: bool = True
+    """Batch normalisation there."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.selection == "ser" else 1
+        if self.embedding_dim < least:
+            raise ConfigError(
+                f"TF4CTR: embedding_dim is {self.embedding_dim}; give at least {least}"
+                f"{', for selection: ser halves it' if least > 1 else ''}."
+            )
+        for name in ("simple_hidden_dims", "complex_hidden_dims", "cin_maps"):
+            widths = getattr(self, name)
+            if not widths or min(widths) < 1:
+                raise ConfigError(
+                    f"TF4CTR: {name} is {list(widths)}; give the width of at least one layer, "
+                    "each at least 1."
+                )
+        if self.cin_out_dim < 1:
+            raise ConfigError(f"TF4CTR: cin_out_dim is {self.cin_out_dim}; give at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"TF4CTR: dropout is {self.dropout}; give at least 0 and less than 1."
+            )
+        if not 0 < self.vote_temperature < float("inf"):
+            raise ConfigError(
+                f"TF4CTR: vote_temperature is {self.vote_temperature}; give a number above 0."
+            )
+        if self.simple == "lr" and self.selection != "share":
+            raise ConfigError(
+                f"TF4CTR: selection {self.selection} cannot be set with simple: lr, which reads "
+                "tables of its own and no embeddings that could be selected; set selection: share, "
+                "or another simple encoder."
+            )
+        self._refuse_without_effect()
+
+    def _refuse_without_effect(self) -> None:
+        fields = type(self).__dataclass_fields__
+        for name, key, values in (
+            ("simple_hidden_dims", "simple", ("mlp",)),
+            ("cin_maps", "simple", ("cin",)),
+            ("cin_out_dim", "simple", ("cin",)),
+            ("selection_sizes", "selection", ("gm", "mmoe")),
+            ("vote_temperature", "fusion", ("vf",)),
+        ):
+            default = fields[name].default
+            if getattr(self, key) not in values and getattr(self, name) != default:
+                raise ConfigError(
+                    f"TF4CTR: {name}: {getattr(self, name)} has no effect with "
+                    f"{key}: {getattr(self, key)}; leave it at {default}, "
+                    f"or set {key}: {' or '.join(values)}."
+                )

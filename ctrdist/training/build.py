@@ -14,7 +14,7 @@ from ctrdist.data.manifest import Dataset
 from ctrdist.distributed import World, run_on_main
 from ctrdist.errors import ConfigError
 from ctrdist.models.ctr import CTRModel, padded_dim
-from ctrdist.models.registry import build_tower
+from ctrdist.models.registry import build_tower, check_loss
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
 from ctrdist.schema import Schema
@@ -64,8 +64,10 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
     """The model of an experiment: tables on the meta device, dense weights drawn from the seed.
 
     Raises:
-        ConfigError: the schema has no categorical field, or the model's settings cannot work.
+        ConfigError: the schema has no categorical field, or the settings of model or loss cannot
+            work.
     """
+    check_loss(experiment.loss, experiment.model_name)
     if not schema.categorical:
         raise ConfigError(
             f"data set {schema.name} has no categorical field, and a model needs at least one "

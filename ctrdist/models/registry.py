@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _CONFIGS = "ctrdist.models.configs"
 _MODELS: dict[str, tuple[str, str, str]] = {
     "dlf": ("ctrdist.models.dlf", "DLF", "DLFConfig"),
+    "dual_attention": ("ctrdist.models.dual_attention", "DualAttention", "DualAttentionConfig"),
+    "transformer": ("ctrdist.models.transformer", "Transformer", "TransformerConfig"),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.nn import functional
+from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from ctrdist.checkpoint.store import CheckpointStore, Texts, load_tensors, read
@@ -27,8 +28,10 @@ from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed import World, gather_rows
 from ctrdist.models.configs import DualAttentionConfig
+from ctrdist.sharding.cpu_kernel import CpuLookup
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
+from ctrdist.sharding.unpooled import unpooled_lookups
 from ctrdist.training.abundance import abundances, refresh_abundance
 from ctrdist.training.build import Engine, build_engine, build_model
 from ctrdist.training.callbacks import Callback
@@ -47,7 +50,12 @@ PLAIN = {
 
 
 def experiment_for(
-    data: str, kind: str, optimizer: str, accumulate: int = 1, **settings: Any
+    data: str,
+    kind: str,
+    optimizer: str,
+    accumulate: int = 1,
+    cpu_kernel: bool = True,
+    **settings: Any,
 ) -> Experiment:
     model = DualAttentionConfig(
         embedding_dim=8,
@@ -55,7 +63,7 @@ def experiment_for(
         hidden_dims=(16,),
         batch_norm=False,
         codebook_rows=ROWS,
-        codebook_dim=4,
+        codebook_dim=8,
         codebook_init_std=1.0,
         **settings,
     )
@@ -69,7 +77,7 @@ def experiment_for(
             dense=DenseOptimConfig(eps=1e-2),
             max_grad_norm=0.0,
         ),
-        sharding=ShardingConfig(default=kind),
+        sharding=ShardingConfig(default=kind, cpu_kernel=cpu_kernel),
         train=TrainConfig(embedding_init_std=1.0),
     )
 
@@ -125,7 +133,13 @@ def train(world: World, run_dir: str, experiment: Experiment) -> dict[str, Any]:
         trainer.progress.step += 1
     kinds = {s.kind for s in engine.layout.shards if s.table.startswith("codebook/")}
     end = whole_tables(engine, world)
-    return {"losses": np.array(losses), "kinds": kinds, "start": start, "end": end}
+    lookups = [m.emb_module.forward for m in unpooled_lookups(engine.model) if _is_group(m)]
+    ours = sum(isinstance(forward, CpuLookup) for forward in lookups)
+    return {"losses": np.array(losses), "kinds": kinds, "start": start, "end": end, "ours": ours}
+
+
+def _is_group(module: torch.nn.Module) -> bool:
+    return isinstance(module, BatchedFusedEmbedding)
 
 
 def whole_tables(engine: Engine, world: World) -> dict[str, np.ndarray]:
@@ -170,6 +184,7 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
         ("data_parallel", "adam", 2, {}),
         ("row_wise", "adagrad", 2, {"recompute_lookups": True}),
         ("row_wise", "adagrad", 2, {"accumulate": 3}),
+        ("row_wise", "rowwise_adagrad", 2, {"cpu_kernel": False}),
     ],
 )
 def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, workers, settings):
@@ -177,6 +192,8 @@ def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, wo
     sharded = run_ranks(train, workers, str(tmp_path), experiment)[0]
     expected = unsharded[optimizer]
     assert sharded["kinds"] == {kind}
+    if kind == "row_wise":
+        assert sharded["ours"] == (2 if experiment.sharding.cpu_kernel else 0)
     losses = expected["losses"]
     assert losses[-3:].mean() < losses[:3].mean() - 0.01  # it has learnt
     np.testing.assert_allclose(sharded["losses"][:3], losses[:3], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("kind", "optimizer", "workers", "settings"),
     [
-        ("row_wise", "rowwise_adagrad", 1, {}),
+        ("table_wise", "adagrad", 1, {}),
         ("row_wise", "rowwise_adagrad", 2, {}),
         ("table_wise", "rowwise_adagrad", 2, {}),
         ("column_wise", "adagrad", 2, {}),
@@ -203,6 +204,14 @@ def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, wo
         moved = np.linalg.norm(expected["end"][name] - start)
         assert moved > 1e-3
         assert np.linalg.norm(sharded["end"][name] - expected["end"][name]) < 0.05 * moved, name
+
+
+def test_half_precision_in_store_and_between_workers(data, unsharded, tmp_path):
+    experiment = experiment_for(data, "row_wise", "rowwise_adagrad")
+    half = {"tables_dtype": "float16", "forward_comm": "float16", "backward_comm": "float16"}
+    experiment = replace(experiment, sharding=replace(experiment.sharding, **half))
+    losses = run_ranks(train, 2, str(tmp_path), experiment)[0]["losses"]
+    np.testing.assert_allclose(losses, unsharded["rowwise_adagrad"]["losses"], rtol=2e-3)
 
 
 def save(world: World, directory: str, experiment: Experiment) -> dict[str, np.ndarray]:

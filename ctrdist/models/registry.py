@@ -17,6 +17,8 @@ _CONFIGS = "ctrdist.models.configs"
 _MODELS: dict[str, tuple[str, str, str]] = {
     "dlf": ("ctrdist.models.dlf", "DLF", "DLFConfig"),
     "tf4ctr": ("ctrdist.models.tf4ctr", "TF4CTR", "TF4CTRConfig"),
+    "dual_attention": ("ctrdist.models.dual_attention", "DualAttention", "DualAttentionConfig"),
+    "transformer": ("ctrdist.models.transformer", "Transformer", "TransformerConfig"),
 }
 
 

@@ -108,7 +108,11 @@ class TowerPass:
             if not _finite_everywhere([*made, *self._grads.values()]):
                 self._engine.optimizers.zero_grad()
                 return False
-        torch.autograd.backward(list(self._emb.values()), list(self._grads.values()))
+        # what comes of the data alone has no weight behind it
+        learned = [group for group, looked_up in self._emb.items() if looked_up.requires_grad]
+        torch.autograd.backward(
+            [self._emb[group] for group in learned], [self._grads[group] for group in learned]
+        )
         _average([p.grad for p in dense if p.grad is not None], self._engine.world.size)
         return True
 

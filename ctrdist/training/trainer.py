@@ -29,6 +29,7 @@ from ctrdist.errors import ConfigError, DamagedCheckpointError
 from ctrdist.losses.objective import training_loss_sum
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.protocols import Batch
+from ctrdist.training.abundance import refresh_abundance
 from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.compatible import check_same_model
@@ -222,6 +223,7 @@ class Trainer:
         )
         if self._loader.consumed == self._loader.rows:
             self._check_rows()
+            refresh_abundance(self.engine)
             self._loader.next_epoch()
             self.progress.begin_epoch()
         value = None

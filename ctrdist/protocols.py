@@ -1,6 +1,6 @@
 """What the layers above agree on: the batch, a model's tower and output, state to be saved."""
 
-# B batch, K numeric fields, C categorical fields, F = K + C fields, D embedding dim
+# B batch, K numeric fields, C categorical fields, F = K + C fields, D embedding dim, R scores
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
+
+SIMPLE_LOGITS = "simple_logits_B"
+"""In Output.aux of a model of two encoders: (B,) float32, log-odds by the simple one alone."""
+COMPLEX_LOGITS = "complex_logits_B"
+"""The same by the complex one. The settings of such a model say `two_encoders`."""
 
 
 @dataclass
@@ -69,15 +74,46 @@ class Output(NamedTuple):
     """Further outputs that the model's loss or its diagnostics need."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairCodebooks:
+    """Tables that are looked up at hashed pairs of a row's ids, and what is read from them."""
+
+    codebooks: int
+    """K tables, each with its own hash."""
+    rows: int
+    """s of each."""
+    dim: int
+    """d_c of each."""
+    init_std: float
+    """They start as N(0, std²)."""
+    scores: int
+    """R numbers that are read from a pair's codewords."""
+    group: str
+    """Embedding group whose vectors the gate between the codebooks sees."""
+    shuffled: bool = False
+    """Whether the row's index is hashed with the ids: a control that can memorise nothing."""
+    recompute: bool = False
+    """Whether backward looks up again instead of keeping what forward has looked up."""
+
+
 class Tower(Protocol):
-    """The dense part of a model: looked-up embeddings in, logits out. Single-device code."""
+    """The dense part of a model: looked-up embeddings in, logits out. Single-device code.
+
+    Two attributes are optional and ask for more in `emb` than groups. `pairs`, a
+    :class:`PairCodebooks` or None: emb["pairs"] is (B, R, F, F). `frequency`, a bool:
+    emb["frequency"] is (B, F), the standardised logarithm of how often the training rows have the
+    row's ids.
+    """
 
     groups: Mapping[str, int]
     """Embedding groups it needs: name → dim D.
     Each holds one table per categorical field and one vector per numeric field."""
 
     def __call__(self, emb: Mapping[str, Tensor]) -> Output:
-        """emb: group → (B, F, D), fields in schema order, numeric first (value × field vector)."""
+        """emb: group → (B, F, D), fields in schema order, numeric first (value × field vector).
+
+        Beside the groups, what else the tower asks for.
+        """
         ...
 
 

@@ -19,6 +19,11 @@ PADDING_ID = 0
 UNKNOWN_ID = 1
 """Row 1: a value below the frequency threshold, or not seen in the training split."""
 FIRST_VALUE_ID = 2
+"""Ids from here go by falling count in the training rows."""
+COUNT_LEVELS = 256
+"""Into how many levels ln(1 + count) is divided where counts of a vocabulary are kept."""
+COUNT_LEVEL_STEP = 0.125
+"""Difference between two levels: counts up to e^32, each within 7 %."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from ctrdist.config.experiment import Experiment, experiment_of
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
-from ctrdist.models.registry import config_class
+from ctrdist.models.registry import check_loss, config_class
 from jobs.cli import print_json
 
 FLAGS = {
@@ -90,6 +90,7 @@ def complete(experiment: Experiment) -> Experiment:
             f"optim.tables.l2 = {experiment.optim.tables.l2} needs optim.tables.name = adam; "
             f"{experiment.optim.tables.name} touches looked-up rows only. Set one or the other."
         )
+    check_loss(experiment.loss, experiment.model_name)
     name = experiment.run_name
     if "/" in name or name.startswith("."):
         raise ConfigError(

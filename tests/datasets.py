@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import DataFile, Dataset, Manifest, Split, open_dataset
-from ctrdist.schema import CategoricalField, Schema
+from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
 
 
 def write_dataset(
@@ -90,3 +90,15 @@ def _write_split(path: Path, split: str, table: pa.Table, files: int, row_group:
         written.append(DataFile(path=name, row_groups=groups, sha256=sha))
     positives = int(np.sum(table.column("label").to_numpy()))
     return Split(files=tuple(written), rows=table.num_rows, positives=positives)
+
+
+def write_counts(dataset: Dataset) -> None:
+    """Adds vocabularies with made-up counts: half of the rows have id 2, a third id 3."""
+    folder = Path(dataset.path) / "vocabulary"
+    folder.mkdir()
+    rows = dataset.split("train").rows
+    for field in dataset.schema.categorical:
+        ids = np.arange(FIRST_VALUE_ID, field.vocabulary_size, dtype=np.int32)
+        counts = rows // ids.astype(np.int64)
+        table = pa.table({"value": [f"v{i}" for i in ids], "id": ids, "count": counts})
+        pq.write_table(table, folder / f"{field.name}.parquet")

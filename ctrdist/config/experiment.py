@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
+from ctrdist.errors import ConfigError
+
 ShardingKind = Literal[
     "auto",
     "table_wise",
@@ -38,6 +40,29 @@ class LoaderConfig:
     accumulate: int = 1
     """Slices of a step through which the tower goes one after another, to save memory.
     Tables are looked up and updated once, so the step stays the same, but for batch statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What training minimises. Evaluation reports the log loss in any case."""
+
+    name: Literal["log", "focal", "r_ce", "twin_focus"] = "log"
+    """With p the probability given to a row's label: −ln p (log), −(1−p)^γ ln p (focal) or
+    −p^γ ln p with p^γ held constant (r_ce). twin_focus adds to log, where a model has two encoders,
+    −α(c+p)^γ ln p of the simple one and −(1−α)(2−c−p)^γ ln p of the complex one."""
+    gamma: float = 1.0
+    """γ; 0 leaves plain cross entropies. No effect on log."""
+    alpha: float = 0.25
+    """α of twin_focus, from 0 to 1."""
+    c: float = 0.7
+    """c of twin_focus, from 0 to 1; from γ·exp(−1−1/γ) on no row is pushed away from its label."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < float("inf"):
+            raise ConfigError(f"loss.gamma is {self.gamma}; give a number of at least 0.")
+        for name in ("alpha", "c"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"loss.{name} is {getattr(self, name)}; give one from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +277,8 @@ class Experiment:
     """Settings of the model."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """How rows reach the model."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What training minimises."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimisers."""
     sharding: ShardingConfig = field(default_factory=ShardingConfig)

@@ -40,6 +40,7 @@ _TYPES = {
     "float": "a number",
     "bool": "true or false",
     "str": "text",
+    "tuple": "a list in brackets",
 }
 
 

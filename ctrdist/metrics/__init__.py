@@ -5,6 +5,7 @@ from ctrdist.metrics.calibration import CalibrationTable, calibration, calibrati
 from ctrdist.metrics.evaluate import evaluate_predictions
 from ctrdist.metrics.gauc import gauc, gauc_sums
 from ctrdist.metrics.histogram import ScoreHistogram
+from ctrdist.metrics.information_abundance import gram_matrix, information_abundance
 from ctrdist.metrics.logloss import logloss, normalised_entropy
 from ctrdist.metrics.rows import digest, digest_of_range
 
@@ -19,6 +20,8 @@ __all__ = [
     "evaluate_predictions",
     "gauc",
     "gauc_sums",
+    "gram_matrix",
+    "information_abundance",
     "logloss",
     "normalised_entropy",
 ]

@@ -6,32 +6,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
+from ctrdist.models.frequency import Frequency
 from ctrdist.models.layers import NumericEmbedding
-from ctrdist.protocols import Batch, Output, Tower
+from ctrdist.models.pairs import PairMemory
+from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
+from ctrdist.protocols import Batch, Output, PairCodebooks, Tower
 from ctrdist.schema import Schema
-
-_STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
-_ALIGNMENT = 4
-"""FBGEMM's kernels want widths divisible by four; other tables are padded with columns that stay
-zero."""
-
-
-def table_name(group: str, field: str) -> str:
-    """Name of a field's table in an embedding group."""
-    return f"{group}/{field}"
-
-
-def padded_dim(dim: int) -> int:
-    """Width of a table of D columns as it is stored."""
-    return -(-dim // _ALIGNMENT) * _ALIGNMENT
 
 
 class CTRModel(nn.Module):
     """Looks up each embedding group, adds the numeric fields' vectors and runs the tower.
+
+    A tower that declares `pairs` also gets what is read from codebooks at the row's pairs of ids.
 
     The tables are made on the meta device: :mod:`ctrdist.sharding` lays them out and fills them.
     """
@@ -58,7 +48,7 @@ class CTRModel(nn.Module):
                     num_embeddings=field.vocabulary_size,
                     feature_names=[field.name],
                     pooling=PoolingType.MEAN if field.multi_valued else PoolingType.SUM,
-                    data_type=_STORED[tables_dtype],
+                    data_type=STORED[tables_dtype],
                 )
                 for group, dim in self._dims.items()
                 for field in schema.categorical
@@ -78,9 +68,20 @@ class CTRModel(nn.Module):
             if schema.numeric
             else {}
         )
+        declared_pairs: PairCodebooks | None = getattr(tower, "pairs", None)
+        self.pairs: PairMemory | None = None
+        if declared_pairs is not None:
+            dim = self._dims[declared_pairs.group]
+            self.pairs = PairMemory(declared_pairs, schema, dim, tables_dtype)
+        self.frequency = Frequency(schema) if getattr(tower, "frequency", False) else None
+
+    @property
+    def codebooks(self) -> list[Codebook]:
+        """Tables that are looked up at hashes, beside those of the fields."""
+        return [] if self.pairs is None else self.pairs.tables
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Group → (B, F, D), numeric fields first."""
+        """Group → (B, F, D), numeric fields first; with "pairs" and "frequency" where asked for."""
         parts = self._by_group(self.tables(batch.sparse))
         size = batch.label_B.numel()
         result = {}
@@ -92,6 +93,10 @@ class CTRModel(nn.Module):
             if self.schema.numeric:
                 emb_BCD = torch.cat([self.numeric[group](batch.numeric_BK), emb_BCD], dim=1)
             result[group] = emb_BCD
+        if self.pairs is not None:
+            result["pairs"] = self.pairs(batch, result[self.pairs.declared.group])
+        if self.frequency is not None:
+            result["frequency"] = self.frequency(batch.sparse, size)
         return result
 
     def _by_group(self, looked_up: KeyedTensor) -> list[Tensor]:

@@ -6,6 +6,7 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ctrdist.config.experiment import LossConfig
 from ctrdist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 _CONFIGS = "ctrdist.models.configs"
 _MODELS: dict[str, tuple[str, str, str]] = {
     "dlf": ("ctrdist.models.dlf", "DLF", "DLFConfig"),
+    "tf4ctr": ("ctrdist.models.tf4ctr", "TF4CTR", "TF4CTRConfig"),
+    "dual_attention": ("ctrdist.models.dual_attention", "DualAttention", "DualAttentionConfig"),
+    "transformer": ("ctrdist.models.transformer", "Transformer", "TransformerConfig"),
 }
 
 
@@ -51,6 +55,25 @@ def build_tower(name: str, config: Any, num_fields: int) -> nn.Module:
             f"model {name} is given a {type(config).__name__}; it wants a {config_name}."
         )
     return getattr(import_module(module), class_name)(config, num_fields)
+
+
+def check_loss(loss: LossConfig, name: str) -> None:
+    """Refuses a loss of two encoders for a model that has one.
+
+    Args:
+        loss: what training minimises.
+        name: of the model.
+
+    Raises:
+        ConfigError: there is no such model, or it does not give the logits that the loss needs.
+    """
+    if loss.name != "twin_focus" or getattr(config_class(name), "two_encoders", False):
+        return
+    able = [n for n in _MODELS if getattr(config_class(n), "two_encoders", False)]
+    raise ConfigError(
+        f"loss.name = twin_focus needs the logits of two encoders, and model {name} has one. "
+        f"Set loss.name to log, focal or r_ce, or train a model that has two: {', '.join(able)}."
+    )
 
 
 def _entry(name: str) -> tuple[str, str, str]:

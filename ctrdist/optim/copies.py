@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ctrdist.config.experiment import OptimConfig
+from ctrdist.models.tables import table_of
 
 FIRST, SECOND = "momentum1", "exp_avg_sq"
 """TorchRec's names of the state of fused tables."""
@@ -70,7 +71,7 @@ class CopiedTables:
     def _named_state(self) -> dict[str, dict[str, Tensor]]:
         result = {}
         for name, state in self._state.items():
-            table = name.rpartition("embedding_bags.")[2].removesuffix(".weight")
+            table = table_of(name)
             result[name] = {f"{table}.{key}": value for key, value in state.items()}
         return result
 

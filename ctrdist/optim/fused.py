@@ -15,6 +15,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from ctrdist.config.experiment import OptimConfig
 from ctrdist.errors import ConfigError
+from ctrdist.models.tables import table_of
 from ctrdist.optim.schedule import check_schedule
 
 _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
@@ -89,7 +90,7 @@ def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:
         if name == "rowwise_adagrad":
             # the only mode of the others; here the default would ignore the decay
             settings["weight_decay_mode"] = WeightDecayMode.DECOUPLE
-    tables = [p for key, p in model.named_parameters() if ".embedding_bags." in f".{key}"]
+    tables = [p for key, p in model.named_parameters() if table_of(key) is not None]
     apply_optimizer_in_backward(_CLASSES[name], tables, settings)
 
 

@@ -12,6 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ctrdist.config.experiment import OptimConfig
+from ctrdist.models.tables import table_of
 from ctrdist.optim.copies import CopiedTables
 from ctrdist.optim.fused import set_iteration
 from ctrdist.optim.schedule import rate_factor
@@ -30,7 +31,7 @@ class Optimizers:
         self._config = config
         self._fused = model.fused_optimizer
         unfused = dict(in_backward_optimizer_filter(model.named_parameters()))
-        copies = {n: p for n, p in unfused.items() if ".embedding_bags." in f".{n}"}
+        copies = {n: p for n, p in unfused.items() if table_of(n) is not None}
         self._rest = {n: p for n, p in unfused.items() if n not in copies}
         self._tables = copies if config.tables.name == "adam" else {}
         self._copies = CopiedTables({} if self._tables else copies, config)

@@ -25,11 +25,14 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
-from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.distributed.batched_embedding_kernel import (
+    BatchedFusedEmbedding,
+    BatchedFusedEmbeddingBag,
+)
 
 from ctrdist.errors import DataError
 from ctrdist.native import load_native
+from ctrdist.sharding.lookups import lookups
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _ALGORITHMS = {
@@ -66,11 +69,9 @@ def use_cpu_kernel(model: nn.Module) -> int:
     """
     groups = [
         (lookup, lookup.emb_module)
-        for collection in model.modules()
-        if isinstance(collection, ShardedEmbeddingBagCollection)
-        for part in collection._lookups  # a plain list, which model.modules() does not enter
-        for lookup in part.modules()
-        if isinstance(lookup, BatchedFusedEmbeddingBag) and applies(lookup.emb_module)
+        for lookup in lookups(model)
+        if isinstance(lookup, (BatchedFusedEmbeddingBag, BatchedFusedEmbedding))
+        and applies(lookup.emb_module)
     ]
     if not groups:
         return 0
@@ -92,7 +93,7 @@ def applies(tables: Any) -> bool:
         and tables.weights_precision == SparseType.FP32
         and tables.output_dtype == SparseType.FP32.as_int()
         and tables.optimizer in _ALGORITHMS
-        and tables.pooling_mode in (PoolingMode.SUM, PoolingMode.MEAN)
+        and (tables.pooling_mode != PoolingMode.NONE or len(tables.embedding_specs) == 1)
         and tables.feature_table_map == list(range(len(tables.embedding_specs)))
         and not tables.optimizer_args.weight_decay
         and not tables.optimizer_args.gradient_clipping
@@ -114,6 +115,7 @@ class CpuLookup:
         self.tables, self.names, self.library = tables, names, library
         self.algorithm = _ALGORITHMS[tables.optimizer]
         self.mean = int(tables.pooling_mode == PoolingMode.MEAN)
+        self.pooled = tables.pooling_mode != PoolingMode.NONE
         self.eps = float(tables.optimizer_args.eps)
         columns = tables.D_offsets.tolist()
         self.width = columns[-1]
@@ -137,7 +139,7 @@ class CpuLookup:
     def __call__(
         self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """(B, width) pooled rows; the update happens in backward.
+        """(B, width) pooled rows, (N, width) of a table without pooling; backward updates them.
 
         Args:
             indices: (N,) ids, table after table.
@@ -149,6 +151,8 @@ class CpuLookup:
         """
         assert per_sample_weights is None
         assert self.home == self.tables.weights_host.data_ptr(), "the tables have moved"
+        if not self.pooled:  # each id as a row of its own: nothing is added up
+            offsets = torch.arange(len(indices) + 1)
         return _Lookup.apply(
             self.tables.placeholder_autograd_tensor, self, indices.long(), offsets.long()
         )

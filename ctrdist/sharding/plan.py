@@ -15,47 +15,22 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, Stats
-from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingPlan
+from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import PoolingType
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.errors import ConfigError
+from ctrdist.models.tables import Codebook, table_of
 from ctrdist.sharding.communication import codecs
 from ctrdist.sharding.memory import GIB, explain_shortage, state_bytes
 from ctrdist.sharding.replay import replay_plan
+from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, make_sharders
 
-_AUTO = ["table_wise", "row_wise", "column_wise"]
 _GB_PER_S = 1e6
 """TorchRec counts bandwidth in bytes per millisecond."""
-
-
-class TableSharder(EmbeddingBagCollectionSharder):
-    """Offers the planner each kind that works on the device.
-
-    TorchRec's own list leaves row-wise kinds out on the CPU, where gloo has learnt them since; a
-    test holds that they equal the unsharded model.
-    """
-
-    def __init__(self, *, dense: bool, registry: dict[str, QuantizedCommCodecs] | None) -> None:
-        """Dense: tables under a dense optimiser, a copy on each worker."""
-        super().__init__(qcomm_codecs_registry=registry)
-        self._dense = dense
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Kinds to choose from."""
-        if self._dense:
-            return ["data_parallel"]
-        return [*_AUTO, "table_row_wise", "table_column_wise", "grid_shard", "data_parallel"]
-
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        """Kernels to choose from."""
-        copied = self._dense or sharding_type == "data_parallel"
-        return [(EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED).value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,14 +134,6 @@ class _Costs(Stats):
         self.per_rank = tuple(cost)
 
 
-def make_sharders(
-    sharding: ShardingConfig, optim: OptimConfig, device: str
-) -> list[ModuleSharder[nn.Module]]:
-    """The sharders to plan with and to shard with."""
-    registry = codecs(sharding, device)
-    return [TableSharder(dense=optim.tables.name == "adam", registry=registry)]  # type: ignore[list-item]
-
-
 def plan_tables(
     model: nn.Module,
     sharding: ShardingConfig,
@@ -195,8 +162,8 @@ def plan_tables(
     if sharding.plan_file:
         plan = replay_plan(
             sharding.plan_file,
-            "tables",
             tables,
+            modules(model),
             dense=optim.tables.name == "adam",
             world_size=world_size,
             local_size=local_size,
@@ -204,10 +171,12 @@ def plan_tables(
         )
         return Planned(plan, ())
     memory = _memory_per_worker(sharding, local_size)
+    codebooks: list[Codebook] = model.codebooks  # type: ignore[assignment]
+    hashed = {codebook.name: codebook.ids_per_row for codebook in codebooks}
     costs = _Costs()
     planner = EmbeddingShardingPlanner(
         topology=_topology(sharding, world_size, local_size, device, memory),
-        constraints=_constraints(tables, sharding, optim, world_size, local_size),
+        constraints=_constraints(tables, hashed, sharding, optim, world_size, local_size),
         storage_reservation=FixedPercentageStorageReservation(percentage=sharding.reserved),
         stats=costs,
     )
@@ -232,8 +201,19 @@ def plan_tables(
 def table_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Name of each table and its weight, on the meta device."""
     for name, weight in model.named_parameters():
-        if ".embedding_bags." in f".{name}":
-            yield name.rpartition("embedding_bags.")[2].removesuffix(".weight"), weight
+        table = table_of(name)
+        if table is not None:
+            yield table, weight
+
+
+def modules(model: nn.Module) -> dict[str, str]:
+    """Name of each table → path of the collection in the model that holds it."""
+    found = {}
+    for name, _ in model.named_parameters():
+        table = table_of(name)
+        if table is not None:
+            found[table] = name.removesuffix(f".{table}.weight").rpartition(".")[0]
+    return found
 
 
 def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: int) -> Layout:
@@ -273,6 +253,7 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
 
 def _constraints(
     tables: dict[str, torch.Tensor],
+    ids_per_row: dict[str, int],
     sharding: ShardingConfig,
     optim: OptimConfig,
     world_size: int,
@@ -301,7 +282,14 @@ def _constraints(
                 "which exists as a kernel for sharded tables only. Use table_wise, row_wise or "
                 "column_wise, or another optimiser."
             )
-        kinds = ["data_parallel"] if dense else (_AUTO if kind == "auto" else [kind])
+        kinds = ["data_parallel"] if dense else (AUTO if kind == "auto" else [kind])
+        if table in ids_per_row and not set(kinds) <= set(CODEBOOK_KINDS):
+            if table in sharding.tables:
+                raise ConfigError(
+                    f"sharding of {table}: {kind} is for the fields' tables only, whose rows are "
+                    f"pooled. Use one of {', '.join(CODEBOOK_KINDS)}."
+                )
+            kinds = AUTO
         rows = int(weight.shape[0])
         cut = {"row_wise": world_size, "table_row_wise": local_size, "grid_shard": local_size}
         too_small = {name for name, parts in cut.items() if _leaves_one_empty(rows, parts)}
@@ -313,7 +301,11 @@ def _constraints(
         # of a small table among many, the default is not meant that literally
         kinds = [name for name in kinds if name not in too_small] or ["table_wise"]
         smallest = min(sharding.min_columns, int(weight.shape[1]))
-        constraints[table] = ParameterConstraints(sharding_types=kinds, min_partition=smallest)
+        constraints[table] = ParameterConstraints(
+            sharding_types=kinds,
+            min_partition=smallest,
+            pooling_factors=[float(ids_per_row.get(table, 1))],
+        )
     return constraints
 
 

@@ -19,8 +19,8 @@ from ctrdist.errors import ConfigError
 
 def replay_plan(
     path: str,
-    module: str,
     tables: Mapping[str, Tensor],
+    modules: Mapping[str, str],
     *,
     dense: bool,
     world_size: int,
@@ -31,8 +31,8 @@ def replay_plan(
 
     Args:
         path: plan.json, local or s3://.
-        module: name of the collection of tables in the model.
         tables: name → weight, on the meta device.
+        modules: name → path of the collection in the model that holds it.
         dense: whether the tables' optimiser is dense, so that each worker has a copy.
         world_size: workers.
         local_size: workers on one machine.
@@ -51,7 +51,7 @@ def replay_plan(
             if missing
             else f"its table {foreign[0]} is not in this model",
         )
-    plan = EmbeddingModuleShardingPlan()
+    plans = {module: EmbeddingModuleShardingPlan() for module in modules.values()}
     for table, weight in tables.items():
         parts = shards[table]
         kind = parts[0]["kind"]
@@ -70,13 +70,13 @@ def replay_plan(
                 "each worker",
             )
         kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED
-        plan[table] = ParameterSharding(
+        plans[modules[table]][table] = ParameterSharding(
             sharding_type=kind,
             compute_kernel=kernel.value,
             ranks=[part["rank"] for part in parts],
             sharding_spec=None if copied else _spec(parts, device, local_size),
         )
-    return ShardingPlan({module: plan})
+    return ShardingPlan(dict(plans))
 
 
 def _spec(parts: list[dict[str, Any]], device: str, local_size: int) -> EnumerableShardingSpec:

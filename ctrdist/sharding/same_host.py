@@ -34,6 +34,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from ctrdist.distributed import World
 from ctrdist.errors import DataError
 from ctrdist.sharding.cpu_kernel import CpuLookup, TablePart, applies, load_library, thread_pool
+from ctrdist.sharding.lookups import lookups
 from ctrdist.sharding.shared_memory import SharedMemory, all_ranks
 
 log = logging.getLogger(__name__)
@@ -80,12 +81,7 @@ def exchange_in_memory(model: nn.Module, world: World) -> bool:
 
 def _held(collection: ShardedEmbeddingBagCollection) -> list[Any]:
     """TorchRec's groups of tables on this worker."""
-    return [
-        group
-        for part in collection._lookups  # a plain list, which modules() does not enter
-        for group in part.modules()
-        if isinstance(group, BaseBatchedEmbeddingBag)
-    ]
+    return [group for group in lookups(collection) if isinstance(group, BaseBatchedEmbeddingBag)]
 
 
 def _suits(collection: ShardedEmbeddingBagCollection) -> bool:

@@ -14,11 +14,14 @@ from torchrec.distributed.types import ShardingPlan
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.distributed import World, use_collectives
+from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
 from ctrdist.sharding.cpu_kernel import use_cpu_kernel
-from ctrdist.sharding.plan import make_sharders, table_weights
+from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.same_host import exchange_in_memory
+from ctrdist.sharding.sharders import make_sharders
 from ctrdist.sharding.shared_memory import open_sums
+from ctrdist.sharding.unpooled import unpool_copies
 
 _BLOCK_ROWS = 65536
 """Rows that are drawn at once; part of what a seed means."""
@@ -45,12 +48,14 @@ def shard_model(
         world: the workers.
         seed: tables are filled from (seed, table, row) alone, so equally under any plan and number
             of workers.
-        init_std: tables are N(0, init_std²), the padding row zero.
+        init_std: the fields' tables are N(0, init_std²), the padding row zero. Codebooks have their
+            own, and no padding row.
     """
     shapes = {
         table: (int(weight.shape[0]), int(weight.shape[1]))
         for table, weight in table_weights(model)
     }
+    codebooks: dict[str, Codebook] = {c.name: c for c in model.codebooks}  # type: ignore[union-attr]
     sharded = DistributedModelParallel(
         model,
         device=world.device,
@@ -60,8 +65,19 @@ def shard_model(
     )
     with torch.no_grad():
         for table, part, first_row, first_column in table_parts(sharded):
-            fill_table(part, table, first_row, first_column, shapes[table], seed=seed, std=init_std)
+            codebook = codebooks.get(table)
+            fill_table(
+                part,
+                table,
+                first_row,
+                first_column,
+                shapes[table],
+                seed=seed,
+                std=init_std if codebook is None else codebook.init_std,
+                padding=codebook is None,
+            )
     if world.device.type == "cpu":
+        unpool_copies(sharded)
         _speed_up(sharded, sharding, world)
     return sharded
 
@@ -77,17 +93,17 @@ def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: 
         )
     if not sharding.cpu_kernel:
         return
-    quantised = (sharding.forward_comm, sharding.backward_comm) != ("float32", "float32")
-    if quantised or not sharding.shared_memory or not exchange_in_memory(model, world):
-        use_cpu_kernel(model)
+    use_cpu_kernel(model)
+    if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
+        exchange_in_memory(model, world)
 
 
 def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:
     """This worker's parts of all tables: (table, view of the weights, first row, first column)."""
     for name, value in sharded.state_dict().items():
-        if ".embedding_bags." not in f".{name}":
+        table = table_of(name)
+        if table is None:
             continue
-        table = name.rpartition("embedding_bags.")[2].removesuffix(".weight")
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 yield (
@@ -109,6 +125,7 @@ def fill_table(
     *,
     seed: int,
     std: float,
+    padding: bool = True,
 ) -> None:
     """Fills a part of a table with what the whole table would hold there.
 
@@ -120,6 +137,7 @@ def fill_table(
         shape: rows and columns of the whole table.
         seed: of the run.
         std: standard deviation.
+        padding: whether its first row stands for no value, and is zero.
     """
     rows, columns = part.shape
     for block in range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS)):
@@ -131,5 +149,5 @@ def fill_table(
         low, high = max(begin, first_row), min(end, first_row + rows)
         wanted = drawn[low - begin : high - begin, first_column : first_column + columns]
         part[low - first_row : high - first_row].copy_(wanted)
-    if first_row <= PADDING_ID < first_row + rows:
+    if padding and first_row <= PADDING_ID < first_row + rows:
         part[PADDING_ID - first_row].zero_()

@@ -10,11 +10,13 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrdist.config.experiment import Experiment
+from ctrdist.data.counts import read_counts
 from ctrdist.data.manifest import Dataset
 from ctrdist.distributed import World, run_on_main
 from ctrdist.errors import ConfigError
-from ctrdist.models.ctr import CTRModel, padded_dim
-from ctrdist.models.registry import build_tower
+from ctrdist.models.ctr import CTRModel
+from ctrdist.models.registry import build_tower, check_loss
+from ctrdist.models.tables import padded_dim, table_of
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
 from ctrdist.schema import Schema
@@ -64,8 +66,10 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
     """The model of an experiment: tables on the meta device, dense weights drawn from the seed.
 
     Raises:
-        ConfigError: the schema has no categorical field, or the model's settings cannot work.
+        ConfigError: the schema has no categorical field, or the settings of model or loss cannot
+            work.
     """
+    check_loss(experiment.loss, experiment.model_name)
     if not schema.categorical:
         raise ConfigError(
             f"data set {schema.name} has no categorical field, and a model needs at least one "
@@ -80,12 +84,16 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
 def sizes(model: CTRModel, schema: Schema) -> Sizes:
     """Counts weights."""
     rows = sum(field.vocabulary_size for field in schema.categorical)
+    codebooks = {codebook.name for codebook in model.codebooks}
     groups: dict[str, int] = dict(model.tower.groups)  # type: ignore[arg-type]
-    dense = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("tables."))
+    dense = sum(p.numel() for name, p in model.named_parameters() if table_of(name) is None)
+    hashed = sum(
+        p.numel() for name, p in model.named_parameters() if (table_of(name) or "") in codebooks
+    )
     return Sizes(
-        table_parameters=rows * sum(groups.values()),
+        table_parameters=rows * sum(groups.values()) + hashed,
         dense_parameters=dense,
-        table_bytes=4 * rows * sum(padded_dim(dim) for dim in groups.values()),
+        table_bytes=4 * (rows * sum(padded_dim(dim) for dim in groups.values()) + hashed),
     )
 
 
@@ -106,6 +114,9 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         )
     )
     described = layout(planned, model, experiment.optim, world.size)
+    if model.frequency is not None:
+        counts = run_on_main(lambda: read_counts(dataset))
+        model.frequency.fill(counts.ends, counts.mean, counts.std, counts.of_all)
     tower = model.tower
     if world.size > 1 and experiment.train.sync_batch_norm:
         synchronise_batch_norm(tower)

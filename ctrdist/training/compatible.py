@@ -1,17 +1,17 @@
-"""Whether a checkpoint belongs to a run: the same model, table optimiser and data."""
+"""Whether a checkpoint belongs to a run: the same model, loss, table optimiser and data."""
 
 from __future__ import annotations
 
 import yaml
 
 from ctrdist.checkpoint.store import Opened
-from ctrdist.config.experiment import Experiment
+from ctrdist.config.experiment import Experiment, LossConfig
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import CheckpointError
 
 
 def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) -> None:
-    """Refuses a checkpoint of another model, table optimiser or schema.
+    """Refuses a checkpoint of another model, loss, table optimiser or schema.
 
     Raises:
         CheckpointError: names the first setting that differs.
@@ -19,6 +19,8 @@ def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) ->
     theirs, mine = yaml.safe_load(saved.texts.config), to_dict(experiment)
     pairs = [("model_name", theirs.get("model_name"), mine["model_name"])]
     pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
+    loss = theirs.get("loss", to_dict(LossConfig()))  # older runs had no other
+    pairs += [(f"loss.{k}", loss.get(k), v) for k, v in mine["loss"].items()]
     pairs.append(
         ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
     )

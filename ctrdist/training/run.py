@@ -16,6 +16,7 @@ from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed import World, run_on_main
 from ctrdist.errors import ResourceError
+from ctrdist.losses.objective import warn_of_loss
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
@@ -53,6 +54,7 @@ def train(
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
     callback: Callback = Callback()
     if world.is_main:
+        warn_of_loss(experiment.loss)
         checkpoints = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
         resume = latest(checkpoints) is not None
         tracker = RunTracker(

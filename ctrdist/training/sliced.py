@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.losses.objective import training_loss_sum
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.evaluate import autocast
@@ -85,7 +85,7 @@ class TowerPass:
         for index, label in enumerate(batch.label_B.split(rows)):
             with autocast(engine):
                 output = engine.tower({group: parts[index] for group, parts in leaves.items()})
-                loss = log_loss_sum(output.logits_B, label)
+                loss = training_loss_sum(engine.experiment.loss, output, label)
             (loss * share).backward()
             total += loss.detach()
         grads = {
@@ -108,7 +108,11 @@ class TowerPass:
             if not _finite_everywhere([*made, *self._grads.values()]):
                 self._engine.optimizers.zero_grad()
                 return False
-        torch.autograd.backward(list(self._emb.values()), list(self._grads.values()))
+        # what comes of the data alone has no weight behind it
+        learned = [group for group, looked_up in self._emb.items() if looked_up.requires_grad]
+        torch.autograd.backward(
+            [self._emb[group] for group in learned], [self._grads[group] for group in learned]
+        )
         _average([p.grad for p in dense if p.grad is not None], self._engine.world.size)
         return True
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctrdist.distributed import sum_over_ranks
+from ctrdist.models.pairs import PairMemory
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 
@@ -126,8 +127,12 @@ def table_bytes(engine: Engine, batch: Batch) -> int:
     """
     state = {"adagrad": 1.0, "adam": 2.0}.get(engine.experiment.optim.tables.name, 0.0)
     width = sum(dict(engine.tower.groups).values())  # type: ignore[arg-type]
-    per_id = width * _FLOAT * (1 + 2 + 2 * state + 1)
-    return int(batch.sparse.values().numel() * per_id)
+    pairs: PairMemory | None = engine.model.module.pairs
+    numbers = batch.sparse.values().numel() * width
+    if pairs is not None:
+        ids = sum(table.ids_per_row for table in pairs.tables) * batch.label_B.numel()
+        numbers += ids * pairs.declared.dim
+    return int(numbers * _FLOAT * (1 + 2 + 2 * state + 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,10 @@ from ctrdist.config.parse import to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed import require_rows_for_all, run_on_main, sum_over_ranks
 from ctrdist.errors import ConfigError, DamagedCheckpointError
-from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.losses.objective import training_loss_sum
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.protocols import Batch
+from ctrdist.training.abundance import refresh_abundance
 from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.compatible import check_same_model
@@ -148,7 +149,7 @@ class Trainer:
             return self._sliced_step(batch)
         with autocast(self.engine):
             output = self.engine.model(batch)
-            loss = log_loss_sum(output.logits_B, batch.label_B)
+            loss = training_loss_sum(self.engine.experiment.loss, output, batch.label_B)
         total = self._total(loss)
         if not torch.isfinite(total):
             self._refuse(batch, loss)
@@ -222,6 +223,7 @@ class Trainer:
         )
         if self._loader.consumed == self._loader.rows:
             self._check_rows()
+            refresh_abundance(self.engine)
             self._loader.next_epoch()
             self.progress.begin_epoch()
         value = None

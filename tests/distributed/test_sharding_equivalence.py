@@ -15,6 +15,7 @@ from ctrdist.config.experiment import (
     DenseOptimConfig,
     Experiment,
     LoaderConfig,
+    LossConfig,
     OptimConfig,
     ShardingConfig,
     TableOptimConfig,
@@ -24,7 +25,9 @@ from ctrdist.config.experiment import (
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed import World, gather_rows
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.configs import DLFConfig, TF4CTRConfig
+from ctrdist.models.ctr import padded_dim
+from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Batch, Output
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
 from ctrdist.training.build import build_engine, build_model
@@ -50,12 +53,24 @@ MODEL = DLFConfig(
     attention_layers=1,
     attention_heads=2,
 )
+MODELS = {
+    "dlf": MODEL,
+    # three tables per field, of widths 4, 8 and 1: the last is padded
+    "tf4ctr": TF4CTRConfig(
+        simple="fm", embedding_dim=8, complex_hidden_dims=(16, 8), fusion="cf", dropout=0.0
+    ),
+}
+LOSSES = {
+    "dlf": LossConfig(),
+    "tf4ctr": LossConfig(name="twin_focus", gamma=2.0, c=0.8, alpha=0.3),
+}
 
 
-def experiment_for(data: str, kind: str, optimizer: str) -> Experiment:
-    return experiment_of("dlf", DLFConfig)(
+def experiment_for(data: str, kind: str, optimizer: str, model: str = "dlf") -> Experiment:
+    return experiment_of(model, type(MODELS[model]))(
         data=data,
-        model=MODEL,
+        model=MODELS[model],
+        loss=LOSSES[model],
         loader=LoaderConfig(batch_size=511),  # odd: the workers' shares differ
         # With Adam's usual eps a gradient that is zero but for rounding, such as a bias's before
         # batch normalisation, moves its weight by the learning rate: rounding would grow, and the
@@ -70,9 +85,22 @@ def experiment_for(data: str, kind: str, optimizer: str) -> Experiment:
     )
 
 
-def train_plain(data: str, optimizer: str) -> dict[str, Any]:
+def plain_loss(output: Output, batch: Batch, loss: LossConfig) -> torch.Tensor:
+    """The mean loss of a step, written with the probability p of the label."""
+    total = functional.binary_cross_entropy_with_logits(output.logits_B, batch.label_B)
+    if loss.name == "twin_focus":
+        sign = 2 * batch.label_B - 1
+        simple, hard = (
+            (sign * output.aux[name]).sigmoid() for name in (SIMPLE_LOGITS, COMPLEX_LOGITS)
+        )
+        total = total - loss.alpha * ((loss.c + simple) ** loss.gamma * simple.log()).mean()
+        total = total - (1 - loss.alpha) * ((2 - loss.c - hard) ** loss.gamma * hard.log()).mean()
+    return total
+
+
+def train_plain(data: str, optimizer: str, model_name: str = "dlf") -> dict[str, Any]:
     """The same steps with torch.nn.EmbeddingBag and torch.optim: no sharding, no FBGEMM."""
-    experiment = experiment_for(data, "auto", optimizer)
+    experiment = experiment_for(data, "auto", optimizer, model_name)
     dataset = open_dataset(data)
     model = build_model(experiment, dataset.schema)
     model.tables.to_empty(device="cpu")
@@ -92,7 +120,7 @@ def train_plain(data: str, optimizer: str) -> dict[str, Any]:
     start, losses = state(), []
     loader = Loader(dataset, "train", experiment.loader, seed=1)
     for _, batch in zip(range(STEPS), loader, strict=False):
-        loss = functional.binary_cross_entropy_with_logits(model(batch).logits_B, batch.label_B)
+        loss = plain_loss(model(batch), batch, experiment.loss)
         table_optimizer.zero_grad()
         dense_optimizer.zero_grad()
         (loss + 5e-4 * sum(p.square().sum() for p in rest)).backward()
@@ -106,9 +134,11 @@ def train_plain(data: str, optimizer: str) -> dict[str, Any]:
     return {"losses": np.array(losses), "start": start, "end": state()}
 
 
-def train(world: World, data: str, run_dir: str, kind: str, optimizer: str) -> dict[str, Any]:
+def train(
+    world: World, data: str, run_dir: str, kind: str, optimizer: str, model: str = "dlf"
+) -> dict[str, Any]:
     """Trains STEPS steps; gives losses, and weights before and after."""
-    experiment = experiment_for(data, kind, optimizer)
+    experiment = experiment_for(data, kind, optimizer, model)
     engine = build_engine(experiment, open_dataset(data), world)
     trainer = Trainer(engine, run_dir, Callback())
     start = weights(engine, world)
@@ -134,7 +164,8 @@ def weights(engine, world: World) -> dict[str, np.ndarray]:
 def whole_tables(engine, world: World) -> dict[str, np.ndarray]:
     """All tables, put together from all ranks' parts."""
     shapes = {
-        f"tokens/{f.name}": (f.vocabulary_size, MODEL.embedding_dim)
+        f"{group}/{f.name}": (f.vocabulary_size, padded_dim(dim))
+        for group, dim in engine.tower.groups.items()
         for f in engine.dataset.schema.categorical
     }
     parts = {}
@@ -194,7 +225,18 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, workers):
     sharded = run_ranks(train, workers, data, str(tmp_path), kind, optimizer)[0]
-    expected = unsharded[optimizer]
+    assert_equal(sharded, unsharded[optimizer], kind)
+
+
+def test_two_encoders_with_tables_of_their_own_train_like_unsharded_ones(data, tmp_path):
+    expected = train_plain(data, "adagrad", "tf4ctr")
+    sharded = run_ranks(train, 2, data, str(tmp_path), "row_wise", "adagrad", "tf4ctr")[0]
+    assert {name.split("/")[0] for name in expected["start"]} == {"tower", "easy", "hard", "linear"}
+    assert_equal(sharded, expected, "row_wise")
+
+
+def assert_equal(sharded: dict[str, Any], expected: dict[str, Any], kind: str) -> None:
+    """The same losses, and weights that moved alike."""
     assert sharded["kinds"] == [kind]
     losses = expected["losses"]
     assert (

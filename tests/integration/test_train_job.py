@@ -221,7 +221,16 @@ def test_a_resolved_config_is_a_config(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["train_dlf", "preprocess", "evaluate", "demo", "make_log", "logistic_regression"]
+    "name",
+    [
+        "train_dlf",
+        "train_tf4ctr",
+        "preprocess",
+        "evaluate",
+        "demo",
+        "make_log",
+        "logistic_regression",
+    ],
 )
 def test_help_imports_nothing_heavy(name):
     code = (

@@ -1,4 +1,4 @@
-"""What DLFConfig refuses, and in which words."""
+"""What the models' settings refuse, and in which words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ctrdist.config.experiment import experiment_of
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TransformerConfig
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,59 @@ def test_survives_a_dictionary() -> None:
     experiment = experiment_of("dlf", DLFConfig)
     given = experiment(model=DLFConfig(form="code", num_layers=2, embedding_dim=9))
     assert from_dict(experiment, to_dict(given), "run.yaml") == given
+
+
+@pytest.mark.parametrize("config", [TransformerConfig, DualAttentionConfig])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"embedding_dim": 0}, "embedding_dim is 0; give at least 1"),
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"attention_heads": 0}, "attention_heads is 0"),
+        ({"attention_heads": 3}, "attention_heads 3 does not divide .*16; .* 1, 2, 4, 8, 16"),
+        ({"feed_forward_factor": 0}, "feed_forward_factor is 0"),
+        ({"hidden_dims": (400, 0)}, "hidden_dims is .*give widths from 1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+    ],
+)
+def test_transformers_refuse(config: type, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"codebooks": 0}, r"\(DEA-R\): codebooks is 0; give at least 1"),
+        ({"codebook_rows": 0}, "codebook_rows is 0"),
+        ({"codebook_rows": 2**31}, "give less than 2.31, or more codebooks"),
+        ({"codebook_dim": 6}, "codebook_dim is 6; give a multiple of 4"),
+        ({"codebook_init_std": 0.0}, "codebook_init_std is 0.0"),
+        ({"temperature": 0.0}, "temperature is 0.0; give more than 0"),
+        ({"filter": "top_rho", "rho": 0.0}, "rho is 0.0; give more than 0 and at most 1"),
+        ({"filter": "top_rho", "rho": 1.1}, "rho is 1.1"),
+        ({"fusion_dim": 0}, "fusion_dim is 0"),
+        (
+            {"combo": False, "shuffle_pairs": True},
+            "shuffle_pairs: True would have no effect with combo: false; leave shuffle_pairs out",
+        ),
+        ({"combo": False, "recompute_lookups": True}, "recompute_lookups: True"),
+        ({"rho": 0.3}, "rho: 0.3 would have no effect with filter: hard; .*change filter"),
+    ],
+)
+def test_dual_attention_refuses(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DualAttentionConfig(**settings)
+
+
+def test_an_ablation_leaves_the_rest_of_a_preset_as_it_is() -> None:
+    config = DualAttentionConfig(combo=False, filter="none", codebook_rows=10**6, temperature=0.1)
+    assert not config.has_threshold
+
+
+def test_dual_attention_survives_a_dictionary_and_the_command_line() -> None:
+    experiment = experiment_of("dual_attention", DualAttentionConfig)
+    given = experiment(model=DualAttentionConfig(hidden_dims=(20, 10), filter="top_rho", rho=0.3))
+    assert from_dict(experiment, to_dict(given), "run.yaml") == given
+    parsed, _ = parse(experiment, ["--model.hidden_dims", "[20, 10]", "--model.fusion", "multiply"])
+    assert parsed.model == DualAttentionConfig(hidden_dims=(20, 10), fusion="multiply")

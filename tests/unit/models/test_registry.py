@@ -15,6 +15,11 @@ from ctrdist.models.registry import build_tower, config_class, model_names
 def test_every_model_builds_from_its_defaults_and_returns_logits(name: str) -> None:
     tower = build_tower(name, config_class(name)(), 7)
     emb = {group: torch.randn(4, 7, dim) for group, dim in tower.groups.items()}
+    pairs = getattr(tower, "pairs", None)
+    if pairs is not None:
+        emb["pairs"] = torch.randn(4, pairs.scores, 7, 7)
+    if getattr(tower, "frequency", False):
+        emb["frequency"] = torch.randn(4, 7)
     logits_B = tower(emb).logits_B
     assert logits_B.shape == (4,)
     assert logits_B.dtype == torch.float32

@@ -169,3 +169,36 @@ def test_what_the_kernel_cannot_do_is_left_to_fbgemm():
     )
     assert not cpu_kernel.applies(shared)
     assert not cpu_kernel.applies(decayed)
+
+
+def test_a_table_without_pooling_gives_a_row_per_id():
+    tables = SplitTableBatchedEmbeddingBagsCodegen(
+        [(50, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        learning_rate=RATE,
+        eps=EPS,
+        pooling_mode=PoolingMode.NONE,
+    )
+    torch.manual_seed(0)
+    tables.split_embedding_weights()[0].normal_()
+    weight = tables.split_embedding_weights()[0].double().numpy()
+    state = np.zeros((50, 1))
+    lookup = with_kernel(tables)
+    rng = np.random.default_rng(1)
+    for lengths in ([3, 0, 200, 1], [0, 0, 0, 0], [77, 1, 1, 1]):
+        ids = rng.integers(0, 50, size=sum(lengths))
+        grad = rng.normal(size=(len(ids), 8))
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+        out = lookup(torch.from_numpy(ids), offsets)
+        np.testing.assert_allclose(out.detach().numpy(), weight[ids], rtol=1e-5, atol=1e-6)
+        out.backward(torch.from_numpy(grad).float())
+        total = np.zeros_like(weight)
+        np.add.at(total, ids, grad)
+        state += (total**2).mean(1, keepdims=True)
+        weight -= RATE * total / (np.sqrt(state) + EPS)
+    np.testing.assert_allclose(tables.split_embedding_weights()[0].numpy(), weight, atol=1e-6)
+
+
+def test_several_tables_without_pooling_stay_with_fbgemm():
+    tables = fbgemm_tables(EmbOptimType.EXACT_SGD, PoolingMode.NONE, (8, 8, 8, 8))
+    assert not cpu_kernel.applies(tables)

@@ -11,11 +11,11 @@ import pytest
 
 from ctrdist.config.experiment import Experiment, OptimConfig, ShardingConfig, TableOptimConfig
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.configs import DLFConfig, DualAttentionConfig
 from ctrdist.optim.fused import fuse_table_optimizer
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.sharding.plan import Layout, layout, plan_tables
-from ctrdist.training.build import build_model
+from ctrdist.training.build import build_model, sizes
 
 MODEL = DLFConfig(embedding_dim=16, num_layers=1, attention_layers=1)
 BIG = "tokens/C0"
@@ -183,3 +183,52 @@ def test_an_empty_part_that_was_asked_for_is_refused():
     sharding = ShardingConfig(tables={"tokens/C1": "row_wise"})
     with pytest.raises(ConfigError, match="9 rows into 4 parts of 3"):
         planned(sharding, rows=(1000, 9), workers=4)
+
+
+CODEBOOKS = DualAttentionConfig(embedding_dim=16, codebook_rows=4000, frequency=False)
+
+
+def planned_codebooks(sharding: ShardingConfig, optimizer: str = "rowwise_adagrad") -> Layout:
+    optim = OptimConfig(tables=TableOptimConfig(name=optimizer))
+    experiment = Experiment(model_name="dual_attention", model=CODEBOOKS)
+    model = build_model(experiment, schema((100, 30, 50)))
+    fuse_table_optimizer(model, optim)
+    plan = plan_tables(model, sharding, optim, world_size=2, local_size=2, device="cpu")
+    return layout(plan, model, optim, 2)
+
+
+def test_codebooks_are_tables_like_any_other(tmp_path: Path):
+    described = planned_codebooks(ShardingConfig(default="row_wise"))
+    parts = [s for s in described.shards if s.table == "codebook/1"]
+    assert [(s.rank, s.rows) for s in parts] == [(0, (0, 2000)), (1, (2000, 2000))]
+    assert described.table_parameters == 16 * (180 + 2 * 4000)
+    assert sum(described.state_bytes_per_rank) == 4 * (180 + 2 * 4000)
+    (tmp_path / "plan.json").write_text(described.to_json())
+    again = planned_codebooks(ShardingConfig(plan_file=str(tmp_path / "plan.json")))
+    assert {asdict_key(s) for s in again.shards} == {asdict_key(s) for s in described.shards}
+
+
+def asdict_key(shard):
+    return (shard.table, shard.kind, shard.rank, shard.rows, shard.columns)
+
+
+def test_kinds_for_pooled_tables_are_not_for_codebooks():
+    described = planned_codebooks(ShardingConfig(default="table_row_wise"))
+    kinds = {s.table: s.kind for s in described.shards}
+    assert kinds["tokens/C0"] == "table_row_wise"
+    assert kinds["codebook/0"] in ("table_wise", "row_wise", "column_wise")
+    with pytest.raises(ConfigError, match=r"codebook/0: grid_shard .*Use one of table_wise, row_"):
+        planned_codebooks(ShardingConfig(tables={"codebook/0": "grid_shard"}))
+    dense = planned_codebooks(ShardingConfig(), "adam")
+    assert {s.kind for s in dense.shards} == {"data_parallel"}
+
+
+def test_sizes_count_codebooks_once():
+    model = build_model(
+        Experiment(model_name="dual_attention", model=CODEBOOKS), schema((100, 30, 50))
+    )
+    counted = sizes(model, schema((100, 30, 50)))
+    assert counted.table_parameters == 16 * (180 + 2 * 4000)
+    assert counted.table_bytes == 4 * counted.table_parameters
+    every = sum(p.numel() for p in model.parameters())
+    assert counted.dense_parameters == every - counted.table_parameters

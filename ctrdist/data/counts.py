@@ -1,0 +1,82 @@
+"""How often the training rows have each id, from the counts that preprocessing keeps."""
+
+# V values of a vocabulary, Q levels
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctrdist.data.manifest import Dataset
+from ctrdist.errors import DataError
+from ctrdist.schema import COUNT_LEVEL_STEP, COUNT_LEVELS, FIRST_VALUE_ID
+
+VOCABULARY = "vocabulary"
+"""Folder of a data set; a file for each categorical field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Counts of all ids, as :mod:`ctrdist.models.frequency` keeps them."""
+
+    ends: list[list[int]]
+    """By categorical field and level q: the first id whose ln(1 + count) is less than
+    (q + 1) · COUNT_LEVEL_STEP."""
+    mean: float
+    """Of ln(1 + count) over all known ids of the training rows."""
+    std: float
+    """Its standard deviation."""
+    of_all: float
+    """ln(1 + training rows)."""
+
+
+def read_counts(dataset: Dataset) -> Counts:
+    """Reads the vocabularies, a batch of values at a time.
+
+    Raises:
+        DataError: a vocabulary is missing, or is not in the order of falling counts.
+    """
+    ends, moments = [], np.zeros(3)
+    for field in dataset.schema.categorical:
+        path = posixpath.join(dataset.path, VOCABULARY, f"{field.name}.parquet")
+        at_least_Q = np.zeros(COUNT_LEVELS, dtype=np.int64)
+        last = math.inf
+        for count_V in _counts(path):
+            if len(count_V) and (count_V[0] > last or (np.diff(count_V) > 0).any()):
+                raise DataError(
+                    f"{path}: counts do not fall with the id. It is not as jobs/preprocess.py "
+                    "wrote it; preprocess again."
+                )
+            last = count_V[-1] if len(count_V) else last
+            log_V = np.log1p(count_V)
+            moments += [count_V.sum(), (count_V * log_V).sum(), (count_V * log_V**2).sum()]
+            level_V = np.minimum((log_V / COUNT_LEVEL_STEP).astype(np.int64), COUNT_LEVELS)
+            # an id of level q counts for the levels up to it
+            held = np.bincount(level_V, minlength=COUNT_LEVELS + 1)[1:]
+            at_least_Q += held[::-1].cumsum()[::-1]
+        ends.append((FIRST_VALUE_ID + at_least_Q).tolist())
+    total, first, second = moments
+    mean = first / max(total, 1)
+    variance = max(second / max(total, 1) - mean**2, 0.0)
+    rows = dataset.split("train").rows
+    return Counts(ends=ends, mean=mean, std=math.sqrt(variance), of_all=math.log1p(rows))
+
+
+def _counts(path: str) -> Iterator[np.ndarray]:
+    """Arrays of counts, in the order of ids."""
+    try:
+        with fsspec.open(path, "rb") as handle:
+            for batch in pq.ParquetFile(handle).iter_batches(columns=["count"]):
+                yield batch.column(0).to_numpy().astype(np.float64)
+    except (OSError, pa.ArrowException, IndexError) as error:
+        raise DataError(
+            f"{path}: training counts could not be read there ({error}), and model.frequency: true "
+            "needs them. Preprocess again, or set model.frequency: false."
+        ) from error

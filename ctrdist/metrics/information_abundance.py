@@ -1,0 +1,54 @@
+"""Information abundance of a table (arXiv:2310.04400): over how many directions its rows spread.
+
+IA(E) = Σ_k σ_k / max_k σ_k with the singular values σ of E (V, D): from 1, all rows on one line, to
+min(V, D), all directions alike. σ_k² are the eigenvalues of EᵀE, which is small however long the
+table is, and is a sum over its rows: parts of rows give parts of it.
+"""
+
+# V rows of a table or of a part of it, D columns
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ctrdist.schema import PADDING_ID
+
+_BLOCK_ROWS = 65536
+"""Rows that are made float64 at a time."""
+
+
+def gram_matrix(table_VD: Tensor, first_row: int = 0, *, padding: bool = True) -> Tensor:
+    """(D, D) float64: EᵀE of some rows; those of several parts are added up.
+
+    Args:
+        table_VD: the rows, of any float type.
+        first_row: number of the first of them in its table.
+        padding: whether the table has a padding row, which is left out.
+    """
+    total_DD = torch.zeros(
+        table_VD.shape[1], table_VD.shape[1], dtype=torch.float64, device=table_VD.device
+    )
+    parts = [table_VD]
+    if padding and first_row <= PADDING_ID < first_row + len(table_VD):
+        here = PADDING_ID - first_row
+        parts = [table_VD[:here], table_VD[here + 1 :]]
+    for part in parts:
+        for block in part.detach().split(_BLOCK_ROWS):
+            block = block.double()
+            total_DD.addmm_(block.T, block)
+    return total_DD
+
+
+def information_abundance(gram_DD: Tensor) -> float:
+    """Σσ / max σ from EᵀE; 0 for a table of zeros.
+
+    Args:
+        gram_DD: (D, D) float64, see :func:`gram_matrix`.
+
+    A singular value below 1e-8 of the largest comes out as rounding leaves it: its square is less
+    than the last digit of EᵀE.
+    """
+    sigma = torch.linalg.eigvalsh(gram_DD).clamp(min=0).sqrt()
+    largest = float(sigma[-1])
+    return float(sigma.sum()) / largest if largest > 0 else 0.0

@@ -1,0 +1,187 @@
+"""DEA-R: a reconstruction of Dual Enhanced Attention (arXiv:2503.11233).
+
+Only the paper's abstract could be obtained. It names two attentions that are fused: one that keeps
+pairs of ids as such instead of compressing them into an inner product, and one that filters out
+pairs of little information abundance. All formulas are ours; they are numbered here:
+
+(1) a_ij^k = h_k(i, id_i, j, id_j), e_ij^k = C^k[a_ij^k], g_ij = softmax_k(w_kᵀ e_ij^k +
+    v_kᵀ (E_i ⊙ E_j)), B_ij^h = u_hᵀ Σ_k g_ij^k e_ij^k, A^combo = softmax_j(B): see
+    :mod:`ctrdist.models.pairs`, which computes B for all layers at once
+(2) S = Q Kᵀ / √E, A^0 = softmax_j(S), τ_i = sigmoid(wᵀ [x_i ‖ φ_i]) / F,
+    M_ij = sigmoid((A^0_ij − τ_i) F / T), M_ii = 1, A^ca = rownorm(A^0 ⊙ M)
+(3) A = G ⊙ A^combo + (1 − G) ⊙ A^ca, G_ij = sigmoid(MLP[B_ij ‖ S_ij]), or with G = λ_h, or
+    A = rownorm(A^combo ⊙ A^ca)
+
+A then takes the place of the attention map in a transformer.
+"""
+
+# B batch, F fields, D embedding dim, H heads, E = D / H, R = layers · H scores
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctrdist.models.configs import DualAttentionConfig
+from ctrdist.models.layers import linear
+from ctrdist.models.transformer import Attention, Beside, Transformer
+from ctrdist.protocols import Output, PairCodebooks
+
+_TINY = 1e-20
+"""Keeps a row's sum from 0 where all of it has underflown."""
+
+
+class DualAttention(Transformer):
+    """The tower of DEA-R; without both mechanisms it is the transformer, weight for weight."""
+
+    def __init__(self, config: DualAttentionConfig, num_fields: int) -> None:
+        """Builds the tower for F = num_fields.
+
+        Raises:
+            ConfigError: there is no field.
+        """
+        super().__init__(config, num_fields, lambda i: DualEnhanced(config, num_fields, i))
+        self.pairs: PairCodebooks | None = None
+        if config.combo:
+            self.pairs = PairCodebooks(
+                codebooks=config.codebooks,
+                rows=config.codebook_rows,
+                dim=config.codebook_dim,
+                init_std=config.codebook_init_std,
+                scores=config.num_layers * config.attention_heads,
+                group="tokens",
+                shuffled=config.shuffle_pairs,
+                recompute=config.recompute_lookups,
+            )
+        self.frequency = config.has_threshold and config.frequency
+        self.abundance_F: Tensor | None
+        # 1 until it is measured: ctrdist.training.abundance fills it after each epoch
+        measured = config.filter == "information_abundance"
+        self.register_buffer("abundance_F", torch.ones(num_fields) if measured else None)
+
+    def forward(self, emb: Mapping[str, Tensor]) -> Output:
+        """emb["tokens"]: (B, F, D), and what `pairs` and `frequency` ask for."""
+        pairs_BRFF = emb["pairs"] if self.pairs else None
+        frequency_BF = emb["frequency"] if self.frequency else None
+        beside = Beside(pairs_BRFF, frequency_BF, self.abundance_F)
+        return self.run(emb["tokens"], beside)
+
+
+class DualEnhanced(Attention):
+    """Attention whose map is (3), from the scores of its layer."""
+
+    def __init__(self, config: DualAttentionConfig, num_fields: int, index: int) -> None:
+        super().__init__(config)
+        heads = config.attention_heads
+        self.own = slice(index * heads, (index + 1) * heads)
+        self.filter = None if config.filter == "none" else CollapseFilter(config, num_fields)
+        self.fusion = Fusion(config) if config.combo else None
+
+    def attend(
+        self,
+        query_BHFE: Tensor,
+        key_BHFE: Tensor,
+        value_BHFE: Tensor,
+        x_BFD: Tensor,
+        beside: Beside,
+    ) -> Tensor:
+        """A V: (B, H, F, E) each; gives (B, H, F, E)."""
+        if self.filter is None and self.fusion is None:
+            return super().attend(query_BHFE, key_BHFE, value_BHFE, x_BFD, beside)
+        score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
+        map_BHFF = score_BHFF.float().softmax(-1)
+        if self.filter is not None:
+            map_BHFF = self.filter(map_BHFF, x_BFD, beside)
+        if self.fusion is not None:
+            assert beside.pairs_BRFF is not None
+            map_BHFF = self.fusion(beside.pairs_BRFF[:, self.own], score_BHFF, map_BHFF)
+        return map_BHFF.to(value_BHFE.dtype) @ value_BHFE
+
+
+class CollapseFilter(nn.Module):
+    """A^ca of (2), and its variants.
+
+    The threshold is per head, w (H, D + 1) or, without φ, (H, D). A query always keeps itself: M_ii
+    is 1. Below the threshold, `hard` scales by M while training and drops in evaluation; `soft`
+    scales in both, `straight_through` drops in both and has M's gradient; `information_abundance`
+    is hard with M_ij further multiplied by r_i r_j, where r_i = IA(table i) / min(rows i, D), and
+    `top_rho` keeps the ⌈ρ F⌉ largest of A^0_i (all of several equal ones at the border).
+    """
+
+    def __init__(self, config: DualAttentionConfig, num_fields: int) -> None:
+        super().__init__()
+        self.kind = config.filter
+        self.width = config.temperature / num_fields
+        self.kept = min(num_fields, math.ceil(config.rho * num_fields))
+        with_frequency = config.has_threshold and config.frequency
+        inputs = config.embedding_dim + int(with_frequency)
+        self.threshold = (
+            linear(inputs, config.attention_heads, bias=False) if config.has_threshold else None
+        )
+        self.register_buffer("itself_FF", torch.eye(num_fields, dtype=torch.bool), persistent=False)
+        self.itself_FF: Tensor
+
+    def forward(self, map_BHFF: Tensor, x_BFD: Tensor, beside: Beside) -> Tensor:
+        """map_BHFF: (B, H, F, F) float32, rows that sum to 1; x_BFD: what the layer attends to."""
+        if self.threshold is None:
+            least = map_BHFF.topk(self.kept, dim=-1).values[..., -1:]
+            mask_BHFF = (map_BHFF >= least).to(map_BHFF.dtype)
+        else:
+            mask_BHFF = self._mask(map_BHFF - self._threshold(x_BFD, beside.frequency_BF))
+        if self.kind == "information_abundance":
+            assert beside.abundance_F is not None
+            mask_BHFF = mask_BHFF * torch.outer(beside.abundance_F, beside.abundance_F)
+        return _row_normalised(map_BHFF * mask_BHFF.masked_fill(self.itself_FF, 1.0))
+
+    def _threshold(self, x_BFD: Tensor, frequency_BF: Tensor | None) -> Tensor:
+        """τ: (B, H, F, 1) float32."""
+        assert self.threshold is not None
+        if frequency_BF is not None:
+            x_BFD = torch.cat([x_BFD, frequency_BF.unsqueeze(2).to(x_BFD.dtype)], dim=2)
+        score_BFH = self.threshold(x_BFD).float()
+        return score_BFH.sigmoid().transpose(1, 2).unsqueeze(3) / x_BFD.shape[1]
+
+    def _mask(self, above: Tensor) -> Tensor:
+        """M from A^0 − τ."""
+        drops = self.kind == "straight_through" or not (self.training or self.kind == "soft")
+        if not drops:
+            return (above / self.width).sigmoid()
+        hard = (above >= 0).to(above.dtype)
+        if not self.training:
+            return hard
+        soft = (above / self.width).sigmoid()
+        return soft + (hard - soft).detach()
+
+
+class Fusion(nn.Module):
+    """(3): one map from A^combo = softmax_j(B) and A^ca."""
+
+    def __init__(self, config: DualAttentionConfig) -> None:
+        super().__init__()
+        self.kind = config.fusion
+        if self.kind == "gated_balance":
+            self.hidden = linear(2, config.fusion_dim)
+            self.gate = linear(config.fusion_dim, 1)
+        elif self.kind == "weighted_sum":
+            self.balance_H = nn.Parameter(torch.zeros(config.attention_heads))
+
+    def forward(self, pair_BHFF: Tensor, score_BHFF: Tensor, map_BHFF: Tensor) -> Tensor:
+        """B, S and A^ca, (B, H, F, F) each; gives (B, H, F, F) float32."""
+        combo_BHFF = pair_BHFF.float().softmax(-1)
+        if self.kind == "multiply":
+            return _row_normalised(combo_BHFF * map_BHFF)
+        if self.kind == "weighted_sum":
+            share = self.balance_H.sigmoid().view(-1, 1, 1)
+        else:
+            both = torch.stack([pair_BHFF.to(score_BHFF.dtype), score_BHFF], dim=-1)
+            hidden = functional.gelu(self.hidden(both))
+            share = self.gate(hidden).squeeze(-1).float().sigmoid()
+        return map_BHFF + share * (combo_BHFF - map_BHFF)
+
+
+def _row_normalised(map_BHFF: Tensor) -> Tensor:
+    return map_BHFF / map_BHFF.sum(-1, keepdim=True).clamp_min(_TINY)

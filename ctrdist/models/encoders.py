@@ -1,0 +1,104 @@
+"""Encoders: what they make of a row's field embeddings, a head can read a logit from."""
+
+# B batch, F fields, D embedding dim, P pairs, M feature maps, E width of an encoder's output
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ctrdist.models.layers import MLP, linear
+
+FIRST_ORDER = "linear"
+"""Embedding group of width 1: each value's weight in a linear model."""
+
+
+class Encoder(nn.Module):
+    """(B, F, D) embeddings and, where it reads them, (B, F) first-order weights → (B, E)."""
+
+    out_dim: int
+    """E."""
+    reads_first_order = False
+    """Whether it needs the group FIRST_ORDER."""
+
+    def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
+        """emb_BFD: (B, F, D), first_BF: (B, F), None where there are none; gives (B, E)."""
+        raise NotImplementedError
+
+
+class MLPEncoder(Encoder):
+    """A multi-layer perceptron over the flattened embeddings, without an output layer."""
+
+    def __init__(
+        self, in_dim: int, hidden_dims: Sequence[int], *, dropout: float, batch_norm: bool
+    ) -> None:
+        super().__init__()
+        self.out_dim = hidden_dims[-1]
+        self.mlp = MLP(in_dim, hidden_dims, dropout=dropout, batch_norm=batch_norm)
+
+    def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
+        """emb_BFD: (B, F, D); gives (B, E)."""
+        return self.mlp(emb_BFD.flatten(1))
+
+
+class LREncoder(Encoder):
+    """Logistic regression: the sum of a row's first-order weights, and a bias where asked for."""
+
+    out_dim = 1
+    reads_first_order = True
+
+    def __init__(self, *, bias: bool = False) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1)) if bias else None
+
+    def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
+        """first_BF: (B, F); gives (B, 1)."""
+        assert first_BF is not None
+        sum_B1 = first_BF.sum(1, keepdim=True)
+        return sum_B1 if self.bias is None else sum_B1 + self.bias
+
+
+class FMEncoder(Encoder):
+    """A factorisation machine: LR with bias + Σ_{i<j} ⟨e_i, e_j⟩ = LR + ½ Σ_d [(Σ e)² − Σ e²]."""
+
+    out_dim = 1
+    reads_first_order = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_order = LREncoder(bias=True)
+
+    def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
+        """emb_BFD: (B, F, D), first_BF: (B, F); gives (B, 1)."""
+        emb_BFD = emb_BFD.float()  # the difference of two large sums
+        pairs_BD = emb_BFD.sum(1).square() - emb_BFD.square().sum(1)
+        return self.first_order(emb_BFD, first_BF) + 0.5 * pairs_BD.sum(1, keepdim=True)
+
+
+class CINEncoder(Encoder):
+    """The compressed interaction network of xDeepFM: X^k_m = Σ_ij W^k_mij (X^{k−1}_i ⊙ X^0_j) + b.
+
+    X^0 are the embeddings, and no layer has an activation. Each layer's maps are summed over D, and
+    a linear layer reads all of these sums.
+    """
+
+    def __init__(self, num_fields: int, maps: Sequence[int], out_dim: int) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        inputs = [num_fields, *maps[:-1]]
+        self.layers = nn.ModuleList(
+            linear(count * num_fields, out) for count, out in zip(inputs, maps, strict=True)
+        )
+        self.output = linear(sum(maps), out_dim)
+
+    def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
+        """emb_BFD: (B, F, D); gives (B, E)."""
+        x0_BDF = emb_BFD.transpose(1, 2)
+        x_BDM, sums = x0_BDF, []
+        for layer in self.layers:
+            pairs_BDP = (x_BDM.unsqueeze(3) * x0_BDF.unsqueeze(2)).flatten(2)
+            x_BDM = layer(pairs_BDP)
+            sums.append(x_BDM.sum(1))
+        return self.output(torch.cat(sums, 1))

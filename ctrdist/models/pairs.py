@@ -1,0 +1,209 @@
+"""Combo-ID scores of DEA-R: numbers that are read from codebooks at hashed pairs of ids."""
+
+# B batch, S rows that the lookup is filled up to, F fields, D embedding dim, K codebooks,
+# C columns of a codebook, P pairs of fields that have one id each, M pairs i ≤ j without ids,
+# X = F², R scores of a pair
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from ctrdist.errors import ConfigError
+from ctrdist.models.pair_hash import pair_addresses
+from ctrdist.models.tables import STORED, Codebook, table_name
+from ctrdist.protocols import Batch, PairCodebooks
+from ctrdist.schema import Schema
+
+
+class PairMemory(nn.Module):
+    """B_ij^r = u_rᵀ Σ_k g_ij^k e_ij^k of (1) in :mod:`ctrdist.models.dual_attention`.
+
+    A gate of one w for all codebooks, as a single vector over [e^k ‖ P(E_i ⊙ E_j)] would be, would
+    not see E: what is the same for all k leaves a softmax over k as it is. So each codebook has its
+    own w_k and v_k, and v_k stands for the product of its vector with P. One codebook has no gate.
+    A bias of B would not be seen by the softmax over j either.
+
+    Pairs are those of different single-valued categorical fields. The others, and each field with
+    itself, have no id: e_ij is then (c_i + c_j) / 2, of learned vectors of the fields.
+
+    Memory. Addresses and codewords are made for one codebook after the other, and R + 1 numbers per
+    pair are kept of each. Criteo with buckets for its numbers (39 fields, 741 pairs) at B = 4096,
+    d_c = 16, R = 6 in float32: hashing takes 73 MB, codewords 194 MB, the numbers 85 MB, the result
+    150 MB. At its peak a forward pass without a gradient holds 400 MB for K = 2 and 97 MB more for
+    each further codebook. Training keeps codewords until backward, where the peak is 1,010 MB and
+    320 MB more for each further codebook; with `recompute` backward looks them up again, codebook
+    after codebook, and the peak is 740 MB and 85 MB more. The sharded lookup has, beside, what it
+    sends and receives.
+    """
+
+    def __init__(
+        self, declared: PairCodebooks, schema: Schema, dim: int, tables_dtype: str
+    ) -> None:
+        """Declares the codebooks, on the meta device.
+
+        Args:
+            declared: sizes.
+            schema: gives the fields.
+            dim: D of the group that the gate sees.
+            tables_dtype: what codebooks are stored in.
+
+        Raises:
+            ConfigError: fewer than two fields can be paired.
+        """
+        super().__init__()
+        single = [c for c, field in enumerate(schema.categorical) if not field.multi_valued]
+        _check_pairs(schema, len(single))
+        self.declared = declared
+        i_P, j_P = torch.triu_indices(len(single), len(single), offset=1)
+        token_C = torch.tensor(single) + len(schema.numeric)
+        fields = schema.num_fields
+        # where B_ij stands among the P pairs with ids and, behind them, those i ≤ j without
+        number_FF = torch.full((fields, fields), -1)
+        number_FF[token_C[i_P], token_C[j_P]] = torch.arange(len(i_P))
+        number_FF = torch.maximum(number_FF, number_FF.T)
+        i_M, j_M = (number_FF.triu() + torch.ones(fields, fields).tril(-1) < 0).nonzero().unbind(1)
+        number_FF[i_M, j_M] = number_FF[j_M, i_M] = len(i_P) + torch.arange(len(i_M))
+        self._fixed("single_C", torch.tensor(single))
+        self._fixed("left_P", i_P.contiguous())
+        self._fixed("right_P", j_P.contiguous())
+        self._fixed("place_P", token_C[i_P] * fields + token_C[j_P])
+        self._fixed("without_2M", torch.stack([i_M, j_M]))
+        self._fixed("number_X", number_FF.flatten())
+        self.tables = [
+            Codebook(
+                name=table_name("codebook", str(k)),
+                init_std=declared.init_std,
+                ids_per_row=len(i_P),
+            )
+            for k in range(declared.codebooks)
+        ]
+        # A collection each, so that one can be looked up at a time. Not pooled: a row-wise pooled
+        # lookup would make and reduce a vector for every worker's pairs on every worker.
+        self.codebooks = nn.ModuleList(
+            EmbeddingCollection(
+                device=torch.device("meta"),
+                tables=[
+                    EmbeddingConfig(
+                        name=table.name,
+                        embedding_dim=declared.dim,
+                        num_embeddings=declared.rows,
+                        feature_names=[table.name],
+                        data_type=STORED[tables_dtype],
+                    )
+                ],
+            )
+            for table in self.tables
+        )
+        self.read_RC = _weight(declared.scores, declared.dim)  # u
+        self.field_FC = nn.Parameter(torch.randn(fields, declared.dim) * declared.init_std)
+        gated = declared.codebooks > 1
+        self.gate_KC = _weight(declared.codebooks, declared.dim) if gated else None  # w
+        self.context_KD = _weight(declared.codebooks, dim) if gated else None  # v
+
+    def forward(self, batch: Batch, emb_BFD: Tensor) -> Tensor:
+        """(B, R, F, F) scores; emb_BFD: (B, F, D) what the gate sees."""
+        ids_BC = self._ids(batch)
+        row_B = batch.row_B if self.declared.shuffled else None
+        reads, gates = [], []
+        for k, codebook in enumerate(self.codebooks):
+            weight = self._read_weight(k)
+            arguments = (k, codebook, batch.sparse.stride(), ids_BC, row_B, weight)
+            if self.declared.recompute and torch.is_grad_enabled():
+                read = checkpoint(self._read, *arguments, use_reentrant=False)
+            else:
+                read = self._read(*arguments)
+            if self.context_KD is None:
+                return self._as_matrix(read)
+            gates.append(read[..., 0] + self._context(emb_BFD, self.context_KD[k]))
+            reads.append(read[..., 1:])
+        return self._as_matrix(_weighted(gates, reads))
+
+    def _ids(self, batch: Batch) -> Tensor:
+        """(B, C) ids of the fields that are paired."""
+        # whatever lengths multi-valued fields have between them, a single-valued field has one id
+        # for each row, from where its key begins
+        begin_C = batch.sparse.offsets()[self.single_C * batch.sparse.stride()]
+        step_B = torch.arange(batch.label_B.numel(), device=begin_C.device)
+        return batch.sparse.values()[step_B.unsqueeze(1) + begin_C]
+
+    def _read_weight(self, k: int) -> Tensor:
+        """(R + 1, C): the gate's weight for the codebook, where there is a gate, and u."""
+        if self.gate_KC is None:
+            return self.read_RC
+        return torch.cat([self.gate_KC[k : k + 1], self.read_RC])
+
+    def _read(
+        self,
+        k: int,
+        codebook: nn.Module,
+        stride: int,
+        ids_BC: Tensor,
+        row_B: Tensor | None,
+        weight: Tensor,
+    ) -> Tensor:
+        """(B, P, R + 1) numbers read from the codewords of one codebook."""
+        address_BP = pair_addresses(ids_BC, self.left_P, self.right_P, self.declared.rows, k, row_B)
+        size, pairs = address_BP.shape
+        lengths_S = torch.zeros(stride, dtype=torch.int32, device=address_BP.device)
+        lengths_S[:size] = pairs  # no ids in the rows that only fill workers up
+        name = self.tables[k].name
+        addresses = KeyedJaggedTensor([name], address_BP.flatten(), lengths=lengths_S)
+        codeword_BPC = codebook(addresses)[name].values().view(size, pairs, -1)
+        return functional.linear(codeword_BPC, weight)
+
+    def _context(self, emb_BFD: Tensor, context_D: Tensor) -> Tensor:
+        """v_kᵀ (E_i ⊙ E_j) of all pairs, without a vector for each of them: (B, P)."""
+        product_BFF = torch.bmm(emb_BFD * context_D, emb_BFD.transpose(1, 2))
+        return product_BFF.flatten(1).index_select(1, self.place_P)
+
+    def _as_matrix(self, score_BPR: Tensor) -> Tensor:
+        """(B, R, F, F), symmetric, with the learned scores where there are no ids."""
+        own_FR = functional.linear(self.field_FC, self.read_RC)
+        without_RM = own_FR[self.without_2M].mean(0).T.to(score_BPR.dtype)
+        both = [score_BPR.transpose(1, 2), without_RM.expand(len(score_BPR), -1, -1)]
+        score_BRX = torch.cat(both, dim=2).index_select(2, self.number_X)
+        return score_BRX.unflatten(2, (len(self.field_FC), -1))
+
+    def _fixed(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    single_C: Tensor
+    left_P: Tensor
+    right_P: Tensor
+    place_P: Tensor
+    without_2M: Tensor
+    number_X: Tensor
+
+
+def _check_pairs(schema: Schema, single: int) -> None:
+    if single >= 2:
+        return
+    multi = len(schema.categorical) - single
+    raise ConfigError(
+        f"dual_attention (DEA-R): combo: true pairs single-valued categorical fields, and data set "
+        f"{schema.name} has {single} of them, beside {multi} multi-valued and "
+        f"{len(schema.numeric)} numeric fields. It takes two: preprocess with --numeric_as bucket "
+        "or both, which makes numbers categories, or set model.combo: false."
+    )
+
+
+def _weighted(gates: list[Tensor], reads: list[Tensor]) -> Tensor:
+    """Σ_k g^k read^k, (B, P, R), with softmax_k of the (B, P) gates; empties both lists."""
+    share_BPK = torch.stack(gates, dim=-1).float().softmax(-1).to(reads[0].dtype)
+    gates.clear()
+    total = share_BPK[..., :1] * reads[0]
+    for k in range(1, len(reads)):
+        total = torch.addcmul(total, share_BPK[..., k : k + 1], reads[k])
+    reads.clear()
+    return total
+
+
+def _weight(outputs: int, inputs: int) -> nn.Parameter:
+    """Xavier normal for each output by itself: they are vectors that happen to lie together."""
+    return nn.Parameter(torch.randn(outputs, inputs) * (2.0 / (inputs + 1)) ** 0.5)

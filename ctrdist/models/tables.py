@@ -1,0 +1,41 @@
+"""Names and storage of embedding tables: what models, sharding and optimisers agree on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torchrec.modules.embedding_configs import DataType
+
+STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
+_ALIGNMENT = 4
+"""FBGEMM's kernels want widths divisible by four; other tables are padded with columns that stay
+zero."""
+_WEIGHT = re.compile(r"(?:^|\.)(?:embedding_bags|codebooks\.\d+\.embeddings)\.(.+?)(?:\.weight)?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codebook:
+    """A table that is looked up at hashes, where no row stands for padding."""
+
+    name: str
+    init_std: float
+    """It starts as N(0, std²)."""
+    ids_per_row: int
+    """Lookups of each row of the batch."""
+
+
+def table_name(group: str, field: str) -> str:
+    """Name of a field's table in an embedding group."""
+    return f"{group}/{field}"
+
+
+def padded_dim(dim: int) -> int:
+    """Width of a table of D columns as it is stored."""
+    return -(-dim // _ALIGNMENT) * _ALIGNMENT
+
+
+def table_of(parameter: str) -> str | None:
+    """The table whose weight a parameter of that name is; None for weights of the dense part."""
+    found = _WEIGHT.search(parameter)
+    return found[1] if found else None

@@ -1,0 +1,131 @@
+"""A transformer over the field embeddings: what DEA-R adds its two mechanisms to.
+
+x^(l+1) = Norm(y + FFN(y)), y = Norm(x + MultiHead(x)), x^(1) = E; logit = MLP(vec(x^(N+1))).
+"""
+
+# B batch, F fields, D embedding dim, H heads, E = D / H, R scores of all layers and heads
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctrdist.errors import ConfigError
+from ctrdist.models.configs import TransformerConfig
+from ctrdist.models.layers import MLP, cpu_attention, linear
+from ctrdist.protocols import Output
+
+
+class Beside(NamedTuple):
+    """What an attention may use beside the tokens that it attends to."""
+
+    pairs_BRFF: Tensor | None = None
+    """(B, R, F, F) scores of all layers and heads, read at pairs of ids."""
+    frequency_BF: Tensor | None = None
+    """(B, F) φ, how often the training rows have the ids."""
+    abundance_F: Tensor | None = None
+    """(F,) information abundance of each field's table over the most that it can be."""
+
+
+class Transformer(nn.Module):
+    """The tower; subclasses exchange the attention."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_fields: int,
+        attention: Callable[[int], Attention] | None = None,
+    ) -> None:
+        """Builds the tower for F = num_fields.
+
+        Args:
+            config: sizes.
+            num_fields: F.
+            attention: makes the attention of a layer from its index; plain without one.
+
+        Raises:
+            ConfigError: there is no field.
+        """
+        super().__init__()
+        if num_fields < 1:
+            raise ConfigError(
+                f"transformer: the data set has {num_fields} fields; it must have at least one."
+            )
+        self.groups = {"tokens": config.embedding_dim}
+        make = attention or (lambda _: Attention(config))
+        self.layers = nn.ModuleList(Layer(config, make(i)) for i in range(config.num_layers))
+        self.head = MLP(
+            num_fields * config.embedding_dim,
+            config.hidden_dims,
+            1,
+            dropout=config.dropout,
+            batch_norm=config.batch_norm,
+        )
+
+    def forward(self, emb: Mapping[str, Tensor]) -> Output:
+        """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
+        return self.run(emb["tokens"], Beside())
+
+    def run(self, x_BFD: Tensor, beside: Beside) -> Output:
+        """All layers and the head."""
+        for layer in self.layers:
+            x_BFD = layer(x_BFD, beside)
+        return Output(logits_B=self.head(x_BFD.flatten(1)).squeeze(1).float())
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward network, each added to its input and normalised."""
+
+    def __init__(self, config: TransformerConfig, attention: Attention) -> None:
+        super().__init__()
+        width = config.embedding_dim
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            linear(width, config.feed_forward_factor * width),
+            nn.GELU(),
+            linear(config.feed_forward_factor * width, width),
+        )
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BFD: Tensor, beside: Beside) -> Tensor:
+        """x_BFD: (B, F, D); gives the same size."""
+        y_BFD = self.attention_norm(x_BFD + self.dropout(self.attention(x_BFD, beside)))
+        return self.feed_forward_norm(y_BFD + self.dropout(self.feed_forward(y_BFD)))
+
+
+class Attention(nn.Module):
+    """MultiHead(x) = [A_1 V_1 ‖ … ‖ A_H V_H] W_O + b_O, A_h = softmax(Q_h K_hᵀ / √E).
+
+    Q, K and V have no bias: the softmax does not see that of the keys, and that of the values would
+    be part of b_O.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.embedding_dim
+        self.heads = config.attention_heads
+        self.query = linear(width, width, bias=False)
+        self.key = linear(width, width, bias=False)
+        self.value = linear(width, width, bias=False)
+        self.output = linear(width, width)
+
+    def forward(self, x_BFD: Tensor, beside: Beside) -> Tensor:
+        """x_BFD: (B, F, D); gives the same size."""
+        query, key, value = (
+            part(x_BFD).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        attended_BHFE = self.attend(query, key, value, x_BFD, beside)
+        return self.output(attended_BHFE.transpose(1, 2).flatten(2))
+
+    def attend(
+        self, query_BHFE: Tensor, key_BHFE: Tensor, value_BHFE: Tensor, x_BFD: Tensor, _: Beside
+    ) -> Tensor:
+        """A V: (B, H, F, E) each; gives (B, H, F, E)."""
+        kernel = cpu_attention if x_BFD.is_cpu else functional.scaled_dot_product_attention
+        return kernel(query_BHFE, key_BHFE, value_BHFE)

@@ -1,0 +1,17 @@
+"""Trains DEA-R, a reconstruction of Dual Enhanced Attention: tables and codebooks sharded.
+
+python jobs/train_dual_attention.py --config jobs/configs/criteo_dual_attention.yaml --data DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jobs import train
+from jobs.cli import run
+
+if __name__ == "__main__":
+    run(lambda: train.main("dual_attention", __doc__))

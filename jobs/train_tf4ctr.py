@@ -1,0 +1,17 @@
+"""Trains TF4CTR; tables sharded over the workers, the run tracked in MLflow.
+
+python jobs/train_tf4ctr.py --config jobs/configs/frappe_tf4ctr.yaml --data DIR --workers 2
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jobs import train
+from jobs.cli import run
+
+if __name__ == "__main__":
+    run(lambda: train.main("tf4ctr", __doc__))

@@ -1,0 +1,17 @@
+"""Trains a plain transformer over the field embeddings, the baseline of DEA-R.
+
+python jobs/train_transformer.py --data DIR --workers 2 --run-name a
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jobs import train
+from jobs.cli import run
+
+if __name__ == "__main__":
+    run(lambda: train.main("transformer", __doc__))

@@ -11,6 +11,7 @@ python benchmarks/against_fuxictr.py [--rows 100000] [--repeats 3] [--seconds 4]
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -91,6 +92,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
+    if importlib.util.find_spec("fuxictr") is None:
+        print("FuxiCTR is not installed; the first lines of this file say how.")
+        return
     for ids in ("uniform", "zipf"):
         zipf = ids == "zipf"
         ours = partial(engine, args.rows, zipf, tower="dcnv2")

@@ -179,6 +179,8 @@ class CheckpointConfig:
 
     every_steps: int = 1000
     """Also after so many steps; 0 switches it off."""
+    every_seconds: float = 300.0
+    """Also after so many seconds, which is what a kill may cost at most; 0 switches it off."""
     asynchronous: bool = True
     """Steps go on while a checkpoint is written from a copy in memory.
     The copy takes as much CPU memory as the worker's part of the checkpoint; off: steps wait."""

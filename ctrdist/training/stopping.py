@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 
 class Interrupted(SystemExit):
@@ -40,3 +41,25 @@ class StopRequest:
 def interrupted_text(step: int) -> str:
     """What a person is told about an interrupted run."""
     return f"interrupted at step {step:,}; start again under the same name to go on"
+
+
+class Timer:
+    """When the next checkpoint is due by time. One worker's counts, so that all agree."""
+
+    def __init__(self, seconds: float) -> None:
+        """Starts.
+
+        Args:
+            seconds: between two checkpoints; 0: never due.
+        """
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """A checkpoint has begun."""
+        self._begun = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the time is over."""
+        return 0 < self._seconds <= time.monotonic() - self._begun

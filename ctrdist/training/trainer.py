@@ -37,7 +37,7 @@ from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, eva
 from ctrdist.training.nonfinite import refuse_step
 from ctrdist.training.sliced import LossScale, TowerPass
 from ctrdist.training.state import Progress, mix, monitored
-from ctrdist.training.stopping import Interrupted, StopRequest
+from ctrdist.training.stopping import Interrupted, StopRequest, Timer
 from ctrdist.training.throughput import Clock, Work, report
 from ctrdist.training.watchdog import Watchdog
 
@@ -76,13 +76,14 @@ class Trainer:
         self._clock = Clock(engine.world.device)
         self._work: Work | None = None
         self._stop = stop or StopRequest()
-        self._stop_agreed = False
+        self._stop_agreed = self._due_agreed = False
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._loss_scale = LossScale()
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
         experiment = engine.experiment
+        self._timer = Timer(experiment.checkpoint.every_seconds if engine.world.is_main else 0)
         self._store = CheckpointStore(
             checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint),
             experiment.checkpoint,
@@ -179,10 +180,11 @@ class Trainer:
         return total, self.engine.optimizers.step() if finite else float("inf")
 
     def _total(self, loss: Tensor) -> Tensor:
-        """Sum over the ranks; and all learn in the same step that one of them was asked to end."""
-        asked = torch.full_like(loss, self._stop.signum, dtype=torch.float64)
-        total, asked = sum_over_ranks(torch.stack((loss.detach().double(), asked))).unbind()
-        self._stop_agreed = bool(asked)
+        """Sum over the ranks; all learn in the same step what one was asked or found due."""
+        own = loss.new_tensor([0.0, self._stop.signum, self._timer.due], dtype=torch.float64)
+        own[0] = loss.detach()
+        total, stop, due = sum_over_ranks(own).unbind()
+        self._stop_agreed, self._due_agreed = bool(stop), bool(due)
         return total
 
     def _train_epoch(self) -> None:
@@ -210,7 +212,7 @@ class Trainer:
                 if self._stop_agreed:
                     self._checkpoint()
                     self._interrupt()
-                if every and self.progress.step % every == 0:
+                if self._due_agreed or (every and self.progress.step % every == 0):
                     self._checkpoint()
             begun = time.perf_counter()
             self._clock.begin()
@@ -281,6 +283,7 @@ class Trainer:
             best_step=self.progress.best_step,
         )
         self._saving = copy.copy(self.progress)
+        self._timer.restart()
         if not self.engine.experiment.checkpoint.asynchronous:
             self._await_checkpoint()
         self._watchdog.beat()

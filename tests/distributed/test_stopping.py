@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrdist.checkpoint.store import latest
+from ctrdist.checkpoint.store import complete, latest, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
     LoaderConfig,
@@ -104,3 +104,17 @@ def test_a_lack_of_memory_is_one_message(data, tmp_path):
     (text,) = run_ranks(starved, 1, data, str(tmp_path), timeout=60)
     assert text.startswith("worker 0 ran out of memory")
     assert "batches of 128 rows" in text and "loader.batch_size" in text
+
+
+def timed(world: World, data: str, runs: str, seconds: float) -> list[int]:
+    settings = CheckpointConfig(every_steps=0, every_seconds=seconds, keep=100)
+    run.train(replace(experiment(data, runs), checkpoint=settings), world, lambda message: None)
+    return [read(path).step for path in complete(f"{runs}/run/checkpoints")]
+
+
+def test_checkpoints_are_written_by_the_clock_of_one_worker(data, tmp_path):
+    ends = run_ranks(timed, 2, data, str(tmp_path / "off"), 0.0)[0]
+    assert len(ends) == 2  # of the two epochs
+    often = run_ranks(timed, 2, data, str(tmp_path / "often"), 1e-3)[0]
+    assert set(ends) < set(often)
+    assert len(often) > 10

@@ -156,6 +156,24 @@ static inline void update_table(const Table *t, int64_t dim, const Pair *pairs, 
     }
 }
 
+/* update_table with the widths that the compiler can unroll. */
+static void update_any(const Table *t, const Pair *pairs, int64_t n, const int64_t *offsets,
+                       int64_t width, int mean, int algorithm, float lr, float eps,
+                       const float *grad, float *sum)
+{
+#define UPDATE(DIM)                                                                                \
+    update_table(t, DIM, pairs, n, offsets, width, mean, algorithm, lr, eps, grad, sum)
+    switch (t->dim) {
+    case 8: UPDATE(8); break;
+    case 16: UPDATE(16); break;
+    case 32: UPDATE(32); break;
+    case 64: UPDATE(64); break;
+    case 128: UPDATE(128); break;
+    default: UPDATE(t->dim);
+    }
+#undef UPDATE
+}
+
 /* One optimiser step on the rows that were looked up. Returns 0, or 1 when memory ran out before
  * anything was changed. Ids have passed ctrdist_lookup. */
 int ctrdist_update(const Table *tables, int64_t first, int64_t end, int64_t B, int64_t width,
@@ -183,17 +201,7 @@ int ctrdist_update(const Table *tables, int64_t first, int64_t end, int64_t B, i
             for (int64_t i = own[b]; i < own[b + 1]; i++)
                 buffer[n++] = (Pair){(uint32_t)indices[i], (uint32_t)b};
         const Pair *sorted = sort_pairs(buffer, buffer + most, n, (uint64_t)t->rows);
-#define UPDATE(DIM)                                                                                \
-    update_table(t, DIM, sorted, n, own, width, mean, algorithm, lr, eps, grad, sum)
-        switch (t->dim) {
-        case 8: UPDATE(8); break;
-        case 16: UPDATE(16); break;
-        case 32: UPDATE(32); break;
-        case 64: UPDATE(64); break;
-        case 128: UPDATE(128); break;
-        default: UPDATE(t->dim);
-        }
-#undef UPDATE
+        update_any(t, sorted, n, own, width, mean, algorithm, lr, eps, grad, sum);
     }
     free(buffer);
     free(sum);
@@ -285,17 +293,7 @@ int ctrdist_apply(const Table *parts, int64_t first, int64_t end, int64_t capaci
         const int64_t n = counts[k];
         if (n == 0) continue;
         const Pair *sorted = sort_pairs(pairs + k * capacity, spare, n, (uint64_t)t->rows);
-#define UPDATE(DIM)                                                                                \
-    update_table(t, DIM, sorted, n, NULL, width, 0, algorithm, lr, eps, grad, sum)
-        switch (t->dim) {
-        case 8: UPDATE(8); break;
-        case 16: UPDATE(16); break;
-        case 32: UPDATE(32); break;
-        case 64: UPDATE(64); break;
-        case 128: UPDATE(128); break;
-        default: UPDATE(t->dim);
-        }
-#undef UPDATE
+        update_any(t, sorted, n, NULL, width, 0, algorithm, lr, eps, grad, sum);
     }
     free(spare);
     free(sum);

@@ -66,6 +66,7 @@ def test_a_killed_worker_is_started_again_and_the_end_is_the_same(data, undistur
     assert [tag["restarts"] for tag in tags] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_its_rows_and_is_not_tried_again(data, tmp_path):
     write_dataset(tmp_path / "data", {"train": 1000, "valid": 300, "test": 300})
     file = tmp_path / "data/train/part-00001.parquet"

@@ -220,6 +220,7 @@ print(tracker.run_id)
     assert left == {"one", "two", "mlflow.db"}
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_and_dies_does_not_hold_up_training(tmp_path, server, caplog):
     server.start()
     tracker = tracker_in(tmp_path)

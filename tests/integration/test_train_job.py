@@ -131,6 +131,7 @@ def test_everything_is_also_in_the_local_file(trained):
     assert {"params", "metrics", "tags", "dataset", "artifact", "finish"} <= set(kinds)
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_name_is_refused(trained, data):
     other = [*MODEL, "--model.rank", "5"]
     arguments = [
@@ -150,6 +151,7 @@ def test_another_model_under_the_same_name_is_refused(trained, data):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
     write_dataset(tmp_path, {"test": 100}, vocabulary=(30, 8, 50), multi_valued=True, user=True)
     done = job("evaluate", "--checkpoint", str(trained[1] / "first"), "--data", str(tmp_path))

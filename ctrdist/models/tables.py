@@ -9,8 +9,8 @@ from torchrec.modules.embedding_configs import DataType
 
 STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 _ALIGNMENT = 4
-"""FBGEMM's kernels want widths divisible by four; other tables are padded with columns that stay
-zero."""
+"""FBGEMM's kernels want widths divisible by four; other tables are padded with columns that no
+model reads, so that they stay as they were drawn."""
 _WEIGHT = re.compile(r"(?:^|\.)(?:embedding_bags|codebooks\.\d+\.embeddings)\.(.+?)(?:\.weight)?$")
 
 

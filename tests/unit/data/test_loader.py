@@ -6,6 +6,7 @@ import dataclasses
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -141,6 +142,22 @@ def test_ids_outside_the_vocabulary_name_the_column(tmp_path):
         DataError, match=r"column C1 holds ids from \d to \d; schema.json allows 0 to 2"
     ):
         list(Loader(smaller, "train", CONFIG))
+
+
+def test_ids_are_checked_in_a_file_without_statistics(tmp_path):
+    dataset = write_dataset(tmp_path, {"train": 100})
+    path = tmp_path / "train/part-00001.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("C1")
+    for value in (3, 7):  # in the vocabulary of 7, and just outside
+        changed = table.set_column(at, "C1", pa.array([value] * len(table), pa.int32()))
+        pq.write_table(changed, path, row_group_size=50, write_statistics=False)
+        loader = Loader(dataset, "train", CONFIG)
+        if value < 7:
+            assert sum(len(batch.label_B) for batch in loader) == 100
+        else:
+            with pytest.raises(DataError, match="column C1 holds ids from 7 to 7; .* 0 to 6"):
+                list(loader)
 
 
 def test_a_damaged_file_is_named(tmp_path):

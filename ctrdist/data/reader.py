@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import posixpath
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
@@ -49,12 +50,20 @@ class SplitReader:
         Raises:
             DataError: a file cannot be read, or holds other rows than the manifest says.
         """
-        table = pa.concat_tables([self._piece(piece) for piece in window.pieces])
-        checked = set.intersection(*(self._checked(piece.group) for piece in window.pieces))
+        tables = [self._piece(piece) for piece in window.pieces]
+        try:
+            return self._rows(window.pieces, pa.concat_tables(tables))
+        except DataError:
+            for piece, table in zip(window.pieces, tables, strict=True):
+                self._rows([piece], table)  # raises at the first whose file is to blame
+            raise
+
+    def _rows(self, pieces: Sequence[Piece], table: pa.Table) -> Rows:
+        checked = set.intersection(*(self._checked(piece.group) for piece in pieces))
         row_W = np.concatenate(
-            [piece.group.first_row + np.arange(piece.begin, piece.end) for piece in window.pieces]
+            [piece.group.first_row + np.arange(piece.begin, piece.end) for piece in pieces]
         )
-        where = f"{self._dataset.path}/{self._files[window.pieces[0].group.file].path}"
+        where = f"{self._dataset.path}/{self._files[pieces[0].group.file].path}"
         return from_table(table, self._dataset.schema, row_W, where, checked)
 
     def _piece(self, piece: Piece) -> pa.Table:

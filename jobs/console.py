@@ -92,7 +92,7 @@ class RunConsole:
         done = total - m["steps_left"]
         rate = m["samples_per_s"]
         left = m["steps_left"] * (m["epoch_rows"] / max(done, 1)) / max(rate, 1e-9)
-        text = f"loss {m['loss']:.4f} · {rate:,.0f} rows/s · {_clock(left)} left"
+        text = f"loss {m['loss']:.4f} · {rate:,.0f} rows/s · {clock(left)} left"
         title = f"epoch {m['epoch'] + 1}/{m['epochs']}"
         if self._bar is not None:
             self._bar.update(self._task, description=title, total=total, completed=done, text=text)
@@ -207,7 +207,8 @@ def _number(name: str, value: float | None) -> str:
     return f"{value:,.0f}" if name == "rows" else f"{value:.5f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

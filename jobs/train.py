@@ -1,4 +1,9 @@
-"""What the training jobs share. A job names its model: see train_dlf.py."""
+"""Trains any model; tables sharded over the workers, the run tracked in MLflow.
+
+python jobs/train.py --model dlf --config jobs/configs/frappe_dlf.yaml --data DIR --workers 2
+
+jobs/train_dlf.py and the like are the same job, with the model named by the file.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,18 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from ctrdist.config.experiment import Experiment, experiment_of
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
-from ctrdist.models.registry import check_loss, config_class
-from jobs.cli import print_json
+from ctrdist.models.registry import check_loss, config_class, model_names
+from jobs.cli import print_json, run
 
 FLAGS = {
     "json": "The last line on stdout is one JSON object with the results.",
@@ -22,12 +30,13 @@ FLAGS = {
 }
 
 
-def main(model_name: str, description: str) -> None:
+def main(
+    model_name: str, description: str, argv: Sequence[str] | None = None, prog: str = ""
+) -> None:
     """Reads the command line, trains the model with its workers, and shows the results."""
     cls = experiment_of(model_name, config_class(model_name))
-    experiment, switches = parse(
-        cls, description=description, flags=FLAGS, prog=f"jobs/train_{model_name}.py"
-    )
+    prog = prog or f"jobs/train_{model_name}.py"
+    experiment, switches = parse(cls, argv, description=description, flags=FLAGS, prog=prog)
     experiment = complete(experiment)
     if switches["dry_run"]:
         from jobs.plan import show_plan
@@ -157,3 +166,29 @@ def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
         sys.exit(0)
     console.show_results(result)
     return result
+
+
+def _named_model(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of --model, and the other arguments; --model.… are settings of the model."""
+    rest, name = list(argv), ""
+    for index, text in enumerate(argv):
+        if text == "--model" or text.startswith("--model="):
+            taken = 1 if "=" in text else 2
+            name = "".join(argv[index : index + taken]).removeprefix("--model").removeprefix("=")
+            del rest[index : index + taken]
+            break
+    if not name or name.startswith("-"):
+        raise ConfigError(
+            f"--model NAME is missing: one of {', '.join(model_names())}. "
+            "`--model NAME --help` lists its settings."
+        )
+    return name, rest
+
+
+def _train_named_model() -> None:
+    name, argv = _named_model(sys.argv[1:])
+    main(name, str(__doc__), argv, f"jobs/train.py --model {name}")
+
+
+if __name__ == "__main__":
+    run(_train_named_model)

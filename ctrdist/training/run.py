@@ -31,7 +31,11 @@ from ctrdist.training.watchdog import Watchdog
 
 
 def train(
-    experiment: Experiment, world: World, emit: Emit, stop: StopRequest | None = None
+    experiment: Experiment,
+    world: World,
+    emit: Emit,
+    stop: StopRequest | None = None,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Trains, or goes on with, the run that the experiment names; every rank calls it.
 
@@ -40,6 +44,7 @@ def train(
         world: the workers.
         emit: receives rank 0's messages, and of each rank that it hangs.
         stop: may ask the run to end between two steps.
+        threads: of this worker; 0: its share of the machine's cores.
 
     Returns:
         The run's results, on rank 0 with run_id and tracking_uri.
@@ -49,7 +54,7 @@ def train(
         ResourceError: memory does not suffice.
         UserError: the settings or the data cannot work.
     """
-    use_cores(world)
+    use_cores(world, threads)
     run_dir = Path(experiment.runs) / experiment.run_name
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
     callback: Callback = Callback()
@@ -142,10 +147,10 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     )
 
 
-def use_cores(world: World) -> None:
-    """Shares the machine's cores out to its workers' threads."""
+def use_cores(world: World, threads: int = 0) -> None:
+    """Shares the machine's cores out to its workers' threads, or takes so many for this one."""
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // world.local_size))
+    torch.set_num_threads(threads or max(1, cores // world.local_size))
 
 
 def emit_if_main(world: World, emit: Emit, message: dict[str, Any]) -> None:

@@ -1,0 +1,204 @@
+"""Searches settings with Ray Tune: random draws, of which the hopeless ones end early (ASHA)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.session import connect
+from ctrdist.config.experiment import Experiment
+from ctrdist.config.parse import to_dict
+
+_RETRIES = 2
+_GRACE_EPOCHS, _REDUCTION = 4, 3
+"""ASHA: no trial ends before so many epochs; of those at a rung, one in so many goes on."""
+OBJECTIVE = "objective"
+"""Key of what is maximised: train.monitor on the valid split, at the best epoch so far."""
+
+
+def search(
+    experiment: Experiment,
+    space: Mapping[str, Mapping[str, list[Any]]],
+    *,
+    trials: int,
+    cores: int,
+    parallel: int,
+    seed: int,
+    directory: str,
+    show: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Trains `trials` draws of the space, each on one worker, and goes on with a search begun.
+
+    Args:
+        experiment: complete, of one worker; its run_name begins the trials' names.
+        space: dotted name of a setting → how it is drawn: {choice: [a, b]}, {uniform: [low, high]},
+            {loguniform: [low, high]} or {randint: [low, high]}, high left out in the last.
+        trials: to train in all.
+        cores: of each.
+        parallel: most trials at a time; 0: no bound but the cluster's.
+        seed: of the draws.
+        directory: where Ray Tune keeps the search, local.
+        show: called with {"kind": "trial", "run", "status", "settings", "result"} as trials end.
+
+    Returns:
+        The trials as shown, the best first; those that failed last.
+    """
+    from ray import tune
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+    from ray.tune.search import BasicVariantGenerator
+
+    connect()
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, base=to_dict(experiment), threads=cores),
+        {"cpu": cores, "gpu": _gpus()},
+    )
+    if tune.Tuner.can_restore(directory):
+        tuner = tune.Tuner.restore(directory, trainable, resume_unfinished=True)
+    else:
+        path = Path(directory)
+        tuner = tune.Tuner(
+            trainable,
+            param_space={key: _drawn(key, how) for key, how in space.items()},
+            tune_config=tune.TuneConfig(
+                metric=OBJECTIVE,
+                mode="max",
+                num_samples=trials,
+                max_concurrent_trials=parallel or None,
+                search_alg=BasicVariantGenerator(random_state=seed),
+                scheduler=AsyncHyperBandScheduler(
+                    time_attr="epoch",
+                    max_t=max(experiment.train.epochs, _GRACE_EPOCHS + 1),
+                    grace_period=_GRACE_EPOCHS,
+                    reduction_factor=_REDUCTION,
+                ),
+            ),
+            run_config=tune.RunConfig(
+                name=path.name,
+                storage_path=str(path.parent),
+                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                callbacks=[_watch(experiment, show)],
+                verbose=0,
+            ),
+        )
+    found = [_shown(experiment, result) for result in tuner.fit()]
+    return sorted(found, key=lambda trial: -trial["result"].get(OBJECTIVE, float("-inf")))
+
+
+def with_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested values with some set, by their dotted names."""
+    changed = copy.deepcopy(values)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        inner = changed
+        for section in sections:
+            inner = inner[section]
+        inner[last] = value
+    return changed
+
+
+def run_name(experiment: Experiment, trial: str) -> str:
+    """Of a trial's run."""
+    return f"{experiment.run_name}.{trial}"
+
+
+def _gpus() -> int:
+    import ray
+
+    return 1 if ray.cluster_resources().get("GPU", 0) else 0
+
+
+def _drawn(key: str, how: Mapping[str, list[Any]]) -> Any:
+    from ray import tune
+
+    (kind, values) = next(iter(how.items()))
+    if kind == "choice":
+        return tune.choice(values)
+    return getattr(tune, kind)(*values)
+
+
+def _watch(experiment: Experiment, show: Callable[[dict[str, Any]], None]) -> Any:
+    from ray.tune import Callback
+
+    from ctrdist.config.experiment import TrackingConfig
+    from ctrdist.tracking import RunTracker
+
+    class Watch(Callback):
+        """Tells of trials that have ended, and closes the runs of those that Ray Tune ended."""
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            result = dict(trial.last_result)
+            if "steps" not in result:
+                tracking = TrackingConfig(mlflow=experiment.tracking.mlflow)
+                name = run_name(experiment, trial.trial_id)
+                where = Path(experiment.runs) / name
+                tracker = RunTracker(str(where), experiment.runs, name, tracking, resume=True)
+                tracker.finish("KILLED", {"stopped": "others were better at this epoch (ASHA)"})
+            show(_trial_message(experiment, trial.trial_id, trial.config, result, ""))
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            lines = str(trial.get_error() or "").strip().splitlines()
+            show(_trial_message(experiment, trial.trial_id, trial.config, {}, lines[-1]))
+
+    return Watch()
+
+
+def _trial_message(
+    experiment: Experiment, trial: str, settings: dict[str, Any], result: Any, error: str
+) -> dict[str, Any]:
+    status = "failed" if error else "trained" if "steps" in result else "ended early"
+    return {
+        "kind": "trial",
+        "run": run_name(experiment, trial),
+        "status": status,
+        "settings": dict(settings),
+        "result": dict(result),
+        "error": error,
+    }
+
+
+def _shown(experiment: Experiment, result: Any) -> dict[str, Any]:
+    metrics = dict(result.metrics or {})
+    error = str(result.error).strip().splitlines()[-1] if result.error else ""
+    trial = metrics.get("trial_id") or Path(result.path).name
+    return _trial_message(experiment, trial, result.config, {} if error else metrics, error)
+
+
+def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None:
+    """One trial, in a process of its own; after a fault its run goes on from its checkpoint."""
+    from ray import tune
+
+    from ctrdist.config.experiment import experiment_of
+    from ctrdist.config.parse import from_dict
+    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.log import setup
+    from ctrdist.models.registry import config_class
+
+    setup(0)
+    from ctrdist.training.run import train
+    from ctrdist.training.state import monitored
+
+    model = base["model_name"]
+    values = with_settings(base, settings)
+    values["run_name"] = f"{base['run_name']}.{tune.get_context().get_trial_id()}"
+    experiment = from_dict(experiment_of(model, config_class(model)), values, values["run_name"])
+    best = float("-inf")
+
+    def emit(message: dict[str, Any]) -> None:
+        nonlocal best
+        if message["kind"] == "evaluation" and message["split"] == "valid":
+            best = max(best, monitored(message["metrics"], experiment.train.monitor))
+            tune.report({OBJECTIVE: best, "epoch": message["epoch"] + 1})
+
+    world = join_world()
+    summary = train(experiment, world, emit, threads=threads)
+    leave_world()
+    tune.report({OBJECTIVE: best, "epoch": summary["epochs"], **_flat(summary)})
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: summary[key] for key in ("steps", "train_seconds", "best_step", "checkpoint")}
+    for split in ("valid", "test"):
+        kept |= {f"{split}_{name}": value for name, value in summary[split].items()}
+    return kept

@@ -111,9 +111,9 @@ class DLFConfig:
 class TF4CTRConfig:
     """Twin Focus Framework for CTR (Li et al., arXiv:2405.03167v4): two encoders of each row.
 
-    The paper's model has an MLP for each encoder; `simple` fm, lr and cin are its DeepFM, Wide&Deep
-    and xDeepFM. Its loss is `loss.name: twin_focus`; TF loss alone, on two MLPs over one embedding
-    (its DualMLP), is `selection: share` with `fusion: wsf`.
+    The paper's model has an MLP for each encoder; `simple` fm, lr, cin and cross are its DeepFM,
+    Wide&Deep, xDeepFM and DCN. Its loss is `loss.name: twin_focus`; TF loss alone, on two MLPs over
+    one embedding (its DualMLP), is `selection: share` with `fusion: wsf`.
     """
 
     two_encoders: ClassVar[bool] = True
@@ -126,7 +126,7 @@ class TF4CTRConfig:
     fusion: Literal["wsf", "vf", "cf", "moef", "sum"] = "wsf"
     """How two encoders give one logit: weighted sum, vote, one layer over both representations,
     mixture of two such layers, or plain sum."""
-    simple: Literal["mlp", "fm", "lr", "cin"] = "mlp"
+    simple: Literal["mlp", "fm", "lr", "cin", "cross"] = "mlp"
     """The simple encoder. fm, lr and cin add tables of width 1, and lr reads nothing else: it wants
     selection: share."""
     embedding_dim: int = 16
@@ -139,6 +139,8 @@ class TF4CTRConfig:
     """Feature maps of each layer of the compressed interaction network; only with simple: cin."""
     cin_out_dim: int = 400
     """Width of its output; only with simple: cin."""
+    cross_layers: int = 3
+    """Layers of the cross network; only with simple: cross."""
     selection_sizes: Literal["paper", "code"] = "paper"
     """Hidden layers of gates and experts, only with selection: gm or mmoe. With n fields, paper:
     gates [400, 100] and experts [400, 200]; code: gates [nd/4] and experts [nd/2], normalised and
@@ -164,8 +166,9 @@ class TF4CTRConfig:
                     f"TF4CTR: {name} is {list(widths)}; give the width of at least one layer, "
                     "each at least 1."
                 )
-        if self.cin_out_dim < 1:
-            raise ConfigError(f"TF4CTR: cin_out_dim is {self.cin_out_dim}; give at least 1.")
+        for name in ("cin_out_dim", "cross_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"TF4CTR: {name} is {getattr(self, name)}; give at least 1.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(
                 f"TF4CTR: dropout is {self.dropout}; give at least 0 and less than 1."
@@ -188,6 +191,7 @@ class TF4CTRConfig:
             ("simple_hidden_dims", "simple", ("mlp",)),
             ("cin_maps", "simple", ("cin",)),
             ("cin_out_dim", "simple", ("cin",)),
+            ("cross_layers", "simple", ("cross",)),
             ("selection_sizes", "selection", ("gm", "mmoe")),
             ("vote_temperature", "fusion", ("vf",)),
         ):

@@ -1,6 +1,7 @@
 """Encoders: what they make of a row's field embeddings, a head can read a logit from."""
 
-# B batch, F fields, D embedding dim, P pairs, M feature maps, E width of an encoder's output
+# B batch, F fields, D embedding dim, N = F · D, P pairs, M feature maps, E width of an encoder's
+# output
 
 from __future__ import annotations
 
@@ -102,3 +103,23 @@ class CINEncoder(Encoder):
             x_BDM = layer(pairs_BDP)
             sums.append(x_BDM.sum(1))
         return self.output(torch.cat(sums, 1))
+
+
+class CrossEncoder(Encoder):
+    """The cross network of DCN: x_{l+1} = x_0 ⟨w_l, x_l⟩ + b_l + x_l, x_0 the flattened embeddings.
+
+    Wang et al., 2017 (arXiv:1708.05123), (3).
+    """
+
+    def __init__(self, in_dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.out_dim = in_dim
+        self.layers = nn.ModuleList(linear(in_dim, 1, bias=False) for _ in range(num_layers))
+        self.bias_LN = nn.Parameter(torch.zeros(num_layers, in_dim))
+
+    def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
+        """emb_BFD: (B, F, D); gives (B, N)."""
+        x0_BN = x_BN = emb_BFD.flatten(1)
+        for layer, bias_N in zip(self.layers, self.bias_LN, strict=True):
+            x_BN = x0_BN * layer(x_BN) + bias_N + x_BN
+        return x_BN

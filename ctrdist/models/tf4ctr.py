@@ -29,6 +29,7 @@ from ctrdist.models.configs import TF4CTRConfig
 from ctrdist.models.encoders import (
     FIRST_ORDER,
     CINEncoder,
+    CrossEncoder,
     Encoder,
     FMEncoder,
     LREncoder,
@@ -260,6 +261,8 @@ def _simple_encoder(config: TF4CTRConfig, num_fields: int, dim: int) -> Encoder:
         return LREncoder()
     if config.simple == "cin":
         return CINEncoder(num_fields, config.cin_maps, config.cin_out_dim)
+    if config.simple == "cross":
+        return CrossEncoder(num_fields * dim, config.cross_layers)
     return MLPEncoder(
         num_fields * dim,
         config.simple_hidden_dims,

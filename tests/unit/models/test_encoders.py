@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrdist.models.encoders import CINEncoder, Encoder, FMEncoder, LREncoder, MLPEncoder
+from ctrdist.models.encoders import (
+    CINEncoder,
+    CrossEncoder,
+    Encoder,
+    FMEncoder,
+    LREncoder,
+    MLPEncoder,
+)
 from tests.unit.models.test_dlf_equations import Weights, assert_agree, batch_norm
 
 FIELDS, DIM = 5, 4
@@ -55,6 +62,14 @@ def compressed(w: Weights, emb: Tensor, layers: int) -> Tensor:
         x = torch.stack(maps, 1)
         sums.append(x.sum(2))
     return torch.cat(sums, 1) @ w["output.weight"].T + w["output.bias"]
+
+
+def crossed(w: Weights, emb: Tensor, layers: int) -> Tensor:
+    x0 = x = emb.flatten(1)
+    for layer in range(layers):
+        product = torch.einsum("bn,bm,m->bn", x0, x, (w / "layers" / layer)["weight"][0])
+        x = product + w["bias_LN"][layer] + x
+    return x
 
 
 def both(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +145,19 @@ def test_compressed_interaction_network(maps: list[int]) -> None:
         encoder,
         lambda x: encoder(x, None),
         lambda w, x: compressed(w, x, len(maps)),
+        torch.randn(24, FIELDS, DIM),
+    )
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_cross_network(layers: int) -> None:
+    encoder = CrossEncoder(FIELDS * DIM, layers)
+    torch.nn.init.normal_(encoder.bias_LN)
+    assert encoder.out_dim == FIELDS * DIM and not encoder.reads_first_order
+    assert_agree(
+        encoder,
+        lambda x: encoder(x, None),
+        lambda w, x: crossed(w, x, layers),
         torch.randn(24, FIELDS, DIM),
     )
 

@@ -29,6 +29,7 @@ FORMS: list[dict[str, Any]] = [
     {"simple": "fm", "selection": "mmoe", "fusion": "moef"},
     {"simple": "lr", "selection": "share", "fusion": "cf"},
     {"simple": "cin", "fusion": "cf"},
+    {"simple": "cross", "fusion": "cf", "selection": "share"},
     {"batch_norm": False},
 ]
 FEW: list[dict[str, Any]] = [

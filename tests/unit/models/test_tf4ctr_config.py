@@ -24,6 +24,8 @@ EXPERIMENT = experiment_of("tf4ctr", TF4CTRConfig)
         ({"complex_hidden_dims": (4, 0)}, "complex_hidden_dims is \\[4, 0\\]"),
         ({"simple": "cin", "cin_maps": ()}, "cin_maps is \\[\\]"),
         ({"simple": "cin", "cin_out_dim": 0}, "cin_out_dim is 0; give at least 1"),
+        ({"simple": "cross", "cross_layers": 0}, "cross_layers is 0; give at least 1"),
+        ({"cross_layers": 2}, "cross_layers: 2 has no effect.*set simple: cross"),
         ({"dropout": 1.0}, "dropout is 1.0; give at least 0 and less than 1"),
         ({"fusion": "vf", "vote_temperature": 0.0}, "vote_temperature is 0.0; .* above 0"),
         ({"simple": "lr"}, "selection ser cannot be set with simple: lr.*set selection: share"),

@@ -13,7 +13,7 @@ from ctrdist.models.configs import TF4CTRConfig
 from ctrdist.models.tf4ctr import TF4CTR
 from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS
 from tests.unit.models.test_dlf_equations import Weights, assert_agree
-from tests.unit.models.test_encoders import compressed, first_order, machine, mlp
+from tests.unit.models.test_encoders import compressed, crossed, first_order, machine, mlp
 
 FIELDS, ROWS = 5, 24
 SMALL: dict[str, Any] = {"embedding_dim": 8, "complex_hidden_dims": (12, 10), "dropout": 0.0}
@@ -81,6 +81,8 @@ def tf4ctr(
         hs = first_order(w / "simple", emb["linear"][..., 0])
     elif config.simple == "fm":
         hs = machine(w / "simple", easy, emb["linear"][..., 0])
+    elif config.simple == "cross":
+        hs = crossed(w / "simple", easy, config.cross_layers)
     else:
         hs = compressed(w / "simple", easy, len(config.cin_maps))
     hc = mlp(w / "complex" / "mlp", hard.flatten(1), training)
@@ -139,7 +141,7 @@ def test_every_selection_with_every_fusion(selection: Any, fusion: Any, training
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize(
     ("simple", "selection"),
-    [*product(("fm", "cin"), SELECTIONS), ("lr", "share")],
+    [*product(("fm", "cin", "cross"), SELECTIONS), ("lr", "share")],
 )
 def test_every_simple_encoder(simple: Any, selection: Any, fusion: Any) -> None:
     config = TF4CTRConfig(

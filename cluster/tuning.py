@@ -5,11 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search import BasicVariantGenerator
 
 from cluster.session import connect
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
+from ctrdist.tracking import end_killed
 
 _RETRIES = 2
 _GRACE_EPOCHS, _REDUCTION = 4, 3
@@ -45,11 +51,8 @@ def search(
     Returns:
         The trials as shown, the best first; those that failed last.
     """
-    from ray import tune
-    from ray.tune.schedulers import AsyncHyperBandScheduler
-    from ray.tune.search import BasicVariantGenerator
-
     connect()
+    _Watch.show = staticmethod(show)
     trainable = tune.with_resources(
         tune.with_parameters(_trial, base=to_dict(experiment), threads=cores),
         {"cpu": cores, "gpu": _gpus()},
@@ -78,11 +81,14 @@ def search(
                 name=path.name,
                 storage_path=str(path.parent),
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                callbacks=[_watch(experiment, show)],
+                callbacks=[_Watch(experiment.run_name)],
                 verbose=0,
             ),
         )
     found = [_shown(experiment, result) for result in tuner.fit()]
+    for trial in found:
+        if trial["status"] == "ended early":  # Ray Tune has killed its process
+            end_killed(f"{experiment.runs}/{trial['run']}", "others were better by then (ASHA)")
     return sorted(found, key=lambda trial: -trial["result"].get(OBJECTIVE, float("-inf")))
 
 
@@ -98,59 +104,42 @@ def with_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[s
     return changed
 
 
-def run_name(experiment: Experiment, trial: str) -> str:
-    """Of a trial's run."""
-    return f"{experiment.run_name}.{trial}"
-
-
 def _gpus() -> int:
-    import ray
-
     return 1 if ray.cluster_resources().get("GPU", 0) else 0
 
 
 def _drawn(key: str, how: Mapping[str, list[Any]]) -> Any:
-    from ray import tune
-
-    (kind, values) = next(iter(how.items()))
+    kind, values = next(iter(how.items()))
     if kind == "choice":
         return tune.choice(values)
     return getattr(tune, kind)(*values)
 
 
-def _watch(experiment: Experiment, show: Callable[[dict[str, Any]], None]) -> Any:
-    from ray.tune import Callback
+class _Watch(tune.Callback):
+    """Tells of trials that have ended."""
 
-    from ctrdist.config.experiment import TrackingConfig
-    from ctrdist.tracking import RunTracker
+    show: ClassVar[Callable[[dict[str, Any]], None]]
+    """Of the class: Ray Tune keeps its callbacks in a file, which cannot hold a console."""
 
-    class Watch(Callback):
-        """Tells of trials that have ended, and closes the runs of those that Ray Tune ended."""
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            result = dict(trial.last_result)
-            if "steps" not in result:
-                tracking = TrackingConfig(mlflow=experiment.tracking.mlflow)
-                name = run_name(experiment, trial.trial_id)
-                where = Path(experiment.runs) / name
-                tracker = RunTracker(str(where), experiment.runs, name, tracking, resume=True)
-                tracker.finish("KILLED", {"stopped": "others were better at this epoch (ASHA)"})
-            show(_trial_message(experiment, trial.trial_id, trial.config, result, ""))
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        result = dict(trial.last_result)
+        type(self).show(_trial_message(self._name, trial.trial_id, trial.config, result, ""))
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            lines = str(trial.get_error() or "").strip().splitlines()
-            show(_trial_message(experiment, trial.trial_id, trial.config, {}, lines[-1]))
-
-    return Watch()
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        lines = str(trial.get_error() or "").strip().splitlines() or ["it failed"]
+        type(self).show(_trial_message(self._name, trial.trial_id, trial.config, {}, lines[-1]))
 
 
 def _trial_message(
-    experiment: Experiment, trial: str, settings: dict[str, Any], result: Any, error: str
+    search_name: str, trial: str, settings: dict[str, Any], result: Any, error: str
 ) -> dict[str, Any]:
     status = "failed" if error else "trained" if "steps" in result else "ended early"
     return {
         "kind": "trial",
-        "run": run_name(experiment, trial),
+        "run": f"{search_name}.{trial}",
         "status": status,
         "settings": dict(settings),
         "result": dict(result),
@@ -162,7 +151,9 @@ def _shown(experiment: Experiment, result: Any) -> dict[str, Any]:
     metrics = dict(result.metrics or {})
     error = str(result.error).strip().splitlines()[-1] if result.error else ""
     trial = metrics.get("trial_id") or Path(result.path).name
-    return _trial_message(experiment, trial, result.config, {} if error else metrics, error)
+    return _trial_message(
+        experiment.run_name, trial, result.config, {} if error else metrics, error
+    )
 
 
 def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None:

@@ -214,6 +214,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
     """
     parser = build_parser(cls, "", {})
     try:
+        for key in values.keys() - get_type_hints(cls).keys():
+            parser.error(f"unrecognized arguments: {key}")  # of empty mappings it says nothing
         built = parser.instantiate(parser.parse_object(values))
     except (ConfigError, SystemExit) as error:
         raise ConfigError(f"{where}: {error}") from error

@@ -1,13 +1,14 @@
 """What is recorded of a run: in events.jsonl always, in MLflow where it can be reached."""
 
 from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
-from ctrdist.tracking.replay import replay
+from ctrdist.tracking.replay import end_killed, replay
 from ctrdist.tracking.tracker import RunTracker
 from ctrdist.tracking.versions import git_commit, package_versions
 
 __all__ = [
     "RunTracker",
     "calibration_figure",
+    "end_killed",
     "git_commit",
     "learning_curves_figure",
     "package_versions",

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from ctrdist.errors import ConfigError
-from ctrdist.tracking.events import EVENTS_NAME
+from ctrdist.tracking.events import EVENTS_NAME, EventLog, read_events
 from ctrdist.tracking.sink import MlflowSink
 from ctrdist.tracking.state import STATE_NAME, MlflowState, without_credentials
+
+log = logging.getLogger(__name__)
+
+
+def end_killed(run_dir: str, reason: str) -> None:
+    """Ends a run as killed whose process was killed before it could; an ended one stays as it is.
+
+    Args:
+        run_dir: the run's directory; no process trains it any more.
+        reason: becomes the summary's `stopped`.
+    """
+    path = Path(run_dir) / EVENTS_NAME
+    if not path.exists() or _last_kind(path) == "finish":
+        return
+    events = EventLog(path)
+    events.append("finish", {"status": "KILLED", "summary": {"stopped": reason}})
+    events.close()
+    if MlflowState.load(Path(run_dir)) is None:
+        return  # recorded without MLflow
+    try:
+        replay(run_dir)
+    except ConfigError as error:
+        log.warning("%s", error)
+
+
+def _last_kind(path: Path) -> str:
+    kind, offset = "", 0
+    while True:
+        events, end = read_events(path, offset)
+        if end == offset:
+            return kind
+        kind, offset = (events[-1].kind if events else kind), end
 
 
 def replay(run_dir: str) -> str:

@@ -14,7 +14,14 @@ import pytest
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.errors import ConfigError
-from ctrdist.tracking import RunTracker, git_commit, package_versions, replay, roc_figure
+from ctrdist.tracking import (
+    RunTracker,
+    end_killed,
+    git_commit,
+    package_versions,
+    replay,
+    roc_figure,
+)
 from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
 from ctrdist.tracking.sink import _groups
 from ctrdist.tracking.state import STATE_NAME, MlflowState, tracking_store, without_credentials
@@ -198,3 +205,15 @@ def test_another_store_gets_everything_from_the_beginning(tmp_path):
 def test_replay_of_a_directory_without_a_run_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=STATE_NAME):
         replay(str(tmp_path))
+
+
+def test_a_run_whose_process_was_killed_is_ended_once(tmp_path):
+    tracker = tracker_in(tmp_path)
+    tracker.start({})
+    for _ in range(2):
+        end_killed(str(tmp_path / "run"), "others were better")
+    finished = [event for event in events_in(tmp_path) if event.kind == "finish"]
+    assert [event.values["status"] for event in finished] == ["KILLED"]
+    assert finished[0].values["summary"] == {"stopped": "others were better"}
+    end_killed(str(tmp_path / "none"), "never begun")
+    assert not (tmp_path / "none").exists()

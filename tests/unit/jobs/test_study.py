@@ -1,0 +1,123 @@
+"""Study files: which runs they ask for, and how they are refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ctrdist.errors import ConfigError
+from jobs.study import Run, read_study, runs_of
+from tests.datasets import write_dataset
+
+STUDIES = Path(__file__).resolve().parents[3] / "jobs/configs/studies"
+STUDY = """
+model: dlf
+seeds: [1, 2]
+reference: full
+variants:
+  full: {}
+  w/o gate: {model.gate: plain, train.epochs: 7}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data")
+    write_dataset(path, {"train": 60, "valid": 20}, user=True)
+    return str(path)
+
+
+def planned(path: Path, data: str, **given: object) -> list[Run]:
+    arguments = {"seeds": (), "variants": (), "settings": {}, "runs": "runs", **given}
+    study = read_study(str(path))
+    return runs_of(study, where=str(path), name="s", data=data, **arguments)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_each_variant_is_trained_with_each_seed(tmp_path, data):
+    runs = planned(write(tmp_path, STUDY), data)
+    names = [run.experiment.run_name for run in runs]
+    assert names == ["s.full.1", "s.w-o-gate.1", "s.full.2", "s.w-o-gate.2"]
+    assert [run.experiment.train.seed for run in runs] == [1, 1, 2, 2]
+    assert [run.experiment.model.gate for run in runs] == ["max", "plain", "max", "plain"]
+    assert {run.experiment.tracking.experiment for run in runs} == {"s"}
+
+
+def test_settings_of_the_command_line_win_over_the_variants(tmp_path, data):
+    runs = planned(
+        write(tmp_path, STUDY),
+        data,
+        settings={"train.epochs": 3},
+        seeds=(5,),
+        variants=("w/o gate",),
+    )
+    assert [(run.seed, run.experiment.train.epochs) for run in runs] == [(5, 3)]
+
+
+def test_a_grid_is_every_combination(tmp_path, data):
+    text = "model: tf4ctr\ngrid: {model.selection: [ser, gm], model.fusion: [wsf, cf]}\n"
+    runs = planned(write(tmp_path, text), data)
+    assert [run.variant for run in runs] == ["ser + wsf", "ser + cf", "gm + wsf", "gm + cf"]
+    assert [run.experiment.model.fusion for run in runs] == ["wsf", "cf", "wsf", "cf"]
+
+
+def test_a_variant_may_be_of_another_model_and_preset(tmp_path, data):
+    (tmp_path / "other.yaml").write_text("model: {num_layers: 5}\n")
+    text = "model: dlf\nvariants: {a: {}, b: {model: transformer, preset: other.yaml}}\n"
+    first, second = planned(write(tmp_path, text), data)
+    assert first.experiment.model_name == "dlf"
+    assert second.experiment.model_name == "transformer"
+    assert second.experiment.model.num_layers == 5
+
+
+def test_paths_and_names_are_not_compared(tmp_path, data):
+    run = planned(write(tmp_path, STUDY), data)[0]
+    assert {"model", "optim", "train", "loader", "loss"} <= set(run.compared)
+    assert not {"data", "runs", "run_name", "tracking"} & set(run.compared)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: [a]\n", "variants"),
+        ("model: dlf\n", "nothing to train"),
+        ("model: dlf\nreference: x\nvariants: {a: {}}\n", "reference x is none of the variants: a"),
+        ("model: dlf\nvariant: {a: {}}\n", "the nearest is 'variants'"),
+        ("- 1\n", "wants keys such as"),
+        ("a: [\n", "no YAML"),
+        ("variants: {a: {}}\n", "variant a: no model is named"),
+        (
+            "model: dlf\nvariants: {a: {model.gat: plain}}\n",
+            r"variant a: .*nearest is 'model\.gate'",
+        ),
+        ("model: dlf\nvariants: {a b: {}, a-b: {}}\n", "differ in punctuation only"),
+    ],
+)
+def test_a_wrong_study_is_refused(tmp_path, data, text, message):
+    with pytest.raises(ConfigError, match=message):
+        planned(write(tmp_path, text), data)
+
+
+def test_what_is_not_there_is_named(tmp_path, data):
+    path = write(tmp_path, STUDY)
+    with pytest.raises(ConfigError, match=r"no such file. There are: study\."):
+        read_study(str(tmp_path / "studdy.yaml"))
+    with pytest.raises(ConfigError, match=r"--variants none: not in .*it has full, w/o gate"):
+        planned(path, data, variants=("none",))
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_of_the_project_can_be_run(path, data):
+    values = yaml.safe_load(path.read_text())
+    if "space" in values:
+        pytest.skip("a search; tests of jobs/tune.py")
+    runs = planned(path, data)
+    assert runs and all(re.fullmatch(r"[\w.=-]+", run.experiment.run_name) for run in runs)

@@ -82,8 +82,8 @@ def main() -> None:
         raise ConfigError(f"--trials {config.trials}: at least 1.")
     search_file = from_dict(SearchFile, read_yaml(config.study), config.study)
     name = config.name or Path(config.study).stem
-    experiment = _base(config, search_file, name)
-    _check_space(config.study, search_file.space, experiment)
+    experiment = base_of(config, search_file, name)
+    check_space(config.study, search_file.space, experiment)
     directory = Path(experiment.runs) / "studies" / name
     from cluster.tuning import search, with_settings
 
@@ -111,7 +111,8 @@ def main() -> None:
         print_json({"study": name, "directory": str(directory), "trials": trials})
 
 
-def _base(config: TuneConfig, search_file: SearchFile, name: str) -> Experiment:
+def base_of(config: TuneConfig, search_file: SearchFile, name: str) -> Experiment:
+    """The complete experiment that all trials begin from; its run_name begins theirs."""
     argv: list[str] = []
     if search_file.preset:
         argv += ["--config", str(Path(config.study).parent / search_file.preset)]
@@ -133,9 +134,12 @@ def _base(config: TuneConfig, search_file: SearchFile, name: str) -> Experiment:
     )
 
 
-def _check_space(
-    where: str, space: dict[str, dict[str, list[Any]]], experiment: Experiment
-) -> None:
+def check_space(where: str, space: dict[str, dict[str, list[Any]]], experiment: Experiment) -> None:
+    """Refuses settings that do not exist and draws that cannot be made.
+
+    Raises:
+        ConfigError: names them, and the file `where`.
+    """
     if not space:
         raise ConfigError(f"{where}: the space is empty; give settings and how they are drawn.")
     known = to_dict(experiment)

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
+from ctrdist.config.parse import from_dict
 from ctrdist.errors import ConfigError
-from jobs.study import Run, read_study, runs_of
+from jobs.study import Run, read_study, read_yaml, runs_of
+from jobs.tune import SearchFile, TuneConfig, base_of, check_space
 from tests.datasets import write_dataset
 
 STUDIES = Path(__file__).resolve().parents[3] / "jobs/configs/studies"
@@ -116,8 +117,11 @@ def test_what_is_not_there_is_named(tmp_path, data):
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_of_the_project_can_be_run(path, data):
-    values = yaml.safe_load(path.read_text())
+    values = read_yaml(str(path))
     if "space" in values:
-        pytest.skip("a search; tests of jobs/tune.py")
+        search = from_dict(SearchFile, values, str(path))
+        base = base_of(TuneConfig(study=str(path), data=data), search, "s")
+        check_space(str(path), search.space, base)
+        return
     runs = planned(path, data)
     assert runs and all(re.fullmatch(r"[\w.=-]+", run.experiment.run_name) for run in runs)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrdist.models.configs import DualAttentionConfig
-from ctrdist.models.layers import linear
+from ctrdist.models.layers import linear, short_softmax
 from ctrdist.models.transformer import Attention, Beside, Transformer
 from ctrdist.protocols import Output, PairCodebooks
 
@@ -93,7 +93,7 @@ class DualEnhanced(Attention):
         if self.filter is None and self.fusion is None:
             return super().attend(query_BHFE, key_BHFE, value_BHFE, x_BFD, beside)
         score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
-        map_BHFF = score_BHFF.float().softmax(-1)
+        map_BHFF = short_softmax(score_BHFF.float())
         if self.filter is not None:
             map_BHFF = self.filter(map_BHFF, x_BFD, beside)
         if self.fusion is not None:
@@ -171,7 +171,7 @@ class Fusion(nn.Module):
 
     def forward(self, pair_BHFF: Tensor, score_BHFF: Tensor, map_BHFF: Tensor) -> Tensor:
         """B, S and A^ca, (B, H, F, F) each; gives (B, H, F, F) float32."""
-        combo_BHFF = pair_BHFF.float().softmax(-1)
+        combo_BHFF = short_softmax(pair_BHFF.float())
         if self.kind == "multiply":
             return _row_normalised(combo_BHFF * map_BHFF)
         if self.kind == "weighted_sum":

@@ -15,6 +15,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.errors import ConfigError
+from ctrdist.models.layers import short_softmax
 from ctrdist.models.pair_hash import pair_addresses
 from ctrdist.models.tables import STORED, Codebook, table_name
 from ctrdist.protocols import Batch, PairCodebooks
@@ -195,8 +196,10 @@ def _check_pairs(schema: Schema, single: int) -> None:
 
 def _weighted(gates: list[Tensor], reads: list[Tensor]) -> Tensor:
     """Σ_k g^k read^k, (B, P, R), with softmax_k of the (B, P) gates; empties both lists."""
-    share_BPK = torch.stack(gates, dim=-1).float().softmax(-1).to(reads[0].dtype)
+    score_BPK = torch.stack(gates, dim=-1).float()
     gates.clear()
+    share_BPK = short_softmax(score_BPK).to(reads[0].dtype)
+    del score_BPK
     total = share_BPK[..., :1] * reads[0]
     for k in range(1, len(reads)):
         total = torch.addcmul(total, share_BPK[..., k : k + 1], reads[k])

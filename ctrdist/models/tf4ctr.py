@@ -35,7 +35,7 @@ from ctrdist.models.encoders import (
     LREncoder,
     MLPEncoder,
 )
-from ctrdist.models.layers import MLP, linear
+from ctrdist.models.layers import MLP, linear, short_softmax
 from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
 
 PAPER_GATE, PAPER_EXPERT = (400, 100), (400, 200)
@@ -155,7 +155,7 @@ class GatedExperts(Selection):
         """emb["tokens"]: (B, F, D)."""
         shape, h_BN = emb["tokens"].shape[1:], emb["tokens"].flatten(1)
         output_BXN = torch.stack([expert(h_BN) for expert in self.experts], 1)
-        weight_BSX = torch.stack([gate(h_BN).softmax(1) for gate in self.gates], 1)
+        weight_BSX = torch.stack([short_softmax(gate(h_BN)) for gate in self.gates], 1)
         easy_BN, hard_BN = torch.bmm(weight_BSX, output_BXN).unbind(1)
         return easy_BN.unflatten(1, shape), hard_BN.unflatten(1, shape)
 
@@ -210,7 +210,7 @@ class Vote(Fusion):
         if self.training:
             vote_BS = functional.gumbel_softmax(score_BS, tau=self.temperature, dim=1)
         else:
-            vote_BS = (score_BS / self.temperature).softmax(1)
+            vote_BS = short_softmax(score_BS / self.temperature)
         return (vote_BS * logits_BS).sum(1)
 
 
@@ -237,7 +237,7 @@ class MixtureOfExperts(Fusion):
     def forward(self, simple_BE: Tensor, complex_BG: Tensor, logits_BS: Tensor) -> Tensor:
         """simple_BE: (B, E), complex_BG: (B, G); gives (B,)."""
         both_BU = torch.cat([simple_BE, complex_BG], 1)
-        return (self.gate(both_BU).float().softmax(1) * self.experts(both_BU).float()).sum(1)
+        return (short_softmax(self.gate(both_BU).float()) * self.experts(both_BU).float()).sum(1)
 
 
 _SELECTIONS: Mapping[str, type[Selection]] = {

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ctrdist.errors import ConfigError
 from ctrdist.models.configs import TransformerConfig
-from ctrdist.models.layers import MLP, cpu_attention, linear
+from ctrdist.models.layers import MLP, Dropout, cpu_attention, linear
 from ctrdist.protocols import Output
 
 
@@ -90,7 +90,7 @@ class Layer(nn.Module):
             linear(config.feed_forward_factor * width, width),
         )
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BFD: Tensor, beside: Beside) -> Tensor:
         """x_BFD: (B, F, D); gives the same size."""

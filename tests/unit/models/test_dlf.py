@@ -205,7 +205,8 @@ def test_traces_as_one_graph(form: str) -> None:
     # the tracer without code generation, which would take minutes
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     tokens = torch.randn(16, 5, 8)
-    assert torch.equal(compiled({"tokens": tokens}).logits_B, logits(model, tokens))
+    # compiled, softmax is torch's own
+    torch.testing.assert_close(compiled({"tokens": tokens}).logits_B, logits(model, tokens))
 
 
 def test_no_matrix_of_token_pairs_is_kept() -> None:

@@ -170,7 +170,8 @@ def test_the_tower_traces_as_one_graph(settings: dict[str, Any]) -> None:
     torch._dynamo.reset()  # the limit of compilations is of all models of one class together
     # the tracer without code generation, which would take minutes
     compiled = torch.compile(model.tower, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(emb).logits_B, model.tower(emb).logits_B)
+    # compiled, softmax is torch's own
+    torch.testing.assert_close(compiled(emb).logits_B, model.tower(emb).logits_B)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ctrdist.errors import ConfigError
 from ctrdist.models.configs import DLFConfig
 from ctrdist.models.layers import MLP, TokenLinear, cpu_attention, linear, token_weight
-from ctrdist.protocols import Output
+from ctrdist.protocols import GATE_MEAN, Output
 
 GATE_FLOOR = 1e-6
 """ε of (9)."""
@@ -57,10 +57,14 @@ class DLF(nn.Module):
         """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
         x0_BFD = emb["tokens"]
         x_BND = x0_BFD
+        gate_means: list[Tensor] = []
         for layer in self.layers:
-            x_BND = layer(x_BND, x0_BFD)
+            x_BND, gate_mean = layer(x_BND, x0_BFD)
+            if gate_mean is not None:
+                gate_means.append(gate_mean)
         logits_B = self.head(x_BND.flatten(1)).squeeze(1)
-        return Output(logits_B=logits_B.float())
+        aux = {GATE_MEAN: torch.stack(gate_means)} if gate_means else {}
+        return Output(logits_B=logits_B.float(), aux=aux)
 
 
 class FactorBlock(nn.Module):
@@ -107,10 +111,10 @@ class CodeLayer(nn.Module):
         self.residual = _residual(in_tokens, self.out_tokens)
         self.norm = nn.LayerNorm(config.embedding_dim)
 
-    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> Tensor:
-        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D)."""
+    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> tuple[Tensor, None]:
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D), and None as it has no gate."""
         blocks = [self.high(x_BND, x_BND), self.low(x0_BFD, x_BND), self.compress(x_BND)]
-        return self.norm(torch.cat(blocks, dim=1) + self.residual(x_BND))
+        return self.norm(torch.cat(blocks, dim=1) + self.residual(x_BND)), None
 
 
 class PaperLayer(nn.Module):
@@ -136,8 +140,11 @@ class PaperLayer(nn.Module):
         )
         self.norm = nn.LayerNorm(config.embedding_dim)
 
-    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> Tensor:
-        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D): T = 6M, all switches on."""
+    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D): T = 6M, all switches on.
+
+        Also gives the mean of the gate, see :class:`GatedResidual`.
+        """
         blocks = [self.high(x_BND, x_BND), self.implicit(x_BND)]  # (6), (7)
         if self.low is not None:
             blocks.insert(0, self.low(x0_BFD, x_BND))  # (5)
@@ -148,7 +155,10 @@ class PaperLayer(nn.Module):
         if len(self.fusion):  # (15)
             z_IBMD = torch.cat([fused_IBMD, z_IBMD]) if self.concat else fused_IBMD + z_IBMD
         z_BTD = z_IBMD.transpose(0, 1).flatten(1, 2)
-        return self.norm(z_BTD if self.residual is None else z_BTD + self.residual(x_BND))
+        if self.residual is None:
+            return self.norm(z_BTD), None
+        residual_BTD, gate_mean = self.residual(x_BND)
+        return self.norm(z_BTD + residual_BTD), gate_mean
 
 
 class GatedResidual(nn.Module):
@@ -163,14 +173,15 @@ class GatedResidual(nn.Module):
             linear(config.embedding_dim, config.embedding_dim, bias=False) if gated else None
         )
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """x_BND: (B, N, D); gives (B, T, D)."""
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_BND: (B, N, D); gives (B, T, D), and in training with a gate its () float32 mean."""
         e_BTD = self.project(x_BND)
         if self.gate is None:
-            return e_BTD
+            return e_BTD, None
         score_BTD = self.gate(e_BTD)
         gate_BTD = score_BTD.sigmoid() if self.kind == "sigmoid" else score_BTD.clamp(GATE_FLOOR)
-        return gate_BTD * e_BTD
+        mean = gate_BTD.detach().mean(dtype=torch.float32) if self.training else None
+        return gate_BTD * e_BTD, mean
 
 
 def _fusion(config: DLFConfig, num_blocks: int) -> nn.Module:

@@ -15,6 +15,7 @@ from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.models.configs import DLFConfig
 from ctrdist.models.dlf import DLF, cpu_attention
+from ctrdist.protocols import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,
@@ -165,7 +166,7 @@ def test_every_fusion_gives_the_tokens_that_its_output_says(
     model = build(**switches)
     x_BND = torch.randn(4, 5, 8)
     for layer in model.layers:
-        x_BND = layer(x_BND, torch.randn(4, 5, 8))
+        x_BND, _ = layer(x_BND, torch.randn(4, 5, 8))
         assert x_BND.shape == (4, tokens, 8)
 
 
@@ -190,6 +191,15 @@ def test_twelve_layers_train_with_finite_gradients(gate: str, dim: int) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_mean_gates_come_while_training_a_tower_that_has_gates() -> None:
+    tokens = {"tokens": torch.randn(16, 5, 8)}
+    model = build(gate="sigmoid", num_layers=2)
+    assert model(tokens).aux[GATE_MEAN].shape == (2,)
+    assert not model.eval()(tokens).aux
+    for switches in ({"gate": "plain"}, {"gate": "none"}, {"form": "code"}):
+        assert not build(**switches)(tokens).aux
 
 
 @pytest.mark.parametrize("switches", BUILDS, ids=str)
@@ -267,7 +277,11 @@ def test_traces_as_one_graph(switches: dict[str, Any]) -> None:
     # the tracer without code generation, which would take minutes
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     tokens = torch.randn(16, 5, 8)
-    assert torch.equal(compiled({"tokens": tokens}).logits_B, logits(model, tokens))
+    ours, theirs = compiled({"tokens": tokens}), model({"tokens": tokens})
+    assert torch.equal(ours.logits_B, theirs.logits_B)
+    assert ours.aux.keys() == theirs.aux.keys()
+    for name, value in theirs.aux.items():
+        assert torch.equal(ours.aux[name], value)
 
 
 def test_no_matrix_of_token_pairs_is_kept() -> None:

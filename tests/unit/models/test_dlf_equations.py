@@ -19,6 +19,7 @@ from ctrdist.models.dlf import (
     GatePool,
     MLPFusion,
 )
+from ctrdist.protocols import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,
@@ -370,11 +371,30 @@ def test_gated_residual_equals_9(gate: Any, tokens: int) -> None:
     residual = GatedResidual(config, 5, tokens)
     if tokens == 5 and gate == "plain":
         x = torch.randn(6, 5, 8)
-        assert torch.equal(residual(x), x)
+        assert torch.equal(residual(x)[0], x)
         return
     assert_agree(
         residual,
-        lambda x: residual(x),
+        lambda x: residual(x)[0],
         lambda w, x: gated_residual(w, config, x),
         torch.randn(6, 5, 8),
     )
+
+
+@pytest.mark.parametrize("gate", ["max", "sigmoid"])
+def test_mean_gates_are_those_of_the_layers(gate: Any) -> None:
+    config = DLFConfig(**{**SMALL, "num_layers": 3}, gate=gate)
+    model = build(config)
+    x0 = torch.randn(24, 5, 8)
+    weights, x, expected = Weights.of(model), x0.double(), []
+    for index in range(3):
+        w = weights / "layers" / index
+        residual = w / "residual"
+        e = token_map(residual / "project", x) if "project" in residual else x
+        score = e @ residual["gate.weight"].T
+        expected.append((score.sigmoid() if gate == "sigmoid" else score.clamp(min=1e-6)).mean())
+        x = paper_layer(w, config, x, x0.double(), True)
+    means = model({"tokens": x0}).aux[GATE_MEAN]
+    assert means.dtype == torch.float32
+    assert not means.requires_grad
+    assert distance(means, torch.stack(expected)) < TOLERANCE

@@ -17,6 +17,9 @@ SIMPLE_LOGITS = "simple_logits_B"
 """In Output.aux of a model of two encoders: (B,) float32, log-odds by the simple one alone."""
 COMPLEX_LOGITS = "complex_logits_B"
 """The same by the complex one. The settings of such a model say `two_encoders`."""
+GATE_MEAN = "gate_mean_L"
+"""In Output.aux of a tower with gated residuals, while training: (L,) float32 without gradient,
+mean of each layer's gate over rows, tokens and dimensions; NaN for no rows."""
 
 
 @dataclass

@@ -12,10 +12,13 @@ from ctrdist.errors import ConfigError
 class DLFConfig:
     """Dynamic Low-Order-Aware Fusion (Wang et al., SIGIR 2025, arXiv:2505.19182).
 
-    The paper's ablations, in the paper form: `gate: plain` is "w/o gate" (the residual stays,
-    ungated), `low_order_block: false` is "w/o RLI", `attention_fusion: false` is "w/o NAF" and the
-    last two together are "w/o RLI + NAF". The paper says of "w/o NAF" that fusion happens in the
-    last layer only; here the outputs of the blocks are then concatenated in each layer.
+    The rows of the paper's Table 3, in the paper form (jobs/configs/studies/*_dlf_ablation.yaml):
+
+    - "w/o gate" is `gate: plain`: the residual stays, ungated.
+    - "w/o RLI" is `low_order_block: false` with `gate: plain`: the paper counts the control of the
+      residual to RLI, and discusses this row as one that has no gate either.
+    - "w/o NAF" is `fusion: concat`. The paper says that the streams are then fused in the last
+      layer only; here their tokens are concatenated in each.
     """
 
     form: Literal["paper", "code"] = "paper"
@@ -25,7 +28,7 @@ class DLFConfig:
     embedding_dim: int = 16
     """D, width of field embeddings and tokens."""
     num_layers: int = 3
-    """L, stacked interaction layers; the paper tests up to 12, best 8."""
+    """L, stacked interaction layers, 1 to 12; the paper tests 2 to 12, best 8."""
     tokens_per_block: int = 16
     """m, tokens that each block gives."""
     rank: int = 24
@@ -39,16 +42,19 @@ class DLFConfig:
     the paper."""
     low_order_block: bool = True
     """(paper) The block that interacts with the field embeddings (5)."""
-    attention_fusion: bool = True
-    """(paper) Network-aware attention fusion (10)-(14); off passes on the blocks' outputs."""
+    fusion: Literal["naf", "attention_pool", "gate_pool", "mlp", "concat"] = "naf"
+    """(paper) How the blocks' outputs become one, as compared in Figure 3. naf: (10)-(14).
+    Reconstructed, as the paper only names the others: attention_pool is naf without attention
+    within a block; gate_pool weighs the blocks, by a softmax for each token and dimension; mlp is a
+    network with one hidden layer over all tokens; concat passes the blocks' outputs on."""
     attention_layers: int = 2
-    """(paper) How often attention fusion is repeated on its own output; 0 is the same as
-    attention_fusion: false."""
+    """(paper) How often naf and attention_pool are repeated on their own output, 1 to 4. With naf
+    also 0, the end of that scale, where concat is left. No effect on other fusions."""
     attention_heads: int = 2
     """(paper) Heads of each attention; must divide embedding_dim."""
     fusion_output: Literal["concat", "sum"] = "concat"
     """(paper) How fused tokens join the blocks' own in (15): concat gives 6m tokens, sum 3m (4m and
-    2m without the low-order block). No effect without attention."""
+    2m without the low-order block). With fusion: concat there are 3m (2m) and nothing to join."""
     gate: Literal["max", "sigmoid", "none", "plain"] = "max"
     """(paper) Residual of (9): max(ε, W E) ⊙ E, sigmoid(W E) ⊙ E, no residual at all (none), or E
     without a gate (plain)."""
@@ -56,7 +62,6 @@ class DLFConfig:
     def __post_init__(self) -> None:
         for name in (
             "embedding_dim",
-            "num_layers",
             "tokens_per_block",
             "rank",
             "hidden_dim",
@@ -64,16 +69,42 @@ class DLFConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"DLF: {name} is {getattr(self, name)}; give at least 1.")
-        if self.attention_layers < 0:
-            raise ConfigError(
-                f"DLF: attention_layers is {self.attention_layers}; give 1 or more, "
-                "or 0 for no attention fusion."
-            )
+        for name, least, most in (("num_layers", 1, 12), ("attention_layers", 0, 4)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"DLF: {name} is {getattr(self, name)}; give {least} to {most}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"DLF: dropout is {self.dropout}; give at least 0 and less than 1.")
         if self.form == "code":
             self._refuse_paper_switches()
-        elif self.has_attention and self.embedding_dim % self.attention_heads:
+        else:
+            self._check_fusion()
+
+    @property
+    def fusion_rounds(self) -> int:
+        """How often fusion is applied, to its own output; 0 leaves only the blocks' outputs."""
+        if self.form == "code" or self.fusion == "concat":
+            return 0
+        return self.attention_layers if self.fusion in ("naf", "attention_pool") else 1
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether any attention is computed."""
+        return self.fusion in ("naf", "attention_pool") and self.fusion_rounds > 0
+
+    def _check_fusion(self) -> None:
+        if self.fusion == "attention_pool" and self.attention_layers == 0:
+            raise ConfigError(
+                "DLF: fusion: attention_pool has nothing to pool by with attention_layers: 0; "
+                "set attention_layers to 1 to 4, or fusion: concat."
+            )
+        if self.fusion_rounds == 0 and self.fusion_output == "sum":
+            none = "attention_layers: 0" if self.fusion == "naf" else "fusion: concat"
+            raise ConfigError(
+                f"DLF: fusion_output: sum has no fused tokens to add with {none}; "
+                "leave fusion_output out, or choose a fusion that computes some: "
+                "naf (with attention_layers 1 to 4), attention_pool, gate_pool or mlp."
+            )
+        if self.has_attention and self.embedding_dim % self.attention_heads:
             divisors = [
                 str(h) for h in range(1, self.embedding_dim + 1) if self.embedding_dim % h == 0
             ]
@@ -83,15 +114,10 @@ class DLFConfig:
                 "or change embedding_dim."
             )
 
-    @property
-    def has_attention(self) -> bool:
-        """Whether any attention fusion is computed."""
-        return self.form == "paper" and self.attention_fusion and self.attention_layers > 0
-
     def _refuse_paper_switches(self) -> None:
         names = (
             "low_order_block",
-            "attention_fusion",
+            "fusion",
             "attention_layers",
             "attention_heads",
             "fusion_output",

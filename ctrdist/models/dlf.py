@@ -18,7 +18,7 @@ from torch.nn import functional
 from ctrdist.errors import ConfigError
 from ctrdist.models.configs import DLFConfig
 from ctrdist.models.layers import MLP, TokenLinear, cpu_attention, linear, token_weight
-from ctrdist.protocols import Output
+from ctrdist.protocols import GATE_MEAN, Output
 
 GATE_FLOOR = 1e-6
 """ε of (9)."""
@@ -57,10 +57,14 @@ class DLF(nn.Module):
         """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
         x0_BFD = emb["tokens"]
         x_BND = x0_BFD
+        gate_means: list[Tensor] = []
         for layer in self.layers:
-            x_BND = layer(x_BND, x0_BFD)
+            x_BND, gate_mean = layer(x_BND, x0_BFD)
+            if gate_mean is not None:
+                gate_means.append(gate_mean)
         logits_B = self.head(x_BND.flatten(1)).squeeze(1)
-        return Output(logits_B=logits_B.float())
+        aux = {GATE_MEAN: torch.stack(gate_means)} if gate_means else {}
+        return Output(logits_B=logits_B.float(), aux=aux)
 
 
 class FactorBlock(nn.Module):
@@ -107,10 +111,10 @@ class CodeLayer(nn.Module):
         self.residual = _residual(in_tokens, self.out_tokens)
         self.norm = nn.LayerNorm(config.embedding_dim)
 
-    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> Tensor:
-        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D)."""
+    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> tuple[Tensor, None]:
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D), and None as it has no gate."""
         blocks = [self.high(x_BND, x_BND), self.low(x0_BFD, x_BND), self.compress(x_BND)]
-        return self.norm(torch.cat(blocks, dim=1) + self.residual(x_BND))
+        return self.norm(torch.cat(blocks, dim=1) + self.residual(x_BND)), None
 
 
 class PaperLayer(nn.Module):
@@ -125,32 +129,36 @@ class PaperLayer(nn.Module):
         self.high = FactorBlock(config, in_tokens, in_tokens)
         self.implicit = TokenLinear(in_tokens, config.tokens_per_block, bias=True)
         num_blocks = 3 if config.low_order_block else 2
-        repeats = config.attention_layers if config.has_attention else 0
-        self.attention = nn.ModuleList(
-            AttentionFusion(num_blocks, config.embedding_dim, config.attention_heads)
-            for _ in range(repeats)
+        self.fusion = nn.ModuleList(
+            _fusion(config, num_blocks) for _ in range(config.fusion_rounds)
         )
         self.concat = config.fusion_output == "concat"
-        copies = 2 if repeats and self.concat else 1
+        copies = 2 if config.fusion_rounds and self.concat else 1
         self.out_tokens = copies * num_blocks * config.tokens_per_block
         self.residual = (
             None if config.gate == "none" else GatedResidual(config, in_tokens, self.out_tokens)
         )
         self.norm = nn.LayerNorm(config.embedding_dim)
 
-    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> Tensor:
-        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D): T = 6M, all switches on."""
+    def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D): T = 6M, all switches on.
+
+        Also gives the mean of the gate, see :class:`GatedResidual`.
+        """
         blocks = [self.high(x_BND, x_BND), self.implicit(x_BND)]  # (6), (7)
         if self.low is not None:
             blocks.insert(0, self.low(x0_BFD, x_BND))  # (5)
         z_IBMD = torch.stack(blocks).relu()
         fused_IBMD = z_IBMD
-        for attention in self.attention:
-            fused_IBMD = attention(fused_IBMD)
-        if len(self.attention):  # (15)
+        for fusion in self.fusion:
+            fused_IBMD = fusion(fused_IBMD)
+        if len(self.fusion):  # (15)
             z_IBMD = torch.cat([fused_IBMD, z_IBMD]) if self.concat else fused_IBMD + z_IBMD
         z_BTD = z_IBMD.transpose(0, 1).flatten(1, 2)
-        return self.norm(z_BTD if self.residual is None else z_BTD + self.residual(x_BND))
+        if self.residual is None:
+            return self.norm(z_BTD), None
+        residual_BTD, gate_mean = self.residual(x_BND)
+        return self.norm(z_BTD + residual_BTD), gate_mean
 
 
 class GatedResidual(nn.Module):
@@ -165,15 +173,25 @@ class GatedResidual(nn.Module):
             linear(config.embedding_dim, config.embedding_dim, bias=False) if gated else None
         )
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """x_BND: (B, N, D); gives (B, T, D)."""
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_BND: (B, N, D); gives (B, T, D), and in training with a gate its () float32 mean."""
         e_BTD = self.project(x_BND)
         if self.gate is None:
-            return e_BTD
+            return e_BTD, None
         score_BTD = self.gate(e_BTD)
-        if self.kind == "sigmoid":
-            return score_BTD.sigmoid() * e_BTD
-        return score_BTD.clamp(min=GATE_FLOOR) * e_BTD
+        gate_BTD = score_BTD.sigmoid() if self.kind == "sigmoid" else score_BTD.clamp(GATE_FLOOR)
+        mean = gate_BTD.detach().mean(dtype=torch.float32) if self.training else None
+        return gate_BTD * e_BTD, mean
+
+
+def _fusion(config: DLFConfig, num_blocks: int) -> nn.Module:
+    """One round of fusion: (I, B, M, D) outputs of the blocks to Z̃ of the same size."""
+    if config.fusion == "mlp":
+        return MLPFusion(config, num_blocks)
+    if config.fusion == "gate_pool":
+        return GatePool(num_blocks, config.embedding_dim)
+    own = config.fusion == "naf"
+    return AttentionFusion(num_blocks, config.embedding_dim, config.attention_heads, own=own)
 
 
 class AttentionFusion(nn.Module):
@@ -181,16 +199,20 @@ class AttentionFusion(nn.Module):
 
     Each block attends to its own tokens (13) and, with a softmax for each, to those of every other
     block (11). Scores are scaled by 1/√E. Each block has its own weights.
+
+    Without own it is the paper's attention pooling, reconstructed from what 5.4 says of it: only
+    other blocks are attended to, so Z̃ is A^cross of (12).
     """
 
-    def __init__(self, num_blocks: int, dim: int, heads: int) -> None:
+    def __init__(self, num_blocks: int, dim: int, heads: int, *, own: bool = True) -> None:
         super().__init__()
-        self.num_blocks, self.dim, self.heads = num_blocks, dim, heads
+        self.num_blocks, self.dim, self.heads, self.own = num_blocks, dim, heads, own
         self.qkv_IDX = _block_weight(num_blocks, dim, 3 * dim, fan_out=dim)  # (10)
         self.cross_IXD = _block_weight(num_blocks, (num_blocks - 1) * dim, dim)  # W_cross, (12)
         self.cross_bias_ID = nn.Parameter(torch.zeros(num_blocks, dim))
-        self.fuse_IXD = _block_weight(num_blocks, 2 * dim, dim)  # W_f, (14): cross rows first
-        self.fuse_bias_ID = nn.Parameter(torch.zeros(num_blocks, dim))
+        if own:
+            self.fuse_IXD = _block_weight(num_blocks, 2 * dim, dim)  # W_f, (14): cross rows first
+            self.fuse_bias_ID = nn.Parameter(torch.zeros(num_blocks, dim))
         # order[i][j]: place of A_{i→j} among i's weights: the others in their order, itself last.
         blocks = range(num_blocks)
         order = [[num_blocks - 1 if i == j else j - (j > i) for j in blocks] for i in blocks]
@@ -231,14 +253,62 @@ class AttentionFusion(nn.Module):
 
         Nothing non-linear stands between them, and weights are few beside the B·M tokens.
         """
-        of_cross_IDD, of_self_IDD = self.fuse_IXD.split(self.dim, dim=1)
-        cross_IXD = torch.bmm(self.cross_IXD, of_cross_IDD)
-        of_cross_bias_ID = torch.bmm(self.cross_bias_ID.unsqueeze(1), of_cross_IDD).squeeze(1)
+        cross_IXD: Tensor = self.cross_IXD
+        bias_ID: Tensor = self.cross_bias_ID
+        if self.own:
+            of_cross_IDD, of_self_IDD = self.fuse_IXD.split(self.dim, dim=1)
+            cross_IXD = torch.bmm(cross_IXD, of_cross_IDD)
+            bias_ID = torch.bmm(bias_ID.unsqueeze(1), of_cross_IDD).squeeze(1) + self.fuse_bias_ID
+        else:
+            of_self_IDD = cross_IXD.new_zeros(self.num_blocks, self.dim, self.dim)
         ordered_IXD = torch.cat([cross_IXD, of_self_IDD], dim=1)
         ordered_IJDD = ordered_IXD.unflatten(1, (self.num_blocks, self.dim))
         order_IJ = self.get_buffer("order_IJ")
         block_I1 = torch.arange(self.num_blocks, device=order_IJ.device).unsqueeze(1)
-        return ordered_IJDD[block_I1, order_IJ].flatten(1, 2), of_cross_bias_ID + self.fuse_bias_ID
+        return ordered_IJDD[block_I1, order_IJ].flatten(1, 2), bias_ID
+
+
+class GatePool(nn.Module):
+    """Z̃_i = Σ_j g_ij ⊙ Z_j with g_i· = softmax over j of Z_j W_ij, for each token and dimension.
+
+    The paper's gate pooling, reconstructed: 5.4 says that learned gates weigh the embeddings, and
+    no more. Each block has gates of its own, so that there are as many fused tokens as from (14).
+    """
+
+    def __init__(self, num_blocks: int, dim: int) -> None:
+        super().__init__()
+        self.weight_JDX = _block_weight(num_blocks, dim, num_blocks * dim, fan_out=dim)
+
+    def forward(self, z_JBMD: Tensor) -> Tensor:
+        """z_JBMD: (I, B, M, D) outputs of the blocks; gives Z̃ of the same size."""
+        blocks, batch, tokens, dim = z_JBMD.shape
+        score_JXY = torch.bmm(z_JBMD.reshape(blocks, batch * tokens, dim), self.weight_JDX)
+        gate_JBMID = score_JXY.softmax(0).view(blocks, batch, tokens, blocks, dim)
+        return (gate_JBMID * z_JBMD.unsqueeze(3)).sum(0).permute(2, 0, 1, 3)
+
+
+class MLPFusion(nn.Module):
+    """vec[Z̃_1 ‖ … ‖ Z̃_I] = MLP(vec[Z_1 ‖ … ‖ Z_I]), with one hidden layer.
+
+    The paper's MLP-based fusion, reconstructed: 5.4 says that it is a non-linear transformation.
+    """
+
+    def __init__(self, config: DLFConfig, num_blocks: int) -> None:
+        super().__init__()
+        size = num_blocks * config.tokens_per_block * config.embedding_dim
+        self.mlp = MLP(
+            size,
+            [config.hidden_dim],
+            size,
+            dropout=config.dropout,
+            batch_norm=config.batch_norm,
+        )
+
+    def forward(self, z_IBMD: Tensor) -> Tensor:
+        """z_IBMD: (I, B, M, D) outputs of the blocks; gives Z̃ of the same size."""
+        blocks, _, tokens, dim = z_IBMD.shape
+        fused_BX = self.mlp(z_IBMD.transpose(0, 1).flatten(1))
+        return fused_BX.unflatten(1, (blocks, tokens, dim)).transpose(0, 1)
 
 
 def _residual(in_tokens: int, out_tokens: int) -> nn.Module:

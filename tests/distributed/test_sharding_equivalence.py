@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,22 +56,22 @@ MODEL = DLFConfig(
 )
 MODELS = {
     "dlf": MODEL,
+    "dlf mlp": replace(MODEL, fusion="mlp"),  # with batch normalisation of its own
+    "dlf attention_pool": replace(MODEL, fusion="attention_pool"),
+    "dlf gate_pool": replace(MODEL, fusion="gate_pool"),
     # three tables per field, of widths 4, 8 and 1: the last is padded
     "tf4ctr": TF4CTRConfig(
         simple="fm", embedding_dim=8, complex_hidden_dims=(16, 8), fusion="cf", dropout=0.0
     ),
 }
-LOSSES = {
-    "dlf": LossConfig(),
-    "tf4ctr": LossConfig(name="twin_focus", gamma=2.0, c=0.8, alpha=0.3),
-}
+LOSSES = {"tf4ctr": LossConfig(name="twin_focus", gamma=2.0, c=0.8, alpha=0.3)}
 
 
 def experiment_for(data: str, kind: str, optimizer: str, model: str = "dlf") -> Experiment:
-    return experiment_of(model, type(MODELS[model]))(
+    return experiment_of(model.split()[0], type(MODELS[model]))(
         data=data,
         model=MODELS[model],
-        loss=LOSSES[model],
+        loss=LOSSES.get(model, LossConfig()),
         loader=LoaderConfig(batch_size=511),  # odd: the workers' shares differ
         # With Adam's usual eps a gradient that is zero but for rounding, such as a bias's before
         # batch normalisation, moves its weight by the learning rate: rounding would grow, and the
@@ -232,6 +233,13 @@ def test_two_encoders_with_tables_of_their_own_train_like_unsharded_ones(data, t
     expected = train_plain(data, "adagrad", "tf4ctr")
     sharded = run_ranks(train, 2, data, str(tmp_path), "row_wise", "adagrad", "tf4ctr")[0]
     assert {name.split("/")[0] for name in expected["start"]} == {"tower", "easy", "hard", "linear"}
+    assert_equal(sharded, expected, "row_wise")
+
+
+@pytest.mark.parametrize("fusion", ["mlp", "attention_pool", "gate_pool"])
+def test_every_fusion_trains_like_an_unsharded_one(data, tmp_path, fusion):
+    expected = train_plain(data, "adagrad", f"dlf {fusion}")
+    sharded = run_ranks(train, 2, data, str(tmp_path), "row_wise", "adagrad", f"dlf {fusion}")[0]
     assert_equal(sharded, expected, "row_wise")
 
 

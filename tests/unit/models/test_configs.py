@@ -15,13 +15,27 @@ from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TransformerCo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_layers": 0}, "num_layers is 0; give at least 1"),
-        ({"embedding_dim": 0}, "embedding_dim is 0"),
+        ({"num_layers": 0}, "DLF: num_layers is 0; give 1 to 12"),
+        ({"num_layers": 13}, "num_layers is 13; give 1 to 12"),
+        ({"embedding_dim": 0}, "embedding_dim is 0; give at least 1"),
         ({"tokens_per_block": -1}, "tokens_per_block is -1"),
         ({"rank": 0}, "rank is 0"),
         ({"hidden_dim": 0}, "hidden_dim is 0"),
         ({"attention_heads": 0}, "attention_heads is 0"),
-        ({"attention_layers": -1}, "attention_layers is -1; give 1 or more, or 0"),
+        ({"attention_layers": -1}, "attention_layers is -1; give 0 to 4"),
+        ({"attention_layers": 5}, "attention_layers is 5; give 0 to 4"),
+        (
+            {"fusion": "attention_pool", "attention_layers": 0},
+            "attention_pool has nothing to pool by with attention_layers: 0; .*fusion: concat",
+        ),
+        (
+            {"fusion": "concat", "fusion_output": "sum"},
+            "fusion_output: sum has no fused tokens to add with fusion: concat; leave",
+        ),
+        (
+            {"attention_layers": 0, "fusion_output": "sum"},
+            "fusion_output: sum .* with attention_layers: 0; leave fusion_output out",
+        ),
         ({"dropout": 1.0}, "dropout is 1.0; give at least 0 and less than 1"),
         ({"dropout": -0.1}, "dropout is -0.1"),
         (
@@ -30,7 +44,7 @@ from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TransformerCo
         ),
         ({"form": "code", "gate": "none"}, "gate: none cannot be set with form: code.*form: paper"),
         ({"form": "code", "low_order_block": False}, "low_order_block: False"),
-        ({"form": "code", "attention_fusion": False}, "attention_fusion: False"),
+        ({"form": "code", "fusion": "concat"}, "fusion: concat cannot be set with form: code"),
         ({"form": "code", "attention_layers": 1}, "attention_layers: 1"),
         ({"form": "code", "attention_heads": 1}, "attention_heads: 1"),
         ({"form": "code", "fusion_output": "sum"}, "fusion_output: sum"),
@@ -42,8 +56,19 @@ def test_refuses_what_cannot_work(settings: dict[str, Any], message: str) -> Non
 
 
 def test_heads_need_not_divide_where_there_is_no_attention() -> None:
-    assert not DLFConfig(embedding_dim=10, attention_heads=4, attention_fusion=False).has_attention
+    for fusion in ("concat", "mlp", "gate_pool"):
+        assert not DLFConfig(embedding_dim=10, attention_heads=4, fusion=fusion).has_attention
+    assert not DLFConfig(embedding_dim=10, attention_heads=4, attention_layers=0).has_attention
     assert not DLFConfig(embedding_dim=9, form="code").has_attention
+    for fusion in ("naf", "attention_pool"):
+        with pytest.raises(ConfigError, match="attention_heads 4 does not divide"):
+            DLFConfig(embedding_dim=10, attention_heads=4, fusion=fusion)
+
+
+@pytest.mark.parametrize("layers", [1, 12])
+@pytest.mark.parametrize("rounds", [0, 4])
+def test_accepts_the_ends_of_the_ranges(layers: int, rounds: int) -> None:
+    assert DLFConfig(num_layers=layers, attention_layers=rounds).fusion_rounds == rounds
 
 
 def test_the_command_line_gives_the_same_refusal() -> None:

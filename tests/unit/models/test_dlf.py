@@ -15,6 +15,7 @@ from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.models.configs import DLFConfig
 from ctrdist.models.dlf import DLF, cpu_attention
+from ctrdist.protocols import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,
@@ -24,6 +25,8 @@ SMALL: dict[str, Any] = {
     "num_layers": 2,
 }
 FORMS = ["paper", "code"]
+FUSIONS = ["naf", "attention_pool", "gate_pool", "mlp", "concat"]
+BUILDS: list[dict[str, Any]] = [{"form": "code"}, *({"fusion": fusion} for fusion in FUSIONS)]
 
 
 def build(seed: int = 1, num_fields: int = 5, **settings: Any) -> DLF:
@@ -69,14 +72,20 @@ ALL_SWITCHES = [
             "gate": gate,
             "fusion_output": output,
             "low_order_block": low,
-            "attention_fusion": repeats > 0,
             "attention_layers": repeats,
         }
         for layers, gate, output, low, repeats in product(
             (1, 8), ("max", "sigmoid", "none", "plain"), ("concat", "sum"), (True, False), (0, 1, 4)
         )
-        if layers == 1 or repeats != 4
+        if (layers == 1 or repeats != 4) and (repeats or output == "concat")
     ),
+    *(
+        {"num_layers": 2, "fusion": fusion, "fusion_output": output, "low_order_block": low}
+        for fusion, output, low in product(
+            ("mlp", "gate_pool", "attention_pool"), ("concat", "sum"), (True, False)
+        )
+    ),
+    {"num_layers": 2, "fusion": "concat"},
 ]
 
 
@@ -94,8 +103,11 @@ def test_gradients_reach_every_parameter(switches: dict[str, Any]) -> None:
 SWITCHES: list[dict[str, Any]] = [
     {"form": "code"},
     {"low_order_block": False},
-    {"attention_fusion": False},
-    {"low_order_block": False, "attention_fusion": False},
+    {"fusion": "concat"},
+    {"fusion": "mlp"},
+    {"fusion": "gate_pool"},
+    {"fusion": "attention_pool"},
+    {"low_order_block": False, "fusion": "concat"},
     {"attention_layers": 1},
     {"attention_heads": 4},
     {"fusion_output": "sum"},
@@ -124,24 +136,84 @@ def test_each_switch_changes_the_output(switches: dict[str, Any]) -> None:
     assert (logits(full, tokens) - logits(other, tokens)).abs().max() > 1e-3
 
 
-def test_attention_off_and_zero_attention_layers_are_the_same() -> None:
+def test_no_attention_layers_leave_concat() -> None:
     tokens = torch.randn(4, 5, 8)
-    off, none = build(attention_fusion=False).eval(), build(attention_layers=0).eval()
+    off, none = build(fusion="concat").eval(), build(attention_layers=0).eval()
     assert torch.equal(logits(off, tokens), logits(none, tokens))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_dropout_acts_in_training_only(form: str) -> None:
-    model = build(form=form, dropout=0.5)
+@pytest.mark.parametrize(
+    ("switches", "tokens"),
+    [
+        ({}, 18),
+        ({"fusion": "concat"}, 9),
+        *(
+            ({"fusion": fusion, "fusion_output": output, "low_order_block": low}, tokens)
+            for fusion in ("naf", "mlp", "gate_pool", "attention_pool")
+            for output, low, tokens in (
+                ("concat", True, 18),
+                ("sum", True, 9),
+                ("concat", False, 12),
+                ("sum", False, 6),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_every_fusion_gives_the_tokens_that_its_output_says(
+    switches: dict[str, Any], tokens: int
+) -> None:
+    model = build(**switches)
+    x_BND = torch.randn(4, 5, 8)
+    for layer in model.layers:
+        x_BND, _ = layer(x_BND, torch.randn(4, 5, 8))
+        assert x_BND.shape == (4, tokens, 8)
+
+
+@pytest.mark.parametrize(
+    ("gate", "dim"), [("max", 16), ("sigmoid", 16), ("plain", 16), ("max", 64)]
+)
+def test_twelve_layers_train_with_finite_gradients(gate: str, dim: int) -> None:
+    torch.manual_seed(1)
+    config = DLFConfig(
+        num_layers=12, gate=gate, embedding_dim=dim, tokens_per_block=4, rank=4, hidden_dim=32
+    )
+    model = DLF(config, 10)
+    tokens = torch.nn.Parameter(0.01 * torch.randn(64, 10, dim))
+    label = (torch.rand(64) < 0.5).float()
+    optimizer = torch.optim.Adam([tokens, *model.parameters()], lr=0.003)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = log_loss_sum(logits(model, tokens), label) / 64
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_mean_gates_come_while_training_a_tower_that_has_gates() -> None:
+    tokens = {"tokens": torch.randn(16, 5, 8)}
+    model = build(gate="sigmoid", num_layers=2)
+    assert model(tokens).aux[GATE_MEAN].shape == (2,)
+    assert not model.eval()(tokens).aux
+    for switches in ({"gate": "plain"}, {"gate": "none"}, {"form": "code"}):
+        assert not build(**switches)(tokens).aux
+
+
+@pytest.mark.parametrize("switches", BUILDS, ids=str)
+def test_dropout_acts_in_training_only(switches: dict[str, Any]) -> None:
+    model = build(**switches, dropout=0.5)
     tokens = torch.randn(64, 5, 8)
     assert not torch.equal(logits(model, tokens), logits(model, tokens))
     model.eval()
     assert torch.equal(logits(model, tokens), logits(model, tokens))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_overfits_random_labels(form: str) -> None:
-    model = build(form=form, num_fields=6, hidden_dim=32)
+@pytest.mark.parametrize("switches", BUILDS, ids=str)
+def test_overfits_random_labels(switches: dict[str, Any]) -> None:
+    model = build(**switches, num_fields=6, hidden_dim=32)
     tokens = torch.nn.Parameter(torch.randn(256, 6, 8))
     label = (torch.rand(256) < 0.5).float()
     optimizer = torch.optim.Adam([tokens, *model.parameters()], lr=0.01)
@@ -153,9 +225,9 @@ def test_overfits_random_labels(form: str) -> None:
     assert loss.item() < 0.05
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_rows_do_not_depend_on_their_batch_in_eval(form: str) -> None:
-    model = build(form=form).eval()
+@pytest.mark.parametrize("switches", BUILDS, ids=str)
+def test_rows_do_not_depend_on_their_batch_in_eval(switches: dict[str, Any]) -> None:
+    model = build(**switches).eval()
     tokens = torch.randn(64, 5, 8)
     whole = logits(model, tokens)
     for sizes in ([1] * 64, [63, 1], [7, 50, 7]):
@@ -163,21 +235,21 @@ def test_rows_do_not_depend_on_their_batch_in_eval(form: str) -> None:
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_state_survives_saving(form: str, tmp_path: Path) -> None:
-    model = build(form=form)
+@pytest.mark.parametrize("switches", BUILDS, ids=str)
+def test_state_survives_saving(switches: dict[str, Any], tmp_path: Path) -> None:
+    model = build(**switches)
     logits(model, torch.randn(32, 5, 8))  # moves the running statistics
     torch.save(model.state_dict(), tmp_path / "tower.pt")
-    other = build(seed=2, form=form)
+    other = build(seed=2, **switches)
     other.load_state_dict(torch.load(tmp_path / "tower.pt", weights_only=True))
     tokens = torch.randn(8, 5, 8)
     assert torch.equal(logits(model.eval(), tokens), logits(other.eval(), tokens))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_same_seed_gives_the_same_step(form: str) -> None:
+@pytest.mark.parametrize("switches", BUILDS, ids=str)
+def test_same_seed_gives_the_same_step(switches: dict[str, Any]) -> None:
     def step() -> list[Tensor]:
-        model = build(form=form, dropout=0.2)
+        model = build(**switches, dropout=0.2)
         out = logits(model, torch.randn(32, 5, 8))
         out.square().sum().backward()
         return [out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
@@ -186,7 +258,7 @@ def test_same_seed_gives_the_same_step(form: str) -> None:
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("settings", [{}, {"gate": "sigmoid"}, {"form": "code"}], ids=str)
+@pytest.mark.parametrize("settings", [{"gate": "sigmoid"}, *BUILDS], ids=str)
 def test_runs_under_bfloat16_autocast(settings: dict[str, Any]) -> None:
     model = build(**settings)
     tokens = torch.randn(64, 5, 8, requires_grad=True)
@@ -199,14 +271,18 @@ def test_runs_under_bfloat16_autocast(settings: dict[str, Any]) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_traces_as_one_graph(form: str) -> None:
-    model = build(form=form)
+@pytest.mark.parametrize("switches", BUILDS, ids=str)
+def test_traces_as_one_graph(switches: dict[str, Any]) -> None:
+    model = build(**switches)
     # the tracer without code generation, which would take minutes
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     tokens = torch.randn(16, 5, 8)
+    ours, theirs = compiled({"tokens": tokens}), model({"tokens": tokens})
     # compiled, softmax is torch's own
-    torch.testing.assert_close(compiled({"tokens": tokens}).logits_B, logits(model, tokens))
+    torch.testing.assert_close(ours.logits_B, theirs.logits_B)
+    assert ours.aux.keys() == theirs.aux.keys()
+    for name, value in theirs.aux.items():
+        torch.testing.assert_close(ours.aux[name], value)
 
 
 def test_no_matrix_of_token_pairs_is_kept() -> None:

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from ctrdist.models.configs import DLFConfig
-from ctrdist.models.dlf import DLF, AttentionFusion, FactorBlock, GatedResidual
+from ctrdist.models.dlf import (
+    DLF,
+    AttentionFusion,
+    FactorBlock,
+    GatedResidual,
+    GatePool,
+    MLPFusion,
+)
+from ctrdist.protocols import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,
@@ -94,8 +102,8 @@ def code_layer(w: Weights, config: DLFConfig, x: Tensor, x0: Tensor, training: b
     return layer_norm(w / "norm", torch.cat(tokens, 1) + residual)
 
 
-def attention_fusion(w: Weights, z: list[Tensor], heads: int) -> list[Tensor]:
-    """(10)-(14)."""
+def attention_fusion(w: Weights, z: list[Tensor], heads: int, own: bool = True) -> list[Tensor]:
+    """(10)-(14); without attention to the own block it ends at (12)."""
     dim = z[0].shape[-1]
     width = dim // heads
     q, k, v = (
@@ -115,9 +123,36 @@ def attention_fusion(w: Weights, z: list[Tensor], heads: int) -> list[Tensor]:
     for i in range(len(z)):
         others = torch.cat([attend(i, j) for j in range(len(z)) if j != i], -1)  # (11)
         cross = others @ w["cross_IXD"][i] + w["cross_bias_ID"][i]  # (12)
+        if not own:
+            out.append(cross)
+            continue
         both = torch.cat([cross, attend(i, i)], -1)  # (13)
         out.append(both @ w["fuse_IXD"][i] + w["fuse_bias_ID"][i])  # (14)
     return out
+
+
+def gate_pool(w: Weights, z: list[Tensor]) -> list[Tensor]:
+    """Z̃_i = Σ_j exp(Z_j W_ij) ⊙ Z_j / Σ_j exp(Z_j W_ij)."""
+    dim, out = z[0].shape[-1], []
+    for i in range(len(z)):
+        weights = [
+            (z_j @ w["weight_JDX"][j][:, i * dim : (i + 1) * dim]).exp() for j, z_j in enumerate(z)
+        ]
+        out.append(sum(g * z_j for g, z_j in zip(weights, z, strict=True)) / sum(weights))
+    return out
+
+
+def mlp_fusion(w: Weights, z: list[Tensor], training: bool) -> list[Tensor]:
+    fused = mlp(w / "mlp", torch.cat(z, 1).flatten(1), training).unflatten(1, (-1, z[0].shape[2]))
+    return list(fused.split(z[0].shape[1], 1))
+
+
+def fuse(w: Weights, config: DLFConfig, z: list[Tensor], training: bool) -> list[Tensor]:
+    if config.fusion == "mlp":
+        return mlp_fusion(w, z, training)
+    if config.fusion == "gate_pool":
+        return gate_pool(w, z)
+    return attention_fusion(w, z, config.attention_heads, own=config.fusion == "naf")
 
 
 def gated_residual(w: Weights, config: DLFConfig, x: Tensor) -> Tensor:
@@ -136,9 +171,10 @@ def paper_layer(w: Weights, config: DLFConfig, x: Tensor, x0: Tensor, training: 
     z += [factor_block(w / "high", x, x, training), token_map(w / "implicit", x)]  # (6), (7)
     z = [block.clamp(min=0) for block in z]
     tokens, fused = z, z
-    if config.attention_fusion and config.attention_layers:
-        for repeat in range(config.attention_layers):
-            fused = attention_fusion(w / "attention" / repeat, fused, config.attention_heads)
+    rounds = {"concat": 0, "mlp": 1, "gate_pool": 1}.get(config.fusion, config.attention_layers)
+    if rounds:
+        for index in range(rounds):
+            fused = fuse(w / "fusion" / index, config, fused, training)
         concat = config.fusion_output == "concat"
         tokens = fused + z if concat else [a + b for a, b in zip(fused, z, strict=True)]  # (15)
     total = torch.cat(tokens, 1)
@@ -214,11 +250,18 @@ PAPER = [
         (True, False),
         ((0, 2), (1, 4), (2, 2)),
     )
+    if repeats or output == "concat"
+]
+FUSIONS: list[dict[str, Any]] = [{"fusion": "concat"}, {"fusion": "concat", "gate": "none"}] + [
+    {"fusion": fusion, "fusion_output": output, "low_order_block": low}
+    for fusion, output, low in product(
+        ("mlp", "gate_pool", "attention_pool"), ("concat", "sum"), (True, False)
+    )
 ]
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("switches", PAPER, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("switches", PAPER + FUSIONS, ids=lambda s: "-".join(map(str, s.values())))
 def test_paper_form_equals_the_equations(switches: dict[str, Any], training: bool) -> None:
     config = DLFConfig(**SMALL, **switches)
     model = build(config).train(training)
@@ -284,6 +327,42 @@ def test_attention_equals_10_to_14(blocks: int, heads: int) -> None:
     )
 
 
+@pytest.mark.parametrize("blocks", [2, 3])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_pooling_ends_at_12(blocks: int, heads: int) -> None:
+    torch.manual_seed(1)
+    attention = AttentionFusion(blocks, 8, heads, own=False)
+    torch.nn.init.normal_(attention.cross_bias_ID)
+    assert_agree(
+        attention,
+        attention,
+        lambda w, z: torch.stack(attention_fusion(w, list(z), heads, own=False)),
+        torch.randn(blocks, 6, 4, 8),
+    )
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_gate_pool_equals_its_sum_over_blocks(blocks: int) -> None:
+    torch.manual_seed(1)
+    pool = GatePool(blocks, 8)
+    assert_agree(
+        pool, pool, lambda w, z: torch.stack(gate_pool(w, list(z))), torch.randn(blocks, 6, 4, 8)
+    )
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_mlp_fusion_equals_its_layers(blocks: int, batch_norm: bool) -> None:
+    torch.manual_seed(1)
+    fusion = MLPFusion(DLFConfig(**SMALL, batch_norm=batch_norm), blocks)
+    assert_agree(
+        fusion,
+        fusion,
+        lambda w, z: torch.stack(mlp_fusion(w, list(z), True)),
+        torch.randn(blocks, 24, 3, 8),
+    )
+
+
 @pytest.mark.parametrize("gate", ["max", "sigmoid", "plain"])
 @pytest.mark.parametrize("tokens", [5, 7])
 def test_gated_residual_equals_9(gate: Any, tokens: int) -> None:
@@ -292,8 +371,30 @@ def test_gated_residual_equals_9(gate: Any, tokens: int) -> None:
     residual = GatedResidual(config, 5, tokens)
     if tokens == 5 and gate == "plain":
         x = torch.randn(6, 5, 8)
-        assert torch.equal(residual(x), x)
+        assert torch.equal(residual(x)[0], x)
         return
     assert_agree(
-        residual, residual, lambda w, x: gated_residual(w, config, x), torch.randn(6, 5, 8)
+        residual,
+        lambda x: residual(x)[0],
+        lambda w, x: gated_residual(w, config, x),
+        torch.randn(6, 5, 8),
     )
+
+
+@pytest.mark.parametrize("gate", ["max", "sigmoid"])
+def test_mean_gates_are_those_of_the_layers(gate: Any) -> None:
+    config = DLFConfig(**{**SMALL, "num_layers": 3}, gate=gate)
+    model = build(config)
+    x0 = torch.randn(24, 5, 8)
+    weights, x, expected = Weights.of(model), x0.double(), []
+    for index in range(3):
+        w = weights / "layers" / index
+        residual = w / "residual"
+        e = token_map(residual / "project", x) if "project" in residual else x
+        score = e @ residual["gate.weight"].T
+        expected.append((score.sigmoid() if gate == "sigmoid" else score.clamp(min=1e-6)).mean())
+        x = paper_layer(w, config, x, x0.double(), True)
+    means = model({"tokens": x0}).aux[GATE_MEAN]
+    assert means.dtype == torch.float32
+    assert not means.requires_grad
+    assert distance(means, torch.stack(expected)) < TOLERANCE

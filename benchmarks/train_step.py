@@ -22,7 +22,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -302,6 +302,15 @@ def rate_of(build: Callable[[], Callable[[int], None]], seconds: float) -> float
     return BATCH * int(total) / (time.perf_counter() - begun)
 
 
+def show_rates(rates: Mapping[str, Sequence[float]]) -> None:
+    """A table of samples/s: median, least, most, and the median over the first way's."""
+    base = statistics.median(next(iter(rates.values())))
+    print(f"{'':34}{'samples/s':>10}{'least':>9}{'most':>9}{'ratio':>8}")
+    for way, found in rates.items():
+        middle = statistics.median(found)
+        print(f"{way:34}{middle:10,.0f}{min(found):9,.0f}{max(found):9,.0f}{middle / base:8.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -322,14 +331,8 @@ def main() -> None:
                 workers = args.threads if many else 1
                 rates[way].append(measure(step, workers, args.threads // workers, args.seconds))
         figures[ids] = rates
-        base = statistics.median(rates[args.ways[0]])
         print(f"\n{ids} ids, {FIELDS} tables of {args.rows:,} × {DIM}, {args.threads} threads")
-        print(f"{'':34}{'samples/s':>10}{'least':>9}{'most':>9}{'ratio':>8}")
-        for way, found in rates.items():
-            middle = statistics.median(found)
-            print(
-                f"{way:34}{middle:10,.0f}{min(found):9,.0f}{max(found):9,.0f}{middle / base:8.2f}"
-            )
+        show_rates(rates)
     if args.out:
         Path(args.out).write_text(json.dumps(figures, indent=1))
 

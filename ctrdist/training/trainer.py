@@ -73,7 +73,7 @@ class Trainer:
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
-        self._clock = Clock(engine.world.device)
+        self._clock = Clock(engine.world.device, engine.world.size)
         self._work: Work | None = None
         self._stop = stop or StopRequest()
         self._stop_agreed = self._due_agreed = False

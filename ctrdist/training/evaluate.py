@@ -66,6 +66,7 @@ def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None
         world_size=world.size,
         shuffle=False,
         batch_size=train.eval_batch_size,
+        pinned=world.device.type == "cuda",
     )
     require_rows_for_all(loader.rows, world, split)
     average_buffers(engine)
@@ -87,7 +88,8 @@ def _predictions(
     engine.model.eval()
     with torch.no_grad(), autocast(engine):
         for batch in loader:
-            yield engine.model(batch.to(engine.world.device)).logits_B.float(), batch
+            on_device = batch.to(engine.world.device, non_blocking=True)
+            yield engine.model(on_device).logits_B.float(), batch
             beat()
     engine.model.train()
 

@@ -114,6 +114,23 @@ def test_reading_ahead_does_not_count_as_seen(dataset):
     assert loader.state_dict()["consumed"] == 60
 
 
+def test_a_batch_that_is_prepared_ahead_counts_when_it_is_handed_out(dataset):
+    loader, plain = loaders(dataset, 1)[0], loaders(dataset, 1)[0]
+    prepared = []
+
+    def prepare(batch):
+        prepared.append(batch)
+        return batch.row_B.tolist()
+
+    seen = []
+    for number, rows in enumerate(loader.ahead(prepare), start=1):
+        seen.append(rows)
+        assert loader.consumed == min(60 * number, ROWS) or number > 7  # the last two are smaller
+        assert len(prepared) == min(number + 1, 9)
+    assert seen == [batch.row_B.tolist() for batch in plain]
+    assert loader.consumed == plain.consumed == ROWS
+
+
 def test_unshuffled_is_the_stored_order(dataset):
     loader = Loader(dataset, "valid", CONFIG, shuffle=False, batch_size=17)
     assert torch.cat([batch.row_B for batch in loader]).tolist() == list(range(90))

@@ -94,14 +94,10 @@ class Made:
     def __iter__(self) -> Iterator[Any]:
         return (self._batches[n % len(self._batches)] for n in range(self._steps))
 
-    def ahead(self, prepare: Callable[[Any], Any]) -> Iterator[Any]:
-        """What prepare makes of each batch, one step before it is handed out."""
-        waiting = []
-        for batch in self:
-            waiting.append(prepare(batch))
-            if len(waiting) == 2:
-                yield waiting.pop(0)
-        yield from waiting
+    def in_pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Each beside the one after it."""
+        batches = list(self)
+        return zip(batches, [*batches[1:], None], strict=True)
 
 
 def tower_of(case: Case, settings: dict[str, Any]) -> tuple[nn.Module, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +31,6 @@ from ctrdist.errors import CheckpointError
 from ctrdist.protocols import Batch
 
 STATE_VERSION = 2
-
-T = TypeVar("T")
 
 
 class Loader:
@@ -103,18 +101,17 @@ class Loader:
             self.consumed = end
             yield batch
 
-    def ahead(self, prepare: Callable[[Batch], T]) -> Iterator[T]:
-        """The same, with what `prepare` makes of each batch one step before it is handed out."""
-        waiting: tuple[int, T] | None = None
+    def in_pairs(self) -> Iterator[tuple[Batch, Batch | None]]:
+        """Each batch beside the one after it, which is not yet handed out; None after the last."""
+        waiting: tuple[int, Batch] | None = None
         for end, batch in self._read_ahead():
-            coming = end, prepare(batch)
             if waiting is not None:
                 self.consumed = waiting[0]
-                yield waiting[1]
-            waiting = coming
+                yield waiting[1], batch
+            waiting = end, batch
         if waiting is not None:
             self.consumed = waiting[0]
-            yield waiting[1]
+            yield waiting[1], None
 
     def _read_ahead(self) -> Iterator[tuple[int, Batch]]:
         """Each batch, made by a thread, and how many rows of the epoch are consumed with it."""

@@ -10,7 +10,6 @@ send ids to the holders of their rows, and compute_and_output_dist, which goes o
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -39,13 +38,11 @@ class Pipeline:
         on_gpu = self._device.type == "cuda"
         wanted = engine.experiment.train.pipeline
         self._ahead: _Ahead | None = None
+        self._following: Batch | None = None
+        self._prepared: Batch | None = None
+        """What follows the batch of this step, and its copy on the device."""
         if wanted == "sparse_dist" or (wanted == "auto" and on_gpu):
             self._ahead = _Ahead(_tables(engine), self._device)
-
-    @property
-    def in_use(self) -> bool:
-        """Whether the next batch is prepared during a step."""
-        return self._ahead is not None
 
     def batches(self, loader: Loader) -> Iterator[tuple[Batch, Batch]]:
         """The rest of the loader's epoch: each batch as it was read, and on the device."""
@@ -54,16 +51,22 @@ class Pipeline:
                 yield batch, batch.to(self._device, non_blocking=True)
             return
         try:
-            for batch, on_device in loader.ahead(self._ahead.prepare):
+            for batch, self._following in loader.in_pairs():
+                on_device = self._prepared or self._ahead.prepare(batch)
+                self._prepared = None
                 self._ahead.join(on_device)
                 yield batch, on_device
         finally:
-            self._ahead.forget()
+            self._following = self._prepared = self._ahead.coming = None
 
     def go_on(self) -> None:
-        """Sends the next batch's ids; every rank calls it after its forward pass."""
-        if self._ahead is not None:
-            self._ahead.go_on()
+        """Prepares the next batch, if there is one; every rank calls it after its forward pass.
+
+        Not before: computation would wait for the copy, as that goes first on the same stream as
+        what the forward pass waits for. On a GPU the forward pass still runs meanwhile.
+        """
+        if self._ahead is not None and self._following is not None:
+            self._prepared = self._ahead.prepare(self._following)
 
 
 @dataclass
@@ -72,14 +75,8 @@ class _Coming:
 
     features: KeyedJaggedTensor
     context: Any
-    request: Any
-    """TorchRec's awaitable: of how much comes from whom, or, once sent, of the ids themselves."""
-    sent: bool = False
-
-    def send(self) -> None:
-        """Waits until it is known how much comes from whom, and sends the ids."""
-        if not self.sent:
-            self.request, self.sent = self.request.wait(), True
+    ids: Any
+    """TorchRec's awaitable of them."""
 
 
 class _Ahead:
@@ -87,46 +84,38 @@ class _Ahead:
 
     def __init__(self, tables: ShardedEmbeddingBagCollection, device: torch.device) -> None:
         self._tables, self._device = tables, device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # before other work: it is little, and the next step waits for it
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._plain = tables.forward
-        self._coming: deque[_Coming] = deque()
+        self.coming: _Coming | None = None
         # an attribute of the instance goes before the method of its class
         tables.forward = self
 
-    def prepare(self, batch: Batch) -> tuple[Batch, Batch]:
-        """Copies a batch to the device and begins to send its ids; every rank calls it."""
+    def prepare(self, batch: Batch) -> Batch:
+        """Copies a batch to the device and sends its ids; every rank calls it."""
         batch.sparse.length_per_key()  # counted here, where it does not wait for the device
         with self._aside():
             on_device = batch.to(self._device, non_blocking=True)
             context = self._tables.create_context()
-            request = self._tables.input_dist(context, on_device.sparse)
-        self._coming.append(_Coming(on_device.sparse, context, request))
-        return batch, on_device
-
-    def go_on(self) -> None:
-        """Sends the ids of batches that are to come; every rank calls it."""
-        with self._aside():
-            for coming in self._coming:
-                coming.send()
+            # waits until it is known how much comes from whom
+            ids = self._tables.input_dist(context, on_device.sparse).wait()
+        self.coming = _Coming(on_device.sparse, context, ids)
+        return on_device
 
     def join(self, batch: Batch) -> None:
         """Lets computation wait for the batch's copy."""
         if self._stream is not None:
-            torch.cuda.current_stream(self._device).wait_stream(self._stream)
-            batch.record_stream(torch.cuda.current_stream(self._device))
-
-    def forget(self) -> None:
-        """Gives up what was prepared."""
-        self._coming.clear()
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            batch.record_stream(current)
 
     def __call__(self, features: KeyedJaggedTensor) -> Any:
         """The looked-up rows, of ids that are prepared or of any others."""
-        if not self._coming or self._coming[0].features is not features:
+        coming, self.coming = self.coming, None
+        if coming is None or coming.features is not features:
             return self._plain(features)
-        coming = self._coming.popleft()
         with self._aside():
-            coming.send()
-            ids = coming.request.wait()
+            ids = coming.ids.wait()
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._stream)

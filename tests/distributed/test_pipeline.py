@@ -79,9 +79,9 @@ def train(world: World, experiment: Experiment, run_dir: str, kill_after: int = 
     step, taken, under_way = trainer.train_step, [], []
 
     def recorded(batch):
-        if trainer._pipeline._ahead is not None:
-            under_way.append(len(trainer._pipeline._ahead._coming))
+        sent = trainer._pipeline._ahead is not None and trainer._pipeline._ahead.coming is not None
         loss, norm = step(batch)
+        under_way.append((sent, trainer._pipeline._prepared is not None))
         taken.append((trainer.progress.step, loss, norm, batch.row_B.tolist()))
         return loss, norm
 
@@ -119,9 +119,11 @@ def test_weights_are_bit_equal(data, tmp_path, model, kind, slices, workers):
     )
     for one, other in zip(ahead, plain, strict=True):
         same(one, other)
-    # the ids of this step and of the next are on their way, but at the end of an epoch; those of
-    # the very first step were used to count operations
-    assert ahead[0]["under_way"] == [1, *[2] * 14, 1, *[2] * 15, 1]
+    # a step's ids have been sent when it begins, and the next batch is prepared when it ends; the
+    # very first ones were used to count operations
+    epoch = [*[(True, True)] * 15, (True, False)]
+    assert ahead[0]["under_way"] == [(False, True), *epoch[1:], *epoch]
+    assert plain[0]["under_way"] == [(False, False)] * 32
 
 
 def test_a_batch_on_its_way_is_not_yet_consumed(data, tmp_path):

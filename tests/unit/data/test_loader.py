@@ -114,20 +114,15 @@ def test_reading_ahead_does_not_count_as_seen(dataset):
     assert loader.state_dict()["consumed"] == 60
 
 
-def test_a_batch_that_is_prepared_ahead_counts_when_it_is_handed_out(dataset):
+def test_the_second_of_a_pair_is_not_yet_consumed(dataset):
     loader, plain = loaders(dataset, 1)[0], loaders(dataset, 1)[0]
-    prepared = []
-
-    def prepare(batch):
-        prepared.append(batch)
-        return batch.row_B.tolist()
-
-    seen = []
-    for number, rows in enumerate(loader.ahead(prepare), start=1):
-        seen.append(rows)
-        assert loader.consumed == min(60 * number, ROWS) or number > 7  # the last two are smaller
-        assert len(prepared) == min(number + 1, 9)
+    seen, announced = [], []
+    for batch, following in loader.in_pairs():
+        seen.append(batch.row_B.tolist())
+        announced.append(following and following.row_B.tolist())
+        assert loader.consumed == sum(map(len, seen))
     assert seen == [batch.row_B.tolist() for batch in plain]
+    assert announced == [*seen[1:], None]
     assert loader.consumed == plain.consumed == ROWS
 
 

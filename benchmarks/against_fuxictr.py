@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from benchmarks.train_step import (  # noqa: E402
     ids_of,
     labels_of,
     measure,
+    show_rates,
 )
 
 
@@ -108,14 +108,8 @@ def main() -> None:
         for _ in range(args.repeats):
             for name, case in cases.items():
                 rates[name].append(measure(*case, args.seconds))
-        base = statistics.median(rates["FuxiCTR, dense Adam"])
         print(f"\n{ids} ids, {FIELDS} tables of {args.rows:,} × {DIM}, batch {BATCH}, 2 threads")
-        print(f"{'':34}{'samples/s':>10}{'least':>9}{'most':>9}{'ratio':>8}")
-        for name, found in rates.items():
-            middle = statistics.median(found)
-            print(
-                f"{name:34}{middle:10,.0f}{min(found):9,.0f}{max(found):9,.0f}{middle / base:8.2f}"
-            )
+        show_rates(rates)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,11 @@ MADE = 8  # batches that are made, and then taken in turn
 class MLP(nn.Module):
     """Three hidden layers over the joined embeddings."""
 
-    groups: Mapping[str, int] = {"tokens": DIM}
-
-    def __init__(self) -> None:
+    def __init__(self, dim: int = DIM) -> None:
         super().__init__()
+        self.groups = {"tokens": dim}
         layers: list[nn.Module] = []
-        width = FIELDS * DIM
+        width = FIELDS * dim
         for hidden in HIDDEN:
             layers += [nn.Linear(width, hidden), nn.ReLU()]
             width = hidden
@@ -90,17 +89,17 @@ def tower_of(name: str) -> nn.Module:
     return own[name]() if name in own else build_tower(name, DLFConfig(), FIELDS)
 
 
-def ids_of(rows: int, zipf: bool, seed: int) -> np.ndarray:
+def ids_of(rows: int, zipf: bool, seed: int, batch: int = BATCH) -> np.ndarray:
     """(fields, batch) ids."""
     rng = np.random.default_rng(seed)
     if not zipf:
-        return rng.integers(0, rows, (FIELDS, BATCH))
-    drawn = rng.zipf(1.2, (FIELDS, BATCH)) - 1
+        return rng.integers(0, rows, (FIELDS, batch))
+    drawn = rng.zipf(1.2, (FIELDS, batch)) - 1
     return np.where(drawn < rows, drawn, rng.integers(0, rows, drawn.shape))
 
 
-def labels_of(seed: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, 2, BATCH)).float()
+def labels_of(seed: int, batch: int = BATCH) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 2, batch)).float()
 
 
 def plain(rows: int, zipf: bool, sparse: bool) -> Callable[[int], None]:
@@ -135,39 +134,44 @@ def engine(
     rows: int, zipf: bool, *, bf16: bool, naive: bool = False, tower: str = "mlp"
 ) -> Callable[[int], None]:
     """Our engine; naive leaves out what ctrdist adds to TorchRec on a CPU."""
+    world, train = trainable(schema_of(rows), bf16=bf16, naive=naive, tower=tower)
+    share = slice(world.rank * BATCH // world.size, (world.rank + 1) * BATCH // world.size)
+    made = [
+        batch_of(ids_of(rows, zipf, seed)[:, share], labels_of(seed)[share], BATCH)
+        for seed in range(MADE)
+    ]
+    return lambda number: train(made[number % MADE])
+
+
+def schema_of(rows: int) -> Any:
+    """FIELDS categorical fields of so many ids each."""
+    from ctrdist.schema import CategoricalField, Schema
+
+    fields = (CategoricalField(name=f"C{i}", vocabulary_size=rows) for i in range(FIELDS))
+    return Schema(name="made", numeric=(), categorical=tuple(fields))
+
+
+def batch_of(ids: np.ndarray, label_B: Tensor, global_size: int) -> Any:
+    """The batch of (fields, B) ids; global_size: rows of all workers."""
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
     from ctrdist.protocols import Batch
-    from ctrdist.schema import CategoricalField, Schema
 
-    names = [f"C{i}" for i in range(FIELDS)]
-    schema = Schema(
-        name="made",
-        numeric=(),
-        categorical=tuple(CategoricalField(name=n, vocabulary_size=rows) for n in names),
+    size = len(label_B)
+    sparse = KeyedJaggedTensor(
+        [f"C{i}" for i in range(FIELDS)],
+        torch.from_numpy(np.ascontiguousarray(ids).reshape(-1).astype(np.int32)),
+        lengths=torch.ones(FIELDS * size, dtype=torch.int32),
+        offsets=torch.arange(FIELDS * size + 1, dtype=torch.int32),
+        stride=size,
     )
-    world, train = trainable(schema, bf16=bf16, naive=naive, tower=tower)
-    own = BATCH // world.size
-    made = []
-    for seed in range(MADE):
-        ids = ids_of(rows, zipf, seed)[:, world.rank * own : (world.rank + 1) * own]
-        sparse = KeyedJaggedTensor(
-            names,
-            torch.from_numpy(np.ascontiguousarray(ids).reshape(-1).astype(np.int32)),
-            lengths=torch.ones(FIELDS * own, dtype=torch.int32),
-            offsets=torch.arange(FIELDS * own + 1, dtype=torch.int32),
-            stride=own,
-        )
-        made.append(
-            Batch(
-                numeric_BK=torch.empty(own, 0),
-                sparse=sparse,
-                label_B=labels_of(seed)[world.rank * own : (world.rank + 1) * own],
-                row_B=torch.arange(own),
-                global_size=BATCH,
-            )
-        )
-    return lambda number: train(made[number % MADE])
+    return Batch(
+        numeric_BK=torch.empty(size, 0),
+        sparse=sparse,
+        label_B=label_B,
+        row_B=torch.arange(size),
+        global_size=global_size,
+    )
 
 
 def trainable(schema: Any, *, bf16: bool, naive: bool, tower: str) -> tuple[Any, Callable]:
@@ -302,6 +306,15 @@ def rate_of(build: Callable[[], Callable[[int], None]], seconds: float) -> float
     return BATCH * int(total) / (time.perf_counter() - begun)
 
 
+def show_rates(rates: Mapping[str, Sequence[float]]) -> None:
+    """A table of samples/s: median, least, most, and the median over the first way's."""
+    base = statistics.median(next(iter(rates.values())))
+    print(f"{'':34}{'samples/s':>10}{'least':>9}{'most':>9}{'ratio':>8}")
+    for way, found in rates.items():
+        middle = statistics.median(found)
+        print(f"{way:34}{middle:10,.0f}{min(found):9,.0f}{max(found):9,.0f}{middle / base:8.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -322,14 +335,8 @@ def main() -> None:
                 workers = args.threads if many else 1
                 rates[way].append(measure(step, workers, args.threads // workers, args.seconds))
         figures[ids] = rates
-        base = statistics.median(rates[args.ways[0]])
         print(f"\n{ids} ids, {FIELDS} tables of {args.rows:,} × {DIM}, {args.threads} threads")
-        print(f"{'':34}{'samples/s':>10}{'least':>9}{'most':>9}{'ratio':>8}")
-        for way, found in rates.items():
-            middle = statistics.median(found)
-            print(
-                f"{way:34}{middle:10,.0f}{min(found):9,.0f}{max(found):9,.0f}{middle / base:8.2f}"
-            )
+        show_rates(rates)
     if args.out:
         Path(args.out).write_text(json.dumps(figures, indent=1))
 

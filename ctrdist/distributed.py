@@ -16,6 +16,9 @@ from ctrdist.errors import ConfigError, UserError
 
 T = TypeVar("T")
 
+EXCHANGE = "ctrdist::exchange"
+"""Name under which torch's profiler sees exchanges that are no collectives of a process group."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:

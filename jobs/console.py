@@ -186,6 +186,8 @@ def _throughput(t: dict[str, float]) -> list[str]:
         f"{name} {100 * t[f'share_{name}']:.0f}%"
         for name in ("loader", "forward", "backward", "optimizer", "other")
     )
+    if "communication" in t:
+        shares += f"; workers were exchanging for {100 * t['communication']:.0f}% of it"
     return [
         f"a step took {t['step_ms']:.1f} ms: {shares}",
         f"this machine's floor for it is {t['floor_ms']:.1f} ms, {t['times_the_floor']:.0f} times "

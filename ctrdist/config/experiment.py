@@ -249,6 +249,9 @@ class TrainConfig:
     the loss, and needs a GPU."""
     compile: bool = False
     """torch.compile of the tower: slow first steps, for a long run. Needs a C++ compiler."""
+    pipeline: Literal["auto", "none", "sparse_dist"] = "auto"
+    """What is done for the next batch during a step. sparse_dist copies it to the device and sends
+    its ids to the workers that hold their rows. auto: sparse_dist on a GPU, none on CPUs."""
     deterministic: bool = False
     """Refuses or replaces GPU kernels whose results differ between two runs; slower there."""
     sync_batch_norm: bool = True

@@ -53,6 +53,7 @@ class Loader:
         world_size: int = 1,
         shuffle: bool = True,
         batch_size: int | None = None,
+        pinned: bool = False,
     ) -> None:
         """Plans an epoch; opens no file yet.
 
@@ -65,6 +66,7 @@ class Loader:
             world_size: number of workers.
             shuffle: whether rows are permuted.
             batch_size: rows of a step on all workers, in place of the config's.
+            pinned: whether batches are in page-locked memory, for copies to a GPU.
 
         Raises:
             DataError: the split is empty.
@@ -79,6 +81,7 @@ class Loader:
         else:  # in stored order; where no order is asked for, each worker reads rows of its own
             self._lanes = 1 if shuffle else lane_count(world_size, self._groups)
         self._batch_size = batch_size or config.batch_size
+        self._pinned = pinned
         self._reader = SplitReader(dataset, split)
         self._shares: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
         self.epoch = 0
@@ -94,6 +97,24 @@ class Loader:
 
         `consumed` moves on when a batch is handed out, not when it is read ahead.
         """
+        for end, batch in self._read_ahead():
+            self.consumed = end
+            yield batch
+
+    def in_pairs(self) -> Iterator[tuple[Batch, Batch | None]]:
+        """Each batch beside the one after it, which is not yet handed out; None after the last."""
+        waiting: tuple[int, Batch] | None = None
+        for end, batch in self._read_ahead():
+            if waiting is not None:
+                self.consumed = waiting[0]
+                yield waiting[1], batch
+            waiting = end, batch
+        if waiting is not None:
+            self.consumed = waiting[0]
+            yield waiting[1], None
+
+    def _read_ahead(self) -> Iterator[tuple[int, Batch]]:
+        """Each batch, made by a thread, and how many rows of the epoch are consumed with it."""
         bounds = step_bounds(self.rows, self._batch_size, self.consumed)
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(
             maxsize=max(1, self._config.prefetch)
@@ -112,7 +133,7 @@ class Loader:
         def work() -> None:
             try:
                 for batch in self._batches(bounds):
-                    if not put(batch):
+                    if not put(batch.pin_memory() if self._pinned else batch):
                         return
                 put(None)
             except BaseException as error:  # raised again in the consumer
@@ -126,8 +147,7 @@ class Loader:
                 if isinstance(item, BaseException):
                     raise item
                 assert item is not None, "the loader ended before its last step"
-                self.consumed = int(end)
-                yield item
+                yield int(end), item
         finally:
             stop.set()
             thread.join()

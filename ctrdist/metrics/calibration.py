@@ -1,6 +1,6 @@
 """Calibration: whether predicted probabilities are as large as the observed rates."""
 
-# N rows, Q bins
+# N rows, G groups of equal or nearly equal predictions, Q bins
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def calibration(probability_N: Values, label_N: Values) -> float:
     return float(p_N.sum() / positives) if positives else float("nan")
 
 
-def calibration_table(probability_N: Values, label_N: Values, bins: int = 10) -> CalibrationTable:
-    """Cuts the rows at the quantiles of their prediction.
-
-    Equal predictions are never parted, so with many ties there are fewer bins, and the order of
-    rows is of no effect.
+def calibration_table(
+    rows_G: Integers, positives_G: Integers, predicted_G: Floats, bins: int = 10
+) -> CalibrationTable:
+    """Cuts rows that are counted by their prediction at the quantiles of it.
 
     Args:
-        probability_N: (N,) predicted probabilities.
-        label_N: (N,) 0 or 1.
+        rows_G: (G,) rows of each group, which is never parted: so with large groups there are fewer
+            bins.
+        positives_G: (G,) rows with label 1.
+        predicted_G: (G,) sums of predicted probabilities, which rise from group to group.
         bins: most bins; 10 gives deciles.
-
-    Raises:
-        DataError: a label is neither 0 nor 1.
     """
-    p_N = as_floats(probability_N)
-    label_N = as_labels(label_N, len(p_N))
-    rows = len(p_N)
-    order_N = np.argsort(p_N)
-    p_N, label_N = p_N[order_N], label_N[order_N]
-    cut_Q = p_N[np.arange(min(bins, rows)) * rows // min(bins, rows)] if rows else p_N
-    start_Q = np.unique(np.searchsorted(p_N, cut_Q, side="left"))
-    rows_Q = np.diff(np.r_[start_Q, rows])
-    positives_Q = np.add.reduceat(label_N, start_Q) if rows else np.zeros(0, np.int64)
-    sum_Q = np.add.reduceat(p_N, start_Q) if rows else np.zeros(0)
+    end_G = np.cumsum(rows_G)
+    rows = int(end_G[-1]) if len(end_G) else 0
+    if rows == 0:
+        none = np.zeros(0, np.int64)
+        return CalibrationTable(
+            rows_Q=none, positives_Q=none, predicted_Q=np.zeros(0), observed_Q=np.zeros(0)
+        )
+    bins = min(bins, rows)
+    # the group that holds the first row of each bin
+    start_Q = np.unique(np.searchsorted(end_G, np.arange(bins) * rows // bins, side="right"))
+    rows_Q = np.add.reduceat(rows_G, start_Q)
+    positives_Q = np.add.reduceat(positives_G, start_Q)
     return CalibrationTable(
         rows_Q=rows_Q,
         positives_Q=positives_Q,
-        predicted_Q=sum_Q / rows_Q,
+        predicted_Q=np.add.reduceat(predicted_G, start_Q) / rows_Q,
         observed_Q=positives_Q / rows_Q,
     )

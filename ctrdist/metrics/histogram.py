@@ -1,4 +1,4 @@
-"""Metrics of a split that is too large to gather: sums and a histogram, which merge by addition."""
+"""Metrics and curves of rows that were counted by score: sums, which merge by addition."""
 
 # N rows, Q bins
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctrdist.metrics.calibration import CalibrationTable, calibration_table
 from ctrdist.metrics.logloss import CLIP
+from ctrdist.metrics.roc import RocCurve, roc_curve
 
 _KEPT_BITS = 20
 BINS = 2**_KEPT_BITS
@@ -18,7 +20,7 @@ _LARGEST = math.log((1 - CLIP) / CLIP)
 
 
 class ScoreHistogram:
-    """Counts positives and negatives by score, and sums what logloss, NE and calibration need.
+    """Counts positives and negatives by score, and sums losses and predictions.
 
     A bin holds the logits that agree in the first 20 bits of float32: sign, exponent and 11 bits of
     fraction. So bins are in the order of the scores, one part in 2,048 wide wherever the scores
@@ -33,8 +35,10 @@ class ScoreHistogram:
         """
         self.counts_2Q = torch.zeros(2, BINS, dtype=torch.int64, device=device)
         """(2, Q): rows with label 0 and with label 1."""
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        """Sum of losses in nats, sum of predicted probabilities, rows whose logit is no number."""
+        self.predicted_Q = torch.zeros(BINS, dtype=torch.float64, device=device)
+        """(Q,) sums of predicted probabilities."""
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        """Sum of losses in nats, rows whose logit is no number."""
 
     def add(self, logits_N: Tensor, label_N: Tensor) -> None:
         """Counts rows.
@@ -52,16 +56,25 @@ class ScoreHistogram:
             0, key_N + BINS * label_N.long(), torch.ones_like(key_N)
         )
         wide_N = logits_N.double()
-        loss_N = functional.binary_cross_entropy_with_logits(
+        loss = functional.binary_cross_entropy_with_logits(
             wide_N.clamp(-_LARGEST, _LARGEST), label_N.double(), reduction="sum"
         )
-        self.sums += torch.stack(
-            [loss_N, torch.sigmoid(wide_N).sum(), logits_N.isnan().sum().double()]
-        )
+        self.predicted_Q.scatter_add_(0, key_N, torch.sigmoid(wide_N))
+        self.sums += torch.stack([loss, logits_N.isnan().sum().double()])
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """What is summed over ranks, in place."""
-        return self.counts_2Q, self.sums
+        return self.counts_2Q, self.predicted_Q, self.sums
+
+    def calibration_table(self) -> CalibrationTable:
+        """Deciles of the predictions; a bin of the histogram is never parted."""
+        counts_2Q = self.counts_2Q.cpu().numpy()
+        return calibration_table(counts_2Q.sum(0), counts_2Q[1], self.predicted_Q.cpu().numpy())
+
+    def roc_curve(self) -> RocCurve:
+        """The ROC curve; rows of one bin of the histogram count as ties."""
+        negatives_Q, positives_Q = self.counts_2Q.cpu().numpy()
+        return roc_curve(negatives_Q, positives_Q)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of all rows that were counted.
@@ -72,7 +85,8 @@ class ScoreHistogram:
             metric that is not defined on these rows is nan.
         """
         negative_Q, positive_Q = self.counts_2Q.cpu().double()
-        loss, predicted, not_a_number = self.sums.tolist()
+        loss, not_a_number = self.sums.tolist()
+        predicted = float(self.predicted_Q.sum())
         positives, negatives = float(positive_Q.sum()), float(negative_Q.sum())
         rows = positives + negatives
         auc = error = math.nan

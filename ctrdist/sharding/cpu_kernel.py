@@ -10,7 +10,7 @@ difference; FBGEMM goes on where the kernel does not apply, or no C compiler is 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -159,42 +159,26 @@ class CpuLookup:
 
     def look_up(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """(B, width) float32."""
-        batch = (len(offsets) - 1) // len(self.array)
+        batch = self._batch(offsets)
         out = torch.empty(batch, self.width)
 
         def work(first: int, end: int) -> None:
             bad = self.library.ctrdist_lookup(
-                self.array,
-                first,
-                end,
-                batch,
-                self.width,
-                indices.data_ptr(),
-                offsets.data_ptr(),
-                self.mean,
-                out.data_ptr(),
+                *self._arguments(first, end, indices, offsets), out.data_ptr()
             )
             if bad >= 0:
                 self._refuse(bad, int(indices[bad]), offsets[::batch].contiguous())
 
-        self._on_all_threads(work, offsets, batch)
+        on_all_threads(work, self._cuts(offsets))
         return out
 
     def update(self, indices: Tensor, offsets: Tensor, grad: Tensor) -> None:
         """One step of the optimiser; grad is (B, width) float32."""
-        batch = (len(offsets) - 1) // len(self.array)
         rate = float(self.tables.get_learning_rate())
 
         def work(first: int, end: int) -> None:
             failed = self.library.ctrdist_update(
-                self.array,
-                first,
-                end,
-                batch,
-                self.width,
-                indices.data_ptr(),
-                offsets.data_ptr(),
-                self.mean,
+                *self._arguments(first, end, indices, offsets),
                 self.algorithm,
                 rate,
                 self.eps,
@@ -203,23 +187,34 @@ class CpuLookup:
             if failed:
                 raise MemoryError(f"no memory to sort {len(indices):,} ids of a step")
 
-        self._on_all_threads(work, offsets, batch)
+        on_all_threads(work, self._cuts(offsets))
 
-    def _on_all_threads(
-        self, work: Callable[[int, int], None], offsets: Tensor, batch: int
-    ) -> None:
-        """Calls work(first, end) for ranges of tables with about as many lookups each."""
-        threads = torch.get_num_threads()
-        if threads == 1 or len(self.array) == 1 or batch == 0:
-            work(0, len(self.array))
-            return
+    def _batch(self, offsets: Tensor) -> int:
+        """B that goes with (T · B + 1,) offsets."""
+        return (len(offsets) - 1) // len(self.array)
+
+    def _arguments(self, first: int, end: int, indices: Tensor, offsets: Tensor) -> tuple[Any, ...]:
+        """What lookup and update of some tables have in common."""
+        return (
+            self.array,
+            first,
+            end,
+            self._batch(offsets),
+            self.width,
+            indices.data_ptr(),
+            offsets.data_ptr(),
+            self.mean,
+        )
+
+    def _cuts(self, offsets: Tensor) -> list[int]:
+        """Where ranges of tables with about as many lookups for each thread begin and end."""
+        threads, batch = torch.get_num_threads(), self._batch(offsets)
+        if threads == 1 or batch == 0:
+            return [0, len(self.array)]
         looked_up = offsets[::batch].contiguous()
         wanted = torch.linspace(0, float(looked_up[-1]), threads + 1)
         cuts = torch.searchsorted(looked_up.float(), wanted).tolist()
-        cuts[0], cuts[-1] = 0, len(self.array)
-        ranges = [(a, b) for a, b in pairwise(cuts) if a < b]
-        for done in [thread_pool(threads).submit(work, *part) for part in ranges]:
-            done.result()
+        return [0, *cuts[1:-1], len(self.array)]
 
     def _refuse(self, position: int, given: int, starts: Tensor) -> None:
         table = int(torch.searchsorted(starts, position, right=True)) - 1
@@ -247,8 +242,18 @@ class _Lookup(torch.autograd.Function):
         return None, None, None, None
 
 
+def on_all_threads(work: Callable[[int, int], Any], cuts: Sequence[int]) -> None:
+    """Calls work(first, end) for the ranges between the cuts, several side by side."""
+    ranges = [(first, end) for first, end in pairwise(cuts) if first < end]
+    if len(ranges) == 1:
+        work(*ranges[0])
+        return
+    for done in [_thread_pool(len(cuts) - 1).submit(work, *part) for part in ranges]:
+        done.result()
+
+
 @cache
-def thread_pool(threads: int) -> ThreadPoolExecutor:
+def _thread_pool(threads: int) -> ThreadPoolExecutor:
     """Threads for work on tables; the kernel holds no lock of Python's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tables")
 

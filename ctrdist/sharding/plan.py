@@ -170,7 +170,7 @@ def plan_tables(
             device=device,
         )
         return Planned(plan, ())
-    memory = _memory_per_worker(sharding, local_size)
+    memory = _memory_per_worker(sharding, local_size, device)
     codebooks: list[Codebook] = model.codebooks  # type: ignore[assignment]
     hashed = {codebook.name: codebook.ids_per_row for codebook in codebooks}
     costs = _Costs()
@@ -374,10 +374,10 @@ def _topology(
     )
 
 
-def _memory_per_worker(sharding: ShardingConfig, local_size: int) -> int:
+def _memory_per_worker(sharding: ShardingConfig, local_size: int, device: str) -> int:
     if sharding.memory_gb > 0:
         return math.floor(sharding.memory_gb * GIB)
-    if torch.cuda.is_available():
+    if device == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     return psutil.virtual_memory().total // max(local_size, 1)
 

@@ -14,18 +14,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torchrec.distributed.batched_embedding_kernel import (
-    BaseBatchedEmbeddingBag,
-    BatchedFusedEmbeddingBag,
-)
+from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBag
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
@@ -33,7 +28,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ctrdist.distributed import World
 from ctrdist.errors import DataError
-from ctrdist.sharding.cpu_kernel import CpuLookup, TablePart, applies, load_library, thread_pool
+from ctrdist.sharding.cpu_kernel import CpuLookup, TablePart, load_library, on_all_threads
 from ctrdist.sharding.lookups import lookups
 from ctrdist.sharding.shared_memory import SharedMemory, all_ranks
 
@@ -47,10 +42,10 @@ def exchange_in_memory(model: nn.Module, world: World) -> bool:
     """Lets workers of one machine exchange ids and vectors through shared memory.
 
     Every rank calls it. It applies where all workers are on one machine, every field has one id per
-    row, and every table is fused and of a kind that ctrdist.sharding.cpu_kernel can treat.
+    row, and every table uses our kernel.
 
     Args:
-        model: sharded; its tables are at their final place in memory.
+        model: sharded, and after ctrdist.sharding.cpu_kernel.use_cpu_kernel.
         world: the workers.
 
     Returns:
@@ -90,10 +85,7 @@ def _suits(collection: ShardedEmbeddingBagCollection) -> bool:
         and len(config.feature_names) == 1
         and config.num_embeddings < _MAX_ROWS
         for config in collection._embedding_bag_configs
-    ) and all(
-        isinstance(group, BatchedFusedEmbeddingBag) and applies(group.emb_module)
-        for group in _held(collection)
-    )
+    ) and all(isinstance(group.emb_module.forward, CpuLookup) for group in _held(collection))
 
 
 @dataclass
@@ -141,13 +133,12 @@ class Exchange:
         """Finds this worker's parts of tables in memory."""
         columns = dict(zip((c.name for c in configs), _starts(self.dims), strict=True))
         fields = {c.name: self.fields.index(c.feature_names[0]) for c in configs}
-        self.groups = []
+        self.groups: list[CpuLookup] = []  # keep the memory alive, and know the learning rate
         parts: list[TablePart] = []
         for group in _held(collection):
-            tables = group._config.embedding_tables
-            held = CpuLookup(group.emb_module, [t.name for t in tables], self.library)
-            self.groups.append(held)  # keeps the memory alive, and knows the learning rate
-            for table, part in zip(tables, held.array, strict=True):
+            held: CpuLookup = group.emb_module.forward
+            self.groups.append(held)
+            for table, part in zip(group._config.embedding_tables, held.array, strict=True):
                 first_row, first_column = table.local_metadata.shard_offsets
                 if part.rows:
                     parts.append(
@@ -226,7 +217,7 @@ class Exchange:
         # among several, a place that the holders of the rows can write to
         alone = self.world.size == 1
         out = torch.empty(stride, self.width) if alone else room.out
-        self._on_all_threads(
+        on_all_threads(
             lambda first, end: self.library.ctrdist_serve(
                 self.parts,
                 first,
@@ -239,7 +230,8 @@ class Exchange:
                 room.pairs.data_ptr(),
                 self.counts.data_ptr(),
                 out.data_ptr(),
-            )
+            ),
+            self._cuts(),
         )
         if alone:
             return out
@@ -277,16 +269,12 @@ class Exchange:
             ):
                 raise MemoryError("no memory to sort the ids of a step")
 
-        self._on_all_threads(work)
+        on_all_threads(work, self._cuts())
 
-    def _on_all_threads(self, work: Callable[[int, int], Any]) -> None:
-        threads = min(torch.get_num_threads(), len(self.parts))
-        if threads <= 1:
-            work(0, len(self.parts))
-            return
-        cuts = [len(self.parts) * t // threads for t in range(threads + 1)]
-        for done in [thread_pool(threads).submit(work, a, b) for a, b in pairwise(cuts)]:
-            done.result()
+    def _cuts(self) -> list[int]:
+        """Where ranges of about as many parts for each thread begin and end."""
+        threads = max(1, min(torch.get_num_threads(), len(self.parts)))
+        return [len(self.parts) * thread // threads for thread in range(threads + 1)]
 
 
 class _Lookup(torch.autograd.Function):

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._profiler import _RecordFunctionFast
 from torch.futures import Future
 
-from ctrdist.distributed import World
+from ctrdist.distributed import EXCHANGE, World
 from ctrdist.sharding.cpu_kernel import load_library
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,11 @@ class SharedMemory:
         Raises:
             RuntimeError: one of them is gone, or did not come within half an hour.
         """
-        if self._world.size == 1:
-            return
+        if self._world.size > 1:
+            with _RecordFunctionFast(EXCHANGE):
+                self._meet()
+
+    def _meet(self) -> None:
         counters = self._counters.data_ptr()
         point = self._library.ctrdist_arrive(counters, self._world.rank)
         begun = time.monotonic()
@@ -116,13 +120,14 @@ class SharedSums:
         """Element-wise sum over all ranks, in place and in rank order: equal on all ranks."""
         flat = values.view(-1)
         chunk = _CHUNK_BYTES // values.element_size()
-        for begin in range(0, flat.numel(), chunk):
-            part = flat[begin : begin + chunk]
-            given = self._give(part)
-            if self._world.size > 2 and part.numel() > _SLICED:
-                self._sum_slices(given, part)
-            else:
-                torch.sum(given, 0, out=part)
+        with _RecordFunctionFast(EXCHANGE):
+            for begin in range(0, flat.numel(), chunk):
+                part = flat[begin : begin + chunk]
+                given = self._give(part)
+                if self._world.size > 2 and part.numel() > _SLICED:
+                    self._sum_slices(given, part)
+                else:
+                    torch.sum(given, 0, out=part)
         return values
 
     def gather(self, values_N: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Figures of a run: ROC curve, calibration, learning curves. Drawn by Agg, without a display."""
 
-# N rows, G distinct scores, Q bins
+# Q bins
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctrdist.metrics import auc, calibration, calibration_table
-from ctrdist.metrics.arrays import Floats, Values, as_floats, as_labels, sigmoid
+from ctrdist.metrics import CalibrationTable, RocCurve
+from ctrdist.metrics.arrays import Floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,25 +19,21 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f5fa8", "#d9782d", "#3c8d5a", "#8a8a8a"
 _COLOURS = {"valid": _BLUE, "train": _ORANGE, "test": _GREEN}
 _TINY_RATE = 0.02
-_CURVE_POINTS = 1000
 
 
-def roc_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
+def roc_figure(curve: RocCurve, area: float, title: str) -> Figure:
     """ROC curve, with its AUC.
 
     Args:
-        logits_N: (N,) log-odds or any other score.
-        label_N: (N,) 0 or 1.
+        curve: to draw.
+        area: its AUC; nan, where it is not defined, draws none.
         title: of the figure: the run's name, and the split.
     """
-    score_N = as_floats(logits_N)
-    area = auc(score_N, label_N)
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--", label="random (0.5)")
     if not math.isnan(area):
-        false_G, true_G = _roc(score_N, label_N)
-        axes.plot(false_G, true_G, color=_BLUE, lw=2, label=f"AUC {area:.4f}")
-        axes.fill_between(false_G, true_G, color=_BLUE, alpha=0.08, lw=0)
+        axes.plot(curve.false_P, curve.true_P, color=_BLUE, lw=2, label=f"AUC {area:.4f}")
+        axes.fill_between(curve.false_P, curve.true_P, color=_BLUE, alpha=0.08, lw=0)
     axes.set(
         xlim=(0, 1), ylim=(0, 1.003), xlabel="false positive rate", ylabel="true positive rate"
     )
@@ -46,21 +42,20 @@ def roc_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
     return figure
 
 
-def calibration_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
+def calibration_figure(table: CalibrationTable, title: str) -> Figure:
     """Observed rate over predicted probability by decile, with 95 % intervals and numbers of rows.
 
     Both axes have the same scale: logarithmic where clicks are rare.
 
     Args:
-        logits_N: (N,) log-odds of a click.
-        label_N: (N,) 0 or 1.
+        table: deciles.
         title: of the figure: the run's name, and the split.
     """
-    p_N = sigmoid(as_floats(logits_N))
-    table = calibration_table(p_N, label_N)
+    rows, positives = int(table.rows_Q.sum()), int(table.positives_Q.sum())
     low_Q, high_Q = _wilson(table.positives_Q, table.rows_Q)
     figure, axes = _square()
-    rare = len(p_N) > 0 and table.positives_Q.sum() / table.rows_Q.sum() < _TINY_RATE
+    rare = rows > 0 and positives / rows < _TINY_RATE
+    ratio = float(table.predicted_Q @ table.rows_Q) / positives if positives else math.nan
     limits = _limits(table.predicted_Q, table.observed_Q, high_Q, logarithmic=rare)
     axes.plot(limits, limits, color=_GREY, lw=1, ls="--", label="perfect")
     errors = np.maximum(np.stack([table.observed_Q - low_Q, high_Q - table.observed_Q]), 0)
@@ -74,7 +69,7 @@ def calibration_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
         ms=5,
         elinewidth=1,
         capsize=2.5,
-        label=f"deciles, mean prediction / rate {calibration(p_N, label_N):.3f}",
+        label=f"deciles, mean prediction / rate {ratio:.3f}",
     )
     if rare:
         axes.set(xscale="log", yscale="log")
@@ -83,7 +78,7 @@ def calibration_figure(logits_N: Values, label_N: Values, title: str) -> Figure:
     axes.legend(loc="upper left", frameon=False)
     low, high = int(min(table.rows_Q, default=0)), int(max(table.rows_Q, default=0))
     each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    note = f"{len(table.rows_Q)} bins of {each} rows\n{int(table.positives_Q.sum()):,} positives"
+    note = f"{len(table.rows_Q)} bins of {each} rows\n{positives:,} positives"
     axes.text(0.97, 0.03, note, transform=axes.transAxes, ha="right", va="bottom", color=_GREY)
     return figure
 
@@ -117,23 +112,6 @@ def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) ->
         axes.legend(frameon=False)
     figure.suptitle(title, x=0.02, ha="left")
     return figure
-
-
-def _roc(score_N: Floats, label_N: Values) -> tuple[Floats, Floats]:
-    """False and true positive rates, thinned out to what can be seen."""
-    order_N = np.argsort(-score_N)
-    sorted_N = score_N[order_N]
-    hits_N = np.cumsum(as_labels(label_N, len(score_N))[order_N])
-    last_G = np.flatnonzero(np.r_[sorted_N[1:] != sorted_N[:-1], True])
-    true_G = np.r_[0, hits_N[last_G]]
-    false_G = np.r_[0, last_G + 1 - hits_N[last_G]]
-    true_G, false_G = true_G / true_G[-1], false_G / false_G[-1]
-    # Evenly along the curve, so that neither its steep nor its flat end is cut.
-    along_G = true_G + false_G
-    keep = np.unique(
-        np.searchsorted(along_G, np.linspace(0, 2, _CURVE_POINTS)).clip(max=len(along_G) - 1)
-    )
-    return false_G[keep], true_G[keep]
 
 
 def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[Floats, Floats]:

@@ -30,6 +30,9 @@ from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 
+_AT_ONCE = 2**20
+"""Rows that are counted together, for the sake of memory."""
+
 
 @dataclass
 class Evaluation:
@@ -37,10 +40,8 @@ class Evaluation:
 
     metrics: dict[str, float]
     """The same on all ranks."""
-    logits_N: np.ndarray | None
-    """(N,) on rank 0, None elsewhere; of a split above train.exact_rows evenly chosen rows only."""
-    label_N: np.ndarray | None
-    """(N,) like logits_N."""
+    histogram: ScoreHistogram | None
+    """Of all rows, on rank 0; None elsewhere. Curves and calibration are drawn from it."""
 
 
 def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None) -> Evaluation:
@@ -65,13 +66,14 @@ def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None
         world_size=world.size,
         shuffle=False,
         batch_size=train.eval_batch_size,
+        pinned=world.device.type == "cuda",
     )
     require_rows_for_all(loader.rows, world, split)
     average_buffers(engine)
     if loader.rows <= train.exact_rows:
         evaluation = _gathered(engine, loader, beat)
     else:
-        evaluation = _counted(engine, loader, beat, every=-(-loader.rows // train.exact_rows))
+        evaluation = _counted(engine, loader, beat)
     if evaluation.metrics["rows"] != loader.rows:
         raise RuntimeError(
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
@@ -86,7 +88,8 @@ def _predictions(
     engine.model.eval()
     with torch.no_grad(), autocast(engine):
         for batch in loader:
-            yield engine.model(batch.to(engine.world.device)).logits_B.float(), batch
+            on_device = batch.to(engine.world.device, non_blocking=True)
+            yield engine.model(on_device).logits_B.float(), batch
             beat()
     engine.model.train()
 
@@ -105,18 +108,23 @@ def _gathered(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evalu
         assert logits_N is not None and label_N is not None, "only rank 0 has the predictions"
         return evaluate_predictions(logits_N, label_N, user_N)
 
-    return Evaluation(metrics=run_on_main(score), logits_N=logits_N, label_N=label_N)
+    metrics = run_on_main(score)
+    if logits_N is None or label_N is None:
+        return Evaluation(metrics=metrics, histogram=None)
+    histogram = ScoreHistogram()
+    for part, label in zip(
+        *(torch.from_numpy(v).split(_AT_ONCE) for v in (logits_N, label_N)), strict=True
+    ):
+        histogram.add(part, label)
+    return Evaluation(metrics=metrics, histogram=histogram)
 
 
-def _counted(engine: Engine, loader: Loader, beat: Callable[[], None], every: int) -> Evaluation:
-    """By histograms; every so many rows one is kept for the plots."""
+def _counted(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evaluation:
     world = engine.world
     histogram = ScoreHistogram(world.device)
-    logits, labels, scores, users = [], [], [], []
+    scores, users = [], []
     for logits_B, batch in _predictions(engine, loader, beat):
         histogram.add(logits_B, batch.label_B.to(world.device))
-        logits.append(logits_B[::every].cpu())
-        labels.append(batch.label_B[::every])
         if batch.user_B is not None:
             scores.append(logits_B.cpu())
             users.append(torch.stack([batch.user_B, batch.label_B.long()]))
@@ -125,8 +133,7 @@ def _counted(engine: Engine, loader: Loader, beat: Callable[[], None], every: in
     metrics = histogram.metrics()
     if users:
         metrics["gauc"] = _gauc_by_user(torch.cat(scores), torch.cat(users, 1), world)
-    logits_N, label_N = _gather(logits, world.device), _gather(labels, world.device)
-    return Evaluation(metrics=metrics, logits_N=logits_N, label_N=label_N)
+    return Evaluation(metrics=metrics, histogram=histogram if world.is_main else None)
 
 
 def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float:

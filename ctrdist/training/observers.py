@@ -85,17 +85,13 @@ class Tracking(Callback):
             self._history.append(dict(curves))
         self._tracker.log_metrics(metrics, progress.step)
         best = progress.best_step == progress.step
-        if (
-            evaluation.logits_N is not None
-            and evaluation.label_N is not None
-            and (split == "test" or best)
-        ):
+        if evaluation.histogram is not None and (split == "test" or best):
             title = f"{self._name} · {split}"
-            self._tracker.log_figure(
-                f"roc_{split}", roc_figure(evaluation.logits_N, evaluation.label_N, title)
-            )
-            figure = calibration_figure(evaluation.logits_N, evaluation.label_N, title)
-            self._tracker.log_figure(f"calibration_{split}", figure)
+            curve = evaluation.histogram.roc_curve()
+            area = evaluation.metrics["auc"]
+            self._tracker.log_figure(f"roc_{split}", roc_figure(curve, area, title))
+            table = evaluation.histogram.calibration_table()
+            self._tracker.log_figure(f"calibration_{split}", calibration_figure(table, title))
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Closes the tracked run and adds to the summary where it is found."""

@@ -1,4 +1,4 @@
-"""The training loop: one step, one epoch, one run, each readable from top to bottom."""
+"""The training loop: one epoch, one run, each readable from top to bottom."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ctrdist.config.parse import to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed import require_rows_for_all, run_on_main, sum_over_ranks
 from ctrdist.errors import ConfigError, DamagedCheckpointError
-from ctrdist.losses.objective import training_loss_sum
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.protocols import Batch
 from ctrdist.training.abundance import refresh_abundance
 from ctrdist.training.build import Engine
 from ctrdist.training.callbacks import Callback, Started, Stepped
 from ctrdist.training.compatible import check_same_model
-from ctrdist.training.evaluate import Evaluation, autocast, average_buffers, evaluate
+from ctrdist.training.evaluate import Evaluation, average_buffers, evaluate
 from ctrdist.training.nonfinite import refuse_step
-from ctrdist.training.sliced import LossScale, TowerPass
-from ctrdist.training.state import Progress, mix, monitored
+from ctrdist.training.pipeline import Pipeline
+from ctrdist.training.state import Progress, monitored
+from ctrdist.training.step import Step
 from ctrdist.training.stopping import Interrupted, StopRequest, Timer
 from ctrdist.training.throughput import Clock, Work, report
 from ctrdist.training.watchdog import Watchdog
@@ -73,17 +73,13 @@ class Trainer:
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
-        self._clock = Clock(engine.world.device)
+        self._clock = Clock(engine.world.device, engine.world.size)
         self._work: Work | None = None
-        self._stop = stop or StopRequest()
-        self._stop_agreed = self._due_agreed = False
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
-        self._loss_scale = LossScale()
         self._config = engine.experiment.train
         self._world = engine.world
         self._callback = callback if engine.world.is_main else Callback()
         experiment = engine.experiment
-        self._timer = Timer(experiment.checkpoint.every_seconds if engine.world.is_main else 0)
         self._store = CheckpointStore(
             checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint),
             experiment.checkpoint,
@@ -97,6 +93,17 @@ class Trainer:
             seed=self._config.seed,
             rank=engine.world.rank,
             world_size=engine.world.size,
+            pinned=engine.world.device.type == "cuda",
+        )
+        self._pipeline = Pipeline(engine)
+        self._step = Step(
+            engine=engine,
+            progress=self.progress,
+            pipeline=self._pipeline,
+            clock=self._clock,
+            stop=stop or StopRequest(),
+            timer=Timer(experiment.checkpoint.every_seconds if engine.world.is_main else 0),
+            refuse=self._refuse,
         )
         require_rows_for_all(self._loader.rows, engine.world, "train")
         valid = engine.dataset.manifest.splits.get("valid")
@@ -128,91 +135,35 @@ class Trainer:
         self._callback.on_end(summary)
         return summary
 
-    def train_step(self, batch: Batch) -> tuple[Tensor, float]:
-        """One step of stochastic gradient descent on the mean loss over all workers' rows.
-
-        Args:
-            batch: this worker's rows.
-
-        Returns:
-            () float64, the sum of the losses over all workers' rows, and the gradient norm.
-
-        Raises:
-            DataError: the loss is not finite; nothing has been updated.
-        """
-        # drawn anew from (seed, step, rank): dropout repeats after a restart, and no generator's
-        # state need be saved
-        torch.manual_seed(mix(self._config.seed, self.progress.step, self._world.rank))
-        self.engine.optimizers.begin_step(
-            self.progress.step, self.progress.lr_factor, self._config.min_lr
-        )
-        if self._config.precision == "float16" or self.engine.experiment.loader.accumulate > 1:
-            return self._sliced_step(batch)
-        with autocast(self.engine):
-            output = self.engine.model(batch)
-            loss = training_loss_sum(self.engine.experiment.loss, output, batch.label_B)
-        total = self._total(loss)
-        if not torch.isfinite(total):
-            self._refuse(batch, loss)
-        self._clock.mark("forward")
-        self.engine.optimizers.zero_grad()
-        # gradients are averaged over the workers, whose shares of the rows may differ by one
-        (loss * (self._world.size / batch.global_size)).backward()
-        self._clock.mark("backward")
-        norm = self.engine.optimizers.step()
-        self._clock.mark("optimizer")
-        return total, norm
-
-    def _sliced_step(self, batch: Batch) -> tuple[Tensor, float]:
-        self.engine.optimizers.zero_grad()
-        half = self._config.precision == "float16"
-        scale = self._loss_scale.value if half else 1.0
-        done = TowerPass.run(self.engine, batch, self.engine.experiment.loader.accumulate, scale)
-        total = self._total(done.loss)
-        if not torch.isfinite(total):
-            self._refuse(batch, done.loss)
-        self._clock.mark("forward")
-        finite = done.finish()
-        self._clock.mark("backward")
-        if half:
-            self._loss_scale.update(finite)
-        # an overflow of float16 skips the step; the next has half the scale
-        return total, self.engine.optimizers.step() if finite else float("inf")
-
-    def _total(self, loss: Tensor) -> Tensor:
-        """Sum over the ranks; all learn in the same step what one was asked or found due."""
-        own = loss.new_tensor([0.0, self._stop.signum, self._timer.due], dtype=torch.float64)
-        own[0] = loss.detach()
-        total, stop, due = sum_over_ranks(own).unbind()
-        self._stop_agreed, self._due_agreed = bool(stop), bool(due)
-        return total
+    def train_step(self, batch: Batch) -> tuple[float, float]:
+        """One step on this worker's rows: see :meth:`ctrdist.training.step.Step.take`."""
+        return self._step.take(batch)
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps
         limit = self._config.max_steps
         begun = time.perf_counter()
         self._clock.begin()
-        for batch in self._loader:
+        for batch, on_device in self._pipeline.batches(self._loader):
             self._clock.mark("loader")
             rows = batch.global_size
             row_digest = digest(batch.row_B.numpy())
-            on_device = batch.to(self._world.device, non_blocking=True)
             self._work = self._work or Work.of(self.engine, on_device)
             loss, norm = self.train_step(on_device)
-            self.progress.add_rows(rows, row_digest, float(loss))
+            self.progress.add_rows(rows, row_digest, loss)
             now = time.perf_counter()
             self.progress.train_seconds += now - begun
-            self._callback.on_step(self._stepped(float(loss) / rows, norm, rows, now - begun))
+            self._callback.on_step(self._stepped(loss / rows, norm, rows, now - begun))
             self._clock.end()
             self._watchdog.beat()
             if limit and self.progress.step >= limit:
                 self.progress.stopped = f"train.max_steps = {limit} reached"
                 break
             if self._loader.consumed < self._loader.rows:
-                if self._stop_agreed:
+                if self._step.stop_agreed:
                     self._checkpoint()
                     self._interrupt()
-                if self._due_agreed or (every and self.progress.step % every == 0):
+                if self._step.due_agreed or (every and self.progress.step % every == 0):
                     self._checkpoint()
             begun = time.perf_counter()
             self._clock.begin()
@@ -241,7 +192,7 @@ class Trainer:
         if not self.progress.stopped and self._loader.epoch >= self._config.epochs:
             self.progress.stopped = f"train.epochs = {self._config.epochs} reached"
         self._checkpoint(value)
-        if self._stop_agreed and not self.progress.stopped:
+        if self._step.stop_agreed and not self.progress.stopped:
             self._interrupt()
 
     def _check_rows(self) -> None:
@@ -266,7 +217,7 @@ class Trainer:
         state = {
             "progress": {**self.progress.state_dict(), "epoch_digest": whole_digest},
             "loader": self._loader.state_dict(),
-            "loss_scale": self._loss_scale.state_dict(),
+            "loss_scale": self._step.loss_scale.state_dict(),
             "world_size": self._world.size,
         }
         texts = Texts(
@@ -283,7 +234,7 @@ class Trainer:
             best_step=self.progress.best_step,
         )
         self._saving = copy.copy(self.progress)
-        self._timer.restart()
+        self._step.timer.restart()
         if not self.engine.experiment.checkpoint.asynchronous:
             self._await_checkpoint()
         self._watchdog.beat()
@@ -291,7 +242,7 @@ class Trainer:
     def _interrupt(self) -> NoReturn:
         """Ends the run as it was asked to, once its checkpoint is whole."""
         self._await_checkpoint()
-        raise Interrupted(self.progress.step, self._stop.signum or SIGTERM)
+        raise Interrupted(self.progress.step, self._step.stop.signum or SIGTERM)
 
     def _await_checkpoint(self) -> None:
         """Waits for the checkpoint that is being written, if one is, and reports it."""
@@ -321,7 +272,7 @@ class Trainer:
         self._loader.load_state_dict(saved.state["loader"])
         self.progress.load_state_dict(saved.state["progress"])
         if "loss_scale" in saved.state:
-            self._loss_scale.load_state_dict(saved.state["loss_scale"])
+            self._step.loss_scale.load_state_dict(saved.state["loss_scale"])
         if not self._world.is_main:
             self.progress.epoch_digest = 0  # rank 0 goes on with the whole
         self.progress.go_on(self._config, self._loader.epoch)

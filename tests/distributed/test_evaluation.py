@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ctrdist.config.experiment import TrainConfig, experiment_of
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed import World
+from ctrdist.metrics import CalibrationTable
 from ctrdist.models.configs import DLFConfig
 from ctrdist.training.build import build_engine
-from ctrdist.training.evaluate import evaluate
+from ctrdist.training.evaluate import Evaluation, evaluate
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -26,26 +29,38 @@ MODEL = DLFConfig(
 )
 
 
-def both(world: World, data: str) -> tuple[dict[str, float], dict[str, float], int]:
-    """Metrics with and without the predictions gathered, and how many rows the plots get."""
+def shown(evaluation: Evaluation) -> tuple[dict[str, float], np.ndarray, CalibrationTable] | None:
+    """What rank 0 records and draws."""
+    if evaluation.histogram is None:
+        return None
+    counts = evaluation.histogram.counts_2Q.numpy()
+    return evaluation.metrics, counts, evaluation.histogram.calibration_table()
+
+
+def both(world: World, data: str) -> tuple[Any, Any, dict[str, float]]:
+    """With and without the predictions gathered; the latter's metrics of every rank."""
     experiment = experiment_of("dlf", DLFConfig)(
         data=data, model=MODEL, train=TrainConfig(eval_batch_size=300, embedding_init_std=1.0)
     )
     engine = build_engine(experiment, open_dataset(data), world)
-    exact = evaluate(engine, "test")
+    exact = shown(evaluate(engine, "test"))
     engine.experiment = replace(experiment, train=replace(experiment.train, exact_rows=500))
     counted = evaluate(engine, "test")
-    drawn = 0 if counted.logits_N is None else len(counted.logits_N)
-    return exact.metrics, counted.metrics, drawn
+    return exact, shown(counted), counted.metrics
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_histograms_give_the_exact_metrics_within_their_bound(tmp_path, workers):
     write_dataset(tmp_path, {"train": 100, "test": 2001}, user=True)
     results = run_ranks(both, workers, str(tmp_path))
-    exact, counted, drawn = results[0]
+    (exact, rows, _), (counted, summed, table), _ = results[0]
     assert abs(counted["auc"] - exact["auc"]) <= counted["auc_error"] < 1e-3
     for name in ("logloss", "ne", "calibration", "gauc", "rows", "positives"):
         assert counted[name] == pytest.approx(exact[name], rel=1e-6), name
-    assert 300 < drawn <= 600
-    assert all(result[1] == counted for result in results)
+    assert all(metrics == counted for *_, metrics in results)
+    # figures are of all rows either way, and drawn by rank 0 alone
+    assert summed.sum() == 2001
+    np.testing.assert_array_equal(summed, rows)
+    predicted = counted["calibration"] * counted["positives"]
+    assert table.predicted_Q @ table.rows_Q == pytest.approx(predicted)
+    assert all(first is second is None for first, second, _ in results[1:])

@@ -114,6 +114,18 @@ def test_reading_ahead_does_not_count_as_seen(dataset):
     assert loader.state_dict()["consumed"] == 60
 
 
+def test_the_second_of_a_pair_is_not_yet_consumed(dataset):
+    loader, plain = loaders(dataset, 1)[0], loaders(dataset, 1)[0]
+    seen, announced = [], []
+    for batch, following in loader.in_pairs():
+        seen.append(batch.row_B.tolist())
+        announced.append(following and following.row_B.tolist())
+        assert loader.consumed == sum(map(len, seen))
+    assert seen == [batch.row_B.tolist() for batch in plain]
+    assert announced == [*seen[1:], None]
+    assert loader.consumed == plain.consumed == ROWS
+
+
 def test_unshuffled_is_the_stored_order(dataset):
     loader = Loader(dataset, "valid", CONFIG, shuffle=False, batch_size=17)
     assert torch.cat([batch.row_B for batch in loader]).tolist() == list(range(90))

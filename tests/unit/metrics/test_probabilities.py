@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from ctrdist.metrics import (
     calibration,
-    calibration_table,
     evaluate_predictions,
     logloss,
     normalised_entropy,
@@ -39,36 +36,6 @@ def test_normalised_entropy_of_the_base_rate_is_one():
 def test_calibration_is_the_ratio_of_means():
     assert calibration([0.2, 0.4, 0.6], [0, 0, 1]) == pytest.approx(1.2)
     assert np.isnan(calibration([0.2, 0.3], [0, 0]))
-
-
-def test_calibration_table_of_distinct_predictions_is_deciles(rng):
-    p = rng.permutation(np.linspace(0.001, 0.999, 1003))
-    y = (rng.random(1003) < p).astype(int)
-    table = calibration_table(p, y)
-    assert len(table.rows_Q) == 10 and set(table.rows_Q) == {100, 101}
-    lowest = np.sort(p)[:100]
-    assert table.predicted_Q[0] == pytest.approx(lowest.mean())
-    assert table.positives_Q.sum() == y.sum()
-    assert table.observed_Q == pytest.approx(table.positives_Q / table.rows_Q)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5]), st.integers(0, 1)), max_size=40),
-    st.randoms(),
-)
-def test_calibration_table_never_parts_ties_and_ignores_the_order(rows, random):
-    def table(rows):
-        p, y = [r[0] for r in rows], [r[1] for r in rows]
-        return calibration_table(np.array(p), np.array(y))
-
-    first = table(rows)
-    random.shuffle(rows)
-    second = table(rows)
-    assert first.rows_Q.sum() == len(rows)
-    assert len(first.rows_Q) <= 3
-    assert first.rows_Q.tolist() == second.rows_Q.tolist()
-    assert first.positives_Q.tolist() == second.positives_Q.tolist()
 
 
 def test_sigmoid_neither_overflows_nor_loses_small_probabilities():

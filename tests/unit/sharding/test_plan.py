@@ -6,8 +6,10 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ctrdist.config.experiment import Experiment, OptimConfig, ShardingConfig, TableOptimConfig
 from ctrdist.errors import ConfigError
@@ -168,6 +170,15 @@ def test_gpus_may_use_what_cpus_may_not():
         intra_host_gbps=100.0, inter_host_gbps=10.0,
     )  # fmt: skip
     assert planned(sharding, "lamb", device="cuda").world_size == 2
+
+
+def test_cpu_workers_beside_a_gpu_have_the_machines_memory(monkeypatch):
+    gpu = SimpleNamespace(total_memory=1000)  # bytes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    assert planned(ShardingConfig(default="row_wise")).shards
+    with pytest.raises(ConfigError, match="does not fit"):
+        planned(ShardingConfig(default="row_wise"), device="cuda")
 
 
 @pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "auto"])

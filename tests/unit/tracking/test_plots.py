@@ -6,9 +6,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import auc as area_under
 from sklearn.metrics import roc_auc_score
 
+from ctrdist.metrics import ScoreHistogram
 from ctrdist.tracking import calibration_figure, learning_curves_figure, roc_figure
 
 
@@ -18,6 +20,12 @@ def png(figure) -> bytes:
     return buffer.getvalue()
 
 
+def counted(logits, labels) -> ScoreHistogram:
+    histogram = ScoreHistogram()
+    histogram.add(torch.as_tensor(logits), torch.as_tensor(labels))
+    return histogram
+
+
 def texts(axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -25,7 +33,7 @@ def texts(axes) -> list[str]:
 def test_roc_has_the_area_that_its_legend_says(rng):
     y = rng.integers(0, 2, 20_000)
     x = (rng.normal(size=20_000) + y).round(2)
-    figure = roc_figure(x, y, "a run")
+    figure = roc_figure(counted(x, y).roc_curve(), roc_auc_score(y, x), "a run")
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "a run"
     assert f"AUC {roc_auc_score(y, x):.4f}" in texts(axes)
@@ -40,9 +48,11 @@ def test_roc_has_the_area_that_its_legend_says(rng):
 def test_calibration_has_equal_axes_logarithmic_where_clicks_are_rare(offset, scale, rng):
     x = rng.normal(size=20_000) + offset
     y = (rng.random(20_000) < 1 / (1 + np.exp(-x))).astype(int)
-    (axes,) = calibration_figure(x, y, "a run").axes
+    (axes,) = calibration_figure(counted(x, y).calibration_table(), "a run").axes
     assert axes.get_xlim() == axes.get_ylim()
     assert axes.get_xscale() == axes.get_yscale() == scale
+    ratio = (1 / (1 + np.exp(-x))).sum() / y.sum()
+    assert texts(axes)[1] == f"deciles, mean prediction / rate {ratio:.3f}"
 
 
 def test_learning_curves_mark_the_best_epoch():
@@ -54,8 +64,8 @@ def test_learning_curves_mark_the_best_epoch():
 
 @pytest.mark.parametrize("labels", [[], [0, 0], [1, 1], [0, 1]])
 def test_few_rows_and_one_class_draw_too(labels):
-    x = np.linspace(-1, 1, len(labels))
-    assert png(roc_figure(x, np.array(labels), "a"))
-    assert png(calibration_figure(x, np.array(labels), "a"))
+    histogram = counted(np.linspace(-1, 1, len(labels)), np.array(labels))
+    assert png(roc_figure(histogram.roc_curve(), histogram.metrics()["auc"], "a"))
+    assert png(calibration_figure(histogram.calibration_table(), "a"))
     assert png(learning_curves_figure([], "a"))
     assert png(learning_curves_figure([{"valid/auc": float("nan")}], "a"))

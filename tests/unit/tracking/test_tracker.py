@@ -14,6 +14,7 @@ import pytest
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.errors import ConfigError
+from ctrdist.metrics.roc import roc_curve
 from ctrdist.tracking import (
     RunTracker,
     end_killed,
@@ -44,7 +45,8 @@ def test_a_run_without_mlflow_is_recorded_whole(tmp_path):
     tracker.start({"train": {"lr": 0.1}}, {"note": "x"}, {"config.yaml": "lr: 0.1\n"})
     tracker.log_metrics({"train/loss": 0.5}, step=20)
     tracker.log_dataset("tiny", "s3://bucket/tiny", "abc", {"train": 10})
-    tracker.log_figure("roc", roc_figure(np.array([0.1, 0.2]), np.array([0, 1]), "run"))
+    curve = roc_curve(np.array([1, 0]), np.array([0, 1]))
+    tracker.log_figure("roc", roc_figure(curve, 1.0, "run"))
     tracker.finish("FINISHED", {"test": {"auc": 0.7, "split": "test"}})
     tracker.finish("FAILED")
     assert tracker.run_id.startswith("local-") and tracker.tracking_uri == ""

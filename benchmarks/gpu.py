@@ -1,0 +1,395 @@
+"""Training steps on a GPU: how fast, and how far from what the device can do.
+
+39 fields, tables of ROWS × DIM under Adagrad, ids made up and ready in page-locked memory. Each
+case is timed three times: the step as training takes it; its tables alone (lookup and update); its
+tower alone (forward and backward). The tower's floating-point operations over the time are set
+against a measured matrix product (MFU), the bytes that tables must move against a measured copy.
+A case that does not fit into the memory is named, and the next one is run. Give several values to
+compare settings:
+
+python benchmarks/gpu.py --tower dlf --pipeline none sparse_dist --precision float32 bfloat16
+torchrun --nproc-per-node 2 benchmarks/gpu.py --batch 65536
+python benchmarks/gpu.py --device cpu --rows 1000 --batch 512 --dim 16 --seconds 0.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+# ruff: noqa: E402
+import torch
+
+from ctrdist.log import setup
+
+setup(0)  # before torchrec is imported
+
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.train_step import FIELDS, MADE, MLP, batch_of, ids_of, labels_of, schema_of
+from ctrdist.config.experiment import (
+    Experiment,
+    OptimConfig,
+    ShardingConfig,
+    TableOptimConfig,
+    TrainConfig,
+)
+from ctrdist.data.manifest import Dataset, Manifest
+from ctrdist.distributed import World, join_world, leave_world, sum_over_ranks
+from ctrdist.errors import ConfigError
+from ctrdist.losses.objective import training_loss_sum
+from ctrdist.models.ctr import CTRModel
+from ctrdist.models.registry import build_tower, config_class
+from ctrdist.optim.fused import check_optim, fuse_table_optimizer
+from ctrdist.optim.optimizers import Optimizers
+from ctrdist.protocols import Batch
+from ctrdist.sharding.batch_norm import synchronise_batch_norm
+from ctrdist.sharding.plan import layout, plan_tables
+from ctrdist.sharding.shard import shard_model
+from ctrdist.training.build import Engine
+from ctrdist.training.device import prepare_device
+from ctrdist.training.evaluate import autocast
+from ctrdist.training.memory import is_out_of_memory
+from ctrdist.training.pipeline import Pipeline
+from ctrdist.training.state import Progress
+from ctrdist.training.step import Step
+from ctrdist.training.stopping import StopRequest, Timer
+from ctrdist.training.throughput import Clock, Limits, count_flops, measure_limits, table_bytes
+
+TOWERS = ("mlp", "dlf", "tf4ctr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is compared."""
+
+    tower: str
+    dim: int
+    precision: str
+    pipeline: str
+    compile: bool
+    tables: str
+    """Their optimiser: adam is dense, the others are fused into the backward pass."""
+
+
+class Made:
+    """Batches that are ready, in turn: what a pipeline asks of a loader."""
+
+    def __init__(self, batches: list[Batch], steps: int) -> None:
+        self._batches, self._steps = batches, steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._batches[n % len(self._batches)] for n in range(self._steps))
+
+    def in_pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Each beside the one after it."""
+        batches = list(self)
+        return zip(batches, [*batches[1:], None], strict=True)
+
+
+def tower_of(case: Case, settings: dict[str, Any]) -> tuple[nn.Module, Any]:
+    """The tower and its settings."""
+    if case.tower == "mlp":
+        return MLP(case.dim), None
+    config = replace(config_class(case.tower)(), embedding_dim=case.dim, **settings)
+    return build_tower(case.tower, config, FIELDS), config
+
+
+def build(case: Case, rows: int, settings: dict[str, Any], world: World) -> tuple[Engine, Pipeline]:
+    """The engine of a case, as build_engine makes it of a data set, and its pipeline."""
+    device = world.device.type
+    optim = OptimConfig(tables=TableOptimConfig(name=case.tables))  # type: ignore[arg-type]
+    dense = case.tables == "adam"
+    kind = "table_wise" if world.size == 1 else "row_wise"
+    sharding = ShardingConfig(
+        default="data_parallel" if dense else kind,
+        shared_memory=case.pipeline != "sparse_dist",
+    )
+    schema = schema_of(rows)
+    torch.manual_seed(0)
+    tower, config = tower_of(case, settings)
+    manifest = Manifest(schema_fingerprint="", splits={})
+    train = TrainConfig(precision=case.precision, compile=case.compile, pipeline=case.pipeline)  # type: ignore[arg-type]
+    experiment = Experiment(
+        model_name=case.tower, model=config, optim=optim, sharding=sharding, train=train
+    )
+    check_optim(optim, device)
+    prepare_device(experiment, device)
+    model = CTRModel(schema, tower)
+    fuse_table_optimizer(model, optim)
+    workers = {"world_size": world.size, "local_size": world.local_size, "device": device}
+    planned = plan_tables(model, sharding, optim, **workers)
+    described = layout(planned, model, optim, world.size)
+    if world.size > 1:
+        synchronise_batch_norm(tower)
+    sharded = shard_model(model, planned.plan, sharding, optim, world, seed=0, init_std=0.01)
+    if case.compile:
+        tower.compile(dynamic=False)
+    engine = Engine(
+        experiment=experiment,
+        dataset=Dataset(path="", schema=schema, manifest=manifest),
+        world=world,
+        model=sharded,
+        tower=tower,
+        optimizers=Optimizers(sharded, optim),
+        layout=described,
+    )
+    return engine, Pipeline(engine)
+
+
+def batches_of(engine: Engine, size: int, zipf: bool) -> list[Batch]:
+    """Batches of `size` rows of this worker."""
+    world, rows = engine.world, engine.dataset.schema.categorical[0].vocabulary_size
+    made = []
+    for seed in range(MADE):
+        ids = ids_of(rows, zipf, seed * world.size + world.rank, size)
+        batch = batch_of(ids, labels_of(seed, size), size * world.size)
+        made.append(batch.pin_memory() if world.device.type == "cuda" else batch)
+    return made
+
+
+def stepper(engine: Engine, pipeline: Pipeline, batches: list[Batch]) -> Callable[[int], None]:
+    """Takes some steps as training does."""
+
+    def refuse(*_: Any) -> Any:
+        raise ArithmeticError("the loss is not finite")
+
+    step = Step(
+        engine=engine,
+        progress=Progress(),
+        pipeline=pipeline,
+        clock=Clock(engine.world.device),
+        stop=StopRequest(),
+        timer=Timer(0),
+        refuse=refuse,
+    )
+
+    def run(steps: int) -> None:
+        for _, on_device in pipeline.batches(Made(batches, steps)):  # type: ignore[arg-type]
+            step.take(on_device)
+            step.progress.step += 1
+
+    return run
+
+
+def tables_alone(engine: Engine, batch: Batch) -> Callable[[int], None]:
+    """Lookup and update, with a gradient that is ready."""
+    model = engine.model.module
+    grads = [torch.full_like(emb, 1e-6) for emb in model.embed(batch).values()]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            torch.autograd.backward(list(model.embed(batch).values()), grads)
+
+    return run
+
+
+def tower_alone(engine: Engine, batch: Batch) -> Callable[[int], None]:
+    """Forward and backward of the tower over embeddings that are ready."""
+    emb = {g: e.detach().requires_grad_() for g, e in engine.model.module.embed(batch).items()}
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            with autocast(engine):
+                output = engine.tower(emb)
+                loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
+            loss.backward()
+
+    return run
+
+
+def seconds_of(run: Callable[[int], None], device: torch.device, seconds: float) -> float:
+    """Seconds of one step, after a warm-up; every rank calls it, and takes the same steps."""
+
+    def timed(steps: int) -> float:
+        synchronise(device)
+        begun = time.perf_counter()
+        run(steps)
+        synchronise(device)
+        return (time.perf_counter() - begun) / steps
+
+    run(4)
+    pace = torch.tensor([timed(4), 1.0], dtype=torch.float64, device=device)
+    mean, ranks = sum_over_ranks(pace).tolist()
+    return timed(max(4, int(seconds / (mean / ranks))))
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def profiled(run: Callable[[int], None], device: torch.device, rows: int) -> str:
+    """A table of what one step spends its time on."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        run(1)
+        synchronise(device)
+    by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=60)
+
+
+def measured(
+    built: tuple[Engine, Pipeline], size: int, args: argparse.Namespace, limits: Limits
+) -> dict[str, float]:
+    """The figures of a case at a batch size; prints its profile."""
+    engine, pipeline = built
+    device = engine.world.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    batches = batches_of(engine, size, args.ids == "zipf")
+    on_device = batches[0].to(device)
+    flops, moved = 3.0 * count_flops(engine, on_device), table_bytes(engine, on_device)
+    run = stepper(engine, pipeline, batches)
+    step = seconds_of(run, device, args.seconds)
+    if args.profile:
+        table = profiled(run, device, args.profile)
+        if engine.world.is_main:
+            print(table)
+    tables = seconds_of(tables_alone(engine, on_device), device, args.seconds)
+    tower = seconds_of(tower_alone(engine, on_device), device, args.seconds)
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+    return {
+        "samples_per_s": size * engine.world.size / step,
+        "step_ms": 1000 * step,
+        "tables_ms": 1000 * tables,
+        "tower_ms": 1000 * tower,
+        "mfu_of_step": flops / step / limits.flops_per_s,
+        "mfu_of_tower": flops / tower / limits.flops_per_s,
+        "tables_gb_per_s": moved / tables / 1e9,
+        "share_of_copy": moved / tables / limits.bytes_per_s,
+        "peak_gib": peak,
+        "tower_gflops_per_step": flops / 1e9,
+        "table_gb_per_step": moved / 1e9,
+    }
+
+
+def attempt(work: Callable[[], Any], alone: bool) -> Any:
+    """What work() returns, or, where memory does not suffice, the reason in a line."""
+    try:
+        return work()
+    except ConfigError as error:  # the planner, before anything is allocated
+        return f"refused: {str(error).splitlines()[0][:150]}"
+    except (RuntimeError, MemoryError) as error:
+        if not alone or not is_out_of_memory(error):  # several ranks would wait for each other
+            raise
+        return f"out of memory: {str(error).splitlines()[0][:150]}"
+
+
+def free(device: torch.device) -> None:
+    """Gives memory back to the device for the next case."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def show(case: Case, size: int, found: Any) -> None:
+    name = (
+        f"{case.tower}, dim {case.dim}, batch {size:,}, {case.precision}, {case.tables}, pipeline "
+        f"{case.pipeline}{', compiled' if case.compile else ''}"
+    )
+    if isinstance(found, str):
+        print(f"{name}: {found}", flush=True)
+        return
+    print(
+        f"{name}:\n  {found['samples_per_s']:,.0f} samples/s, {found['step_ms']:.2f} ms a step; "
+        f"MFU {100 * found['mfu_of_step']:.1f}%\n"
+        f"  tower alone {found['tower_ms']:.2f} ms, MFU {100 * found['mfu_of_tower']:.1f}%; "
+        f"tables alone {found['tables_ms']:.2f} ms, {found['tables_gb_per_s']:.0f} GB/s, "
+        f"{100 * found['share_of_copy']:.0f}% of a copy; peak {found['peak_gib']:.1f} GiB",
+        flush=True,
+    )
+
+
+def run_case(
+    case: Case, args: argparse.Namespace, limits: Limits, world: World
+) -> list[dict[str, Any]]:
+    """Runs a case at each batch size, and shows each as soon as it is measured."""
+    settings = json.loads(args.settings).get(case.tower, {})
+    alone = world.size == 1
+    built = attempt(partial(build, case, args.rows, settings, world), alone)
+    results = []
+    for size in args.batch:
+        found = built
+        if not isinstance(built, str):
+            found = attempt(partial(measured, built, size, args, limits), alone)
+        free(world.device)
+        if world.is_main:
+            show(case, size, found)
+        kept = {"failed": found} if isinstance(found, str) else found
+        results.append({**asdict(case), "batch": size, **kept})
+    return results
+
+
+def run_all(args: argparse.Namespace, world: World) -> list[dict[str, Any]]:
+    """Runs all combinations of the given settings."""
+    limits = {}
+    for precision in args.precision:
+        limits[precision] = measure_limits(world.device, getattr(torch, precision))
+        if world.is_main:
+            print(
+                f"a {precision} matrix product makes {limits[precision].flops_per_s / 1e12:.2f} "
+                f"TFLOP/s here, a copy {limits[precision].bytes_per_s / 1e9:.0f} GB/s"
+            )
+    names = ("tower", "dim", "precision", "pipeline", "compile", "tables")
+    results = []
+    for values in itertools.product(*(getattr(args, name) for name in names)):
+        case = Case(**dict(zip(names, values, strict=True)))
+        results += run_case(case, args, limits[case.precision], world)
+        free(world.device)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="the GPU, where there is one")
+    parser.add_argument("--rows", type=int, default=100_000, help="of each table")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8192, 65536], help="per worker")
+    parser.add_argument("--tower", nargs="+", choices=TOWERS, default=list(TOWERS))
+    parser.add_argument("--dim", type=int, nargs="+", default=[16, 128])
+    parser.add_argument("--precision", nargs="+", default=["bfloat16"], help="float32 bfloat16")
+    parser.add_argument("--pipeline", nargs="+", default=["auto"], help="auto none sparse_dist")
+    parser.add_argument(
+        "--compile", nargs="+", type=lambda text: text == "yes", default=[False], help="no yes"
+    )
+    parser.add_argument(
+        "--tables", nargs="+", default=["adagrad"], help="optimisers; adam is not fused"
+    )
+    parser.add_argument("--settings", default="{}", help='JSON: {"dlf": {"num_layers": 2}}')
+    parser.add_argument("--ids", choices=["uniform", "zipf"], default="uniform")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each timing")
+    parser.add_argument("--profile", type=int, default=12, help="rows of a profile; 0: none")
+    parser.add_argument("--out", default="", help="JSON file for the figures")
+    args = parser.parse_args()
+    if args.device is None and not torch.cuda.is_available():
+        print("There is no GPU; --device cpu runs this on the CPU, see the first lines of the file")
+        return
+    world = join_world(torch.device("cpu") if args.device == "cpu" else None)
+    if world.is_main:
+        on = "CPU" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device)
+        print(f"{on}, {world.size} worker(s), torch {torch.__version__}, {args.rows:,} rows × 39")
+    results = run_all(args, world)
+    if args.out and world.is_main:
+        Path(args.out).write_text(json.dumps(results, indent=1))
+    leave_world()
+
+
+if __name__ == "__main__":
+    main()

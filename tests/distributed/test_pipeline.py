@@ -1,0 +1,156 @@
+"""Steps that prepare the next batch meanwhile equal steps that do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctrdist.checkpoint.store import latest, read
+from ctrdist.config.experiment import (
+    CheckpointConfig,
+    Experiment,
+    LoaderConfig,
+    OptimConfig,
+    ShardingConfig,
+    TableOptimConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from ctrdist.data.manifest import open_dataset
+from ctrdist.distributed import World
+from ctrdist.errors import ConfigError
+from ctrdist.models.configs import DLFConfig, DualAttentionConfig
+from ctrdist.sharding.shard import table_parts
+from ctrdist.training.build import build_engine
+from ctrdist.training.callbacks import Callback, Stepped
+from ctrdist.training.pipeline import Pipeline
+from ctrdist.training.trainer import Trainer
+from tests.datasets import write_dataset
+from tests.ranks import kill_ranks, run_ranks
+
+DLF = DLFConfig(embedding_dim=8, num_layers=1, tokens_per_block=4, rank=3, hidden_dim=16)
+DEA_R = DualAttentionConfig(embedding_dim=8, combo=True, frequency=False)
+STEPS_PER_EPOCH = 16  # 1,999 rows in steps of 128
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data")
+    write_dataset(path, {"train": 1999, "valid": 300}, multi_valued=True)
+    return str(path)
+
+
+def experiment_for(data: str, model: Any, pipeline: str, kind: str, slices: int = 1) -> Experiment:
+    name = "dlf" if isinstance(model, DLFConfig) else "dual_attention"
+    return Experiment(
+        model_name=name,
+        data=data,
+        run_name="run",
+        model=model,
+        loader=LoaderConfig(batch_size=128, accumulate=slices),
+        optim=OptimConfig(tables=TableOptimConfig(name="adagrad")),
+        sharding=ShardingConfig(default=kind, shared_memory=False),
+        train=TrainConfig(epochs=2, pipeline=pipeline, embedding_init_std=0.1),
+        checkpoint=CheckpointConfig(every_steps=5),
+        tracking=TrackingConfig(mlflow=False),
+    )
+
+
+class Kill(Callback):
+    """Kills this process after a step."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_step(self, event: Stepped) -> None:
+        if event.progress.step == self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(world: World, experiment: Experiment, run_dir: str, kill_after: int = -1) -> dict:
+    """Trains; gives losses and rows of each step, what was on its way then, and all weights."""
+    engine = build_engine(experiment, open_dataset(experiment.data), world)
+    trainer = Trainer(engine, run_dir, Kill(kill_after))
+    step, taken, under_way = trainer.train_step, [], []
+
+    def recorded(batch):
+        sent = trainer._pipeline._ahead is not None and trainer._pipeline._ahead.coming is not None
+        loss, norm = step(batch)
+        under_way.append((sent, trainer._pipeline._prepared is not None))
+        taken.append((trainer.progress.step, loss, norm, batch.row_B.tolist()))
+        return loss, norm
+
+    trainer.train_step = recorded  # type: ignore[method-assign]
+    summary = trainer.fit()
+    weights = {name: p.detach().numpy().copy() for name, p in engine.tower.state_dict().items()}
+    parts = table_parts(engine.model)
+    weights.update({f"{t}@{row},{column}": part.numpy().copy() for t, part, row, column in parts})
+    valid = summary["valid"]
+    return {"taken": taken, "under_way": under_way, "weights": weights, "valid": valid}
+
+
+def same(one: dict, other: dict) -> None:
+    assert one["taken"] == other["taken"]
+    assert one["valid"] == other["valid"]
+    for name, value in other["weights"].items():
+        np.testing.assert_array_equal(one["weights"][name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "slices", "workers"),
+    [
+        (DLF, "row_wise", 1, 2),
+        (DLF, "table_wise", 3, 2),
+        (DEA_R, "auto", 1, 2),
+        (DLF, "data_parallel", 1, 1),
+    ],
+)
+def test_weights_are_bit_equal(data, tmp_path, model, kind, slices, workers):
+    plain, ahead = (
+        run_ranks(train, workers, experiment, str(tmp_path / experiment.train.pipeline))
+        for experiment in (
+            experiment_for(data, model, name, kind, slices) for name in ("none", "sparse_dist")
+        )
+    )
+    for one, other in zip(ahead, plain, strict=True):
+        same(one, other)
+    # a step's ids have been sent when it begins, and the next batch is prepared when it ends; the
+    # very first ones were used to count operations
+    epoch = [*[(True, True)] * 15, (True, False)]
+    assert ahead[0]["under_way"] == [(False, True), *epoch[1:], *epoch]
+    assert plain[0]["under_way"] == [(False, False)] * 32
+
+
+def test_a_batch_on_its_way_is_not_yet_consumed(data, tmp_path):
+    experiment = experiment_for(data, DLF, "sparse_dist", "row_wise")
+    plain = replace(experiment, train=replace(experiment.train, pipeline="none"))
+    undisturbed = run_ranks(train, 2, plain, str(tmp_path / "a"))
+    killed_at = STEPS_PER_EPOCH + 8
+    codes = kill_ranks(train, 2, experiment, str(tmp_path / "b"), killed_at)
+    assert codes[0] == -signal.SIGKILL
+    newest = latest(tmp_path / "b" / "checkpoints")
+    saved = read(newest)
+    assert STEPS_PER_EPOCH < saved.step <= killed_at
+    assert saved.state["loader"]["consumed"] == (saved.step - STEPS_PER_EPOCH) * 128
+    resumed = run_ranks(train, 2, experiment, str(tmp_path / "b"))
+    for one, other in zip(resumed, undisturbed, strict=True):
+        same(one, {**other, "taken": other["taken"][saved.step :]})
+
+
+def refusal(world: World, experiment: Experiment) -> str:
+    engine = build_engine(experiment, open_dataset(experiment.data), world)
+    with pytest.raises(ConfigError) as error:
+        Pipeline(engine)
+    return str(error.value)
+
+
+def test_it_is_refused_beside_shared_memory(tmp_path):
+    write_dataset(tmp_path, {"train": 100})
+    experiment = experiment_for(str(tmp_path), DLF, "sparse_dist", "row_wise")
+    shared = replace(experiment, sharding=replace(experiment.sharding, shared_memory=True))
+    assert "sharding.shared_memory" in run_ranks(refusal, 1, shared)[0]

@@ -86,7 +86,10 @@ def _predictions(
     engine.model.eval()
     with torch.no_grad(), autocast(engine):
         for batch in loader:
-            yield engine.model(batch.to(engine.world.device)).logits_B.float(), batch
+            output = engine.model(batch.to(engine.world.device))
+            if engine.watch is not None:
+                engine.watch(output, batch.label_B)
+            yield output.logits_B.float(), batch
             beat()
     engine.model.train()
 

@@ -26,7 +26,6 @@ from ctrdist.config.parse import to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed import require_rows_for_all, run_on_main, sum_over_ranks
 from ctrdist.errors import ConfigError, DamagedCheckpointError
-from ctrdist.losses.objective import training_loss_sum
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.protocols import Batch
 from ctrdist.training.abundance import refresh_abundance
@@ -66,7 +65,7 @@ class Trainer:
         Args:
             engine: what is trained.
             run_dir: the run's directory, seen by all workers.
-            callback: called on rank 0 only.
+            callback: called on rank 0, and on the others where it says so.
             stop: may ask this run to end between two steps.
             watchdog: ends this process when nothing gets on.
         """
@@ -81,7 +80,7 @@ class Trainer:
         self._loss_scale = LossScale()
         self._config = engine.experiment.train
         self._world = engine.world
-        self._callback = callback if engine.world.is_main else Callback()
+        self._callback = callback if engine.world.is_main or callback.on_all_ranks else Callback()
         experiment = engine.experiment
         self._timer = Timer(experiment.checkpoint.every_seconds if engine.world.is_main else 0)
         self._store = CheckpointStore(
@@ -150,7 +149,7 @@ class Trainer:
             return self._sliced_step(batch)
         with autocast(self.engine):
             output = self.engine.model(batch)
-            loss = training_loss_sum(self.engine.experiment.loss, output, batch.label_B)
+            loss = self.engine.loss_sum(output, batch.label_B)
         total = self._total(loss)
         if not torch.isfinite(total):
             self._refuse(batch, loss)
@@ -228,6 +227,7 @@ class Trainer:
             refresh_abundance(self.engine)
             self._loader.next_epoch()
             self.progress.begin_epoch()
+        self._callback.on_epoch_end(self.progress, epoch)
         value = None
         if self._has_valid:
             evaluation = evaluate(self.engine, "valid", self._watchdog.beat)

@@ -17,6 +17,9 @@ SIMPLE_LOGITS = "simple_logits_B"
 """In Output.aux of a model of two encoders: (B,) float32, log-odds by the simple one alone."""
 COMPLEX_LOGITS = "complex_logits_B"
 """The same by the complex one. The settings of such a model say `two_encoders`."""
+GATE_MEAN = "gate_mean_L"
+"""In Output.aux of a tower with gated residuals, while training: (L,) float32 without gradient,
+mean of each layer's gate over rows, tokens and dimensions; NaN for no rows."""
 
 
 @dataclass
@@ -103,6 +106,11 @@ class Tower(Protocol):
     :class:`PairCodebooks` or None: emb["pairs"] is (B, R, F, F). `frequency`, a bool:
     emb["frequency"] is (B, F), the standardised logarithm of how often the training rows have the
     row's ids.
+
+    Two more are for diagnostics. `parts`, a mapping of names to patterns of parameter names, as
+    fnmatch reads them: whose gradient norms are measured together; what no pattern takes counts as
+    the tower's child that holds it. `attention_mass(emb)`: (L, F, F), the mean over rows and heads
+    of how much attention each field pays to each in each layer, for a tower that attends to fields.
     """
 
     groups: Mapping[str, int]

@@ -106,6 +106,11 @@ class Tower(Protocol):
     :class:`PairCodebooks` or None: emb["pairs"] is (B, R, F, F). `frequency`, a bool:
     emb["frequency"] is (B, F), the standardised logarithm of how often the training rows have the
     row's ids.
+
+    Two more are for diagnostics. `parts`, a mapping of names to patterns of parameter names, as
+    fnmatch reads them: whose gradient norms are measured together; what no pattern takes counts as
+    the tower's child that holds it. `attention_mass(emb)`: (L, F, F), the mean over rows and heads
+    of how much attention each field pays to each in each layer, for a tower that attends to fields.
     """
 
     groups: Mapping[str, int]

@@ -14,6 +14,7 @@ from rich.table import Table
 from ctrdist.training.stopping import interrupted_text
 
 LINE_SECONDS = 10.0
+_TABLES_NAMED = 10
 _METRICS = {
     "auc": "AUC",
     "logloss": "logloss",
@@ -162,6 +163,7 @@ class RunConsole:
             f"stopped: {result['stopped']}; {result['steps']:,} steps, "
             f"{result['rows_seen']:,} rows, {result['samples_per_s']:,.0f} rows/s",
             *_throughput(result.get("throughput") or {}),
+            *_collapsed(result.get("collapsed_tables") or {}),
             f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
             f"checkpoint {result['checkpoint']}",
             f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
@@ -195,6 +197,19 @@ def _throughput(t: dict[str, float]) -> list[str]:
         f"{t['matmul_gflops_per_worker']:.0f} GFLOP/s, tables at "
         f"{t['tables_gb_per_s_per_worker']:.2f} of {t['copy_gb_per_s_per_worker']:.1f} GB/s, "
         "per worker",
+    ]
+
+
+def _collapsed(found: dict[str, Any]) -> list[str]:
+    """Which tables use few of their dimensions, if any."""
+    tables = found.get("tables") or []
+    if not tables:
+        return []
+    more = f" and {len(tables) - _TABLES_NAMED:,} more" if len(tables) > _TABLES_NAMED else ""
+    uses = "uses" if len(tables) == 1 else "use"
+    return [
+        f"{len(tables):,} of {plural(found['of'], 'table')} {uses} less than "
+        f"{100 * found['below']:g}% of the dimensions: {', '.join(tables[:_TABLES_NAMED])}{more}"
     ]
 
 

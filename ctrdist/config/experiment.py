@@ -220,6 +220,29 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiagnosticsConfig:
+    """What is measured of a run to understand it. Training gives the same weights without."""
+
+    enabled: bool = True
+    """Off: nothing of it."""
+    every_steps: int = 20
+    """Steps between two measurements of gradient norms, gates and the classes of training rows,
+    which are also taken at an epoch's last step; 0: none of these."""
+    abundance_rows: int = 20_000_000
+    """Tables of at most so many rows are measured for information abundance after each epoch, in
+    2 · rows · width² operations each; 0: none."""
+    attention_rows: int = 16_384
+    """First rows of valid over which the attention of the best checkpoint is averaged; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "abundance_rows", "attention_rows"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"diagnostics.{name} {getattr(self, name)}: a number from 1, or 0 for none."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The loop."""
 
@@ -296,6 +319,8 @@ class Experiment:
     """What happens when something breaks."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """What is recorded where."""
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    """What is measured to understand a run."""
 
 
 def experiment_of(model_name: str, model_config: type) -> type[Experiment]:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -74,6 +76,8 @@ class CTRModel(nn.Module):
             dim = self._dims[declared_pairs.group]
             self.pairs = PairMemory(declared_pairs, schema, dim, tables_dtype)
         self.frequency = Frequency(schema) if getattr(tower, "frequency", False) else None
+        self.watch: Callable[[Mapping[str, Tensor]], None] | None = None
+        """Shown what each batch looks up, before the tower sees it."""
 
     @property
     def codebooks(self) -> list[Codebook]:
@@ -97,6 +101,8 @@ class CTRModel(nn.Module):
             result["pairs"] = self.pairs(batch, result[self.pairs.declared.group])
         if self.frequency is not None:
             result["frequency"] = self.frequency(batch.sparse, size)
+        if self.watch is not None:
+            self.watch(result)
         return result
 
     def _by_group(self, looked_up: KeyedTensor) -> list[Tensor]:

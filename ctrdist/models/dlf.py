@@ -27,6 +27,14 @@ GATE_FLOOR = 1e-6
 class DLF(nn.Module):
     """logit = head(E^(L+1)), E^(l+1) = layer(E^(l), E^(1)), E^(1) the field embeddings: (16)."""
 
+    parts: Mapping[str, tuple[str, ...]] = {
+        "low_order": ("layers.*.low.*",),
+        "high_order": ("layers.*.high.*",),
+        "implicit": ("layers.*.implicit.*", "layers.*.compress.*"),
+        "fusion": ("layers.*.attention.*", "layers.*.fusion.*"),
+        "residual": ("layers.*.residual.*",),
+    }
+
     def __init__(self, config: DLFConfig, num_fields: int) -> None:
         """Builds the tower for F = num_fields.
 

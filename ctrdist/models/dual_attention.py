@@ -29,7 +29,7 @@ from torch.nn import functional
 from ctrdist.models.configs import DualAttentionConfig
 from ctrdist.models.layers import linear, short_softmax
 from ctrdist.models.transformer import Attention, Beside, Transformer
-from ctrdist.protocols import Output, PairCodebooks
+from ctrdist.protocols import PairCodebooks
 
 _TINY = 1e-20
 """Keeps a row's sum from 0 where all of it has underflown."""
@@ -37,6 +37,13 @@ _TINY = 1e-20
 
 class DualAttention(Transformer):
     """The tower of DEA-R; without both mechanisms it is the transformer, weight for weight."""
+
+    parts: Mapping[str, tuple[str, ...]] = {
+        "scores": ("layers.*.attention.query.*", "layers.*.attention.key.*"),
+        "filter": ("layers.*.attention.filter.*",),
+        "fusion": ("layers.*.attention.fusion.*",),
+        **Transformer.parts,
+    }
 
     def __init__(self, config: DualAttentionConfig, num_fields: int) -> None:
         """Builds the tower for F = num_fields.
@@ -63,12 +70,11 @@ class DualAttention(Transformer):
         measured = config.filter == "information_abundance"
         self.register_buffer("abundance_F", torch.ones(num_fields) if measured else None)
 
-    def forward(self, emb: Mapping[str, Tensor]) -> Output:
-        """emb["tokens"]: (B, F, D), and what `pairs` and `frequency` ask for."""
+    def beside(self, emb: Mapping[str, Tensor]) -> Beside:
+        """What `pairs` and `frequency` have asked for."""
         pairs_BRFF = emb["pairs"] if self.pairs else None
         frequency_BF = emb["frequency"] if self.frequency else None
-        beside = Beside(pairs_BRFF, frequency_BF, self.abundance_F)
-        return self.run(emb["tokens"], beside)
+        return Beside(pairs_BRFF, frequency_BF, self.abundance_F)
 
 
 class DualEnhanced(Attention):
@@ -92,6 +98,14 @@ class DualEnhanced(Attention):
         """A V: (B, H, F, E) each; gives (B, H, F, E)."""
         if self.filter is None and self.fusion is None:
             return super().attend(query_BHFE, key_BHFE, value_BHFE, x_BFD, beside)
+        map_BHFF = self.weigh(query_BHFE, key_BHFE, x_BFD, beside)
+        return map_BHFF.to(value_BHFE.dtype) @ value_BHFE
+
+    def weigh(self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, beside: Beside) -> Tensor:
+        """A of (3): (B, H, F, F) float32, of queries and keys (B, H, F, E).
+
+        A gate per pair leaves no sum of 1 to its rows.
+        """
         score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
         map_BHFF = short_softmax(score_BHFF.float())
         if self.filter is not None:
@@ -99,7 +113,7 @@ class DualEnhanced(Attention):
         if self.fusion is not None:
             assert beside.pairs_BRFF is not None
             map_BHFF = self.fusion(beside.pairs_BRFF[:, self.own], score_BHFF, map_BHFF)
-        return map_BHFF.to(value_BHFE.dtype) @ value_BHFE
+        return map_BHFF
 
 
 class CollapseFilter(nn.Module):

@@ -49,6 +49,11 @@ class TF4CTR(nn.Module):
     as xDeepFM has; the encoder's own logit has not.
     """
 
+    parts: Mapping[str, tuple[str, ...]] = {
+        "simple": ("simple.*", "simple_head.*"),
+        "complex": ("complex.*", "complex_head.*"),
+    }
+
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
         """Builds the tower for F = num_fields.
 

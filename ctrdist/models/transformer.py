@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +33,11 @@ class Beside(NamedTuple):
 
 class Transformer(nn.Module):
     """The tower; subclasses exchange the attention."""
+
+    parts: Mapping[str, tuple[str, ...]] = {
+        "attention": ("layers.*.attention*",),
+        "feed_forward": ("layers.*.feed_forward*",),
+    }
 
     def __init__(
         self,
@@ -67,7 +73,20 @@ class Transformer(nn.Module):
 
     def forward(self, emb: Mapping[str, Tensor]) -> Output:
         """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
-        return self.run(emb["tokens"], Beside())
+        return self.run(emb["tokens"], self.beside(emb))
+
+    def beside(self, emb: Mapping[str, Tensor]) -> Beside:
+        """What the attention may use of emb beside the tokens."""
+        return Beside()
+
+    def attention_mass(self, emb: Mapping[str, Tensor]) -> Tensor:
+        """(L, F, F) float32: mean over rows and heads of each layer's A."""
+        x_BFD, beside, masses = emb["tokens"], self.beside(emb), []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            masses.append(layer.attention.weights(x_BFD, beside).mean((0, 1)))
+            x_BFD = layer(x_BFD, beside)
+        return torch.stack(masses)
 
     def run(self, x_BFD: Tensor, beside: Beside) -> Output:
         """All layers and the head."""
@@ -117,11 +136,20 @@ class Attention(nn.Module):
     def forward(self, x_BFD: Tensor, beside: Beside) -> Tensor:
         """x_BFD: (B, F, D); gives the same size."""
         query, key, value = (
-            part(x_BFD).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
+            self._by_head(part, x_BFD) for part in (self.query, self.key, self.value)
         )
         attended_BHFE = self.attend(query, key, value, x_BFD, beside)
         return self.output(attended_BHFE.transpose(1, 2).flatten(2))
+
+    def weights(self, x_BFD: Tensor, beside: Beside) -> Tensor:
+        """A: (B, H, F, F) float32, of the tokens (B, F, D)."""
+        query, key = (self._by_head(part, x_BFD) for part in (self.query, self.key))
+        return self.weigh(query, key, x_BFD, beside)
+
+    def weigh(self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, _: Beside) -> Tensor:
+        """A: (B, H, F, F) float32, of queries and keys."""
+        score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
+        return score_BHFF.float().softmax(-1)
 
     def attend(
         self, query_BHFE: Tensor, key_BHFE: Tensor, value_BHFE: Tensor, x_BFD: Tensor, _: Beside
@@ -129,3 +157,7 @@ class Attention(nn.Module):
         """A V: (B, H, F, E) each; gives (B, H, F, E)."""
         kernel = cpu_attention if x_BFD.is_cpu else functional.scaled_dot_product_attention
         return kernel(query_BHFE, key_BHFE, value_BHFE)
+
+    def _by_head(self, part: nn.Module, x_BFD: Tensor) -> Tensor:
+        """A projection of the tokens: (B, H, F, E)."""
+        return part(x_BFD).unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -66,6 +66,8 @@ class Optimizers:
         self._step = 0
         self._table_lr = config.tables.lr
         self._fused_lr: float | None = None
+        self.watch: Callable[[], None] | None = None
+        """Called before each update, while the gradients are those of the loss alone."""
 
     def zero_grad(self) -> None:
         """Forgets the gradients of what is not fused."""
@@ -78,6 +80,8 @@ class Optimizers:
         Returns:
             The norm before clipping, or −1 when clipping is off.
         """
+        if self.watch is not None:
+            self.watch()
         with torch.no_grad():
             _add_l2(self._rest.values(), self._config.dense.l2)
             _add_l2(self._tables.values(), self._config.tables.l2)

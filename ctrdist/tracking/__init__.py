@@ -1,5 +1,11 @@
 """What is recorded of a run: in events.jsonl always, in MLflow where it can be reached."""
 
+from ctrdist.tracking.diagnostic_plots import (
+    abundance_figure,
+    attention_figure,
+    classes_figure,
+    steps_figure,
+)
 from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
 from ctrdist.tracking.replay import end_killed, replay
 from ctrdist.tracking.tracker import RunTracker
@@ -7,11 +13,15 @@ from ctrdist.tracking.versions import git_commit, package_versions
 
 __all__ = [
     "RunTracker",
+    "abundance_figure",
+    "attention_figure",
     "calibration_figure",
+    "classes_figure",
     "end_killed",
     "git_commit",
     "learning_curves_figure",
     "package_versions",
     "replay",
     "roc_figure",
+    "steps_figure",
 ]

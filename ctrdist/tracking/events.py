@@ -78,6 +78,25 @@ def read_events(path: Path, offset: int, max_bytes: int = 1 << 20) -> tuple[list
     return list(_parse(block, offset)), offset + len(block)
 
 
+def metric_history(path: Path, prefixes: tuple[str, ...]) -> dict[str, dict[int, float]]:
+    """Metrics whose names begin with a prefix: name → step → value, over all starts of the run.
+
+    Of a step that was taken again after a restart, the later value counts. Steps rise.
+    """
+    history: dict[str, dict[int, float]] = {}
+    offset = 0
+    while True:
+        events, end = read_events(path, offset)
+        if end == offset:
+            return {name: dict(sorted(points.items())) for name, points in history.items()}
+        for event in events:
+            if event.kind == "metrics" and event.step is not None:
+                for name, value in event.values.items():
+                    if name.startswith(prefixes):
+                        history.setdefault(name, {})[event.step] = float(value)
+        offset = end
+
+
 def _parse(block: bytes, offset: int) -> Iterator[Event]:
     for line in block.splitlines(keepends=True):
         start, offset = offset, offset + len(line)

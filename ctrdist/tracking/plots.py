@@ -95,10 +95,10 @@ def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) ->
     panels: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for epoch in epochs for name in epoch):
         panels.setdefault(_kind(name), []).append(name)
-    figure = _figure(figsize=(4.6 * max(1, len(panels)), 3.8))
+    figure = new_figure(figsize=(4.6 * max(1, len(panels)), 3.8))
     for position, (kind, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
-        _style(axes)
+        style_axes(axes)
         for name in names:
             colour = _COLOURS.get(name.split("/")[0], _GREY)
             points = [(i, e[name]) for i, e in enumerate(epochs, start=1) if name in e]
@@ -156,14 +156,14 @@ def _mark_best(axes: Any, points: list[tuple[int, float]], colour: str, highest:
 
 
 def _square() -> tuple[Figure, Any]:
-    figure = _figure(figsize=(5.4, 5.2))
+    figure = new_figure(figsize=(5.4, 5.2))
     axes = figure.add_subplot()
-    _style(axes)
+    style_axes(axes)
     axes.set_aspect("equal", adjustable="box")
     return figure, axes
 
 
-def _figure(figsize: tuple[float, float]) -> Figure:
+def new_figure(figsize: tuple[float, float]) -> Figure:
     """A figure of its own canvas: pyplot would keep it alive, and ask for a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -173,7 +173,8 @@ def _figure(figsize: tuple[float, float]) -> Figure:
     return figure
 
 
-def _style(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
+    """Grid behind the curves, and no frame above and to the right."""
     axes.grid(color="#e4e4e4", lw=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.tracking.delivery import RETRY_SECONDS, Delivery
-from ctrdist.tracking.events import EVENTS_NAME, EventLog, read_events
+from ctrdist.tracking.events import EVENTS_NAME, EventLog, metric_history, read_events
 from ctrdist.tracking.sink import MlflowSink
 from ctrdist.tracking.state import STATE_NAME, MlflowState, tracking_store, without_credentials
 from ctrdist.tracking.system import SystemSampler
@@ -129,6 +129,10 @@ class RunTracker:
         """Records numbers; step is whatever the caller counts: steps, epochs."""
         if metrics:
             self._log.append("metrics", {k: float(v) for k, v in metrics.items()}, int(step))
+
+    def metric_history(self, *prefixes: str) -> dict[str, dict[int, float]]:
+        """What has been recorded, by any start of the run: see :func:`metric_history`."""
+        return metric_history(self._log.path, prefixes)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Records tags; the last value counts."""

@@ -1,10 +1,10 @@
-"""Information abundance of the fields' tables, wherever their parts lie, for towers that use it."""
+"""Information abundance of the fields' tables, wherever their parts lie."""
 
 # F fields, V rows of a table, D columns
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -22,27 +22,43 @@ _BLOCK_ROWS = 65536
 def refresh_abundance(engine: Engine) -> None:
     """Measures the tables for a tower that has an `abundance_F`; every rank calls it.
 
-    r_f = IA(table f) / min(V − 1, D), between 0 and 1; a numeric field has a single vector, whose r
-    is 1. Called after each epoch: the values are a buffer of the tower and in its checkpoints.
+    A numeric field has a single vector, whose share is 1. Called after each epoch: the values are a
+    buffer of the tower and in its checkpoints.
     """
     share_F: Tensor | None = getattr(engine.tower, "abundance_F", None)
     if share_F is None:
         return
-    schema, width = engine.dataset.schema, dict(engine.tower.groups)["tokens"]  # type: ignore[arg-type]
-    found = abundances(engine)
-    shares = [1.0] * len(schema.numeric)
-    for field in schema.categorical:
-        most = max(1, min(field.vocabulary_size - 1, width))
-        shares.append(found[table_name("tokens", field.name)] / most)
-    share_F.copy_(torch.tensor(shares))
+    schema = engine.dataset.schema
+    found = shares_of_most(engine, abundances(engine))
+    tables = [found[table_name("tokens", field.name)] for field in schema.categorical]
+    share_F.copy_(torch.tensor([1.0] * len(schema.numeric) + tables))
+
+
+def shares_of_most(engine: Engine, found: Mapping[str, float]) -> dict[str, float]:
+    """Table → r = IA / min(V − 1, D), between 0 and 1, from its information abundance.
+
+    V − 1, as the padding row is left out.
+    """
+    widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
+    most = {
+        table_name(group, field.name): max(1, min(field.vocabulary_size - 1, width))
+        for group, width in widths.items()
+        for field in engine.dataset.schema.categorical
+    }
+    return {table: abundance / most[table] for table, abundance in found.items()}
 
 
 @torch.no_grad()
-def abundances(engine: Engine) -> dict[str, float]:
+def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]:
     """Table → information abundance, for all tables of fields; every rank calls it.
 
-    Each rank adds up its rows' part of EᵀE, and D² numbers are sent. Of a table that is cut by
-    columns, blocks of rows are put together on all ranks first: as much is sent as it holds.
+    Each rank adds up its rows' part of EᵀE, in 2 V D² floating-point operations, and D² numbers are
+    sent. Of a table that is cut by columns, blocks of rows are put together on all ranks first: as
+    much is sent as it holds.
+
+    Args:
+        engine: holds the tables.
+        most_rows: tables of more rows are left out.
     """
     rank, device = engine.world.rank, engine.world.device
     parts: dict[str, list[tuple[Tensor, int, int]]] = {}
@@ -52,7 +68,7 @@ def abundances(engine: Engine) -> dict[str, float]:
     widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
     found = {}
     for table, (rows, columns, copied) in _shapes(engine).items():
-        if table in codebooks:
+        if table in codebooks or (most_rows is not None and rows > most_rows):
             continue
         own = parts.get(table, []) if rank == 0 or not copied else []
         total_DD = torch.zeros(columns, columns, dtype=torch.float64, device=device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrdist.config.experiment import Experiment
@@ -14,11 +15,13 @@ from ctrdist.data.counts import read_counts
 from ctrdist.data.manifest import Dataset
 from ctrdist.distributed import World, run_on_main
 from ctrdist.errors import ConfigError
+from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, check_loss
 from ctrdist.models.tables import padded_dim, table_of
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
+from ctrdist.protocols import Output
 from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import Layout, layout, plan_tables
@@ -40,6 +43,14 @@ class Engine:
     optimizers: Optimizers
     layout: Layout
     """Which worker holds what."""
+    watch: Callable[[Output, Tensor], None] | None = None
+    """Shown what the model gives for rows of training and of evaluation, and their labels (B,)."""
+
+    def loss_sum(self, output: Output, label_B: Tensor) -> Tensor:
+        """() float32: what training minimises, summed over B rows."""
+        if self.watch is not None:
+            self.watch(output, label_B)
+        return training_loss_sum(self.experiment.loss, output, label_B)
 
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint saves."""

@@ -1,6 +1,6 @@
 """What hangs on to a run without being part of it: tracking, progress, tests.
 
-Only rank 0's callbacks are called.
+Rank 0's callbacks are called, and those of other ranks that ask for it.
 """
 
 from __future__ import annotations
@@ -50,11 +50,17 @@ class Stepped:
 class Callback:
     """Does nothing; override what you need. An exception from a callback ends the run."""
 
+    on_all_ranks = False
+    """Whether it is called on every rank, at the same points, so that it may use collectives."""
+
     def on_start(self, event: Started) -> None:
         """Before the first step."""
 
     def on_step(self, event: Stepped) -> None:
         """After each step."""
+
+    def on_epoch_end(self, progress: Progress, epoch: int) -> None:
+        """After an epoch's last step, or the last one of the run, before the evaluation."""
 
     def on_evaluate(
         self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
@@ -86,6 +92,11 @@ class Callbacks(Callback):
         """Tells each callback."""
         for callback in self._all:
             callback.on_step(event)
+
+    def on_epoch_end(self, progress: Progress, epoch: int) -> None:
+        """Tells each callback."""
+        for callback in self._all:
+            callback.on_epoch_end(progress, epoch)
 
     def on_evaluate(
         self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float

@@ -88,8 +88,10 @@ def _predictions(
     engine.model.eval()
     with torch.no_grad(), autocast(engine):
         for batch in loader:
-            on_device = batch.to(engine.world.device, non_blocking=True)
-            yield engine.model(on_device).logits_B.float(), batch
+            output = engine.model(batch.to(engine.world.device, non_blocking=True))
+            if engine.watch is not None:
+                engine.watch(output, batch.label_B)
+            yield output.logits_B.float(), batch
             beat()
     engine.model.train()
 

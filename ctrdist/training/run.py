@@ -22,6 +22,7 @@ from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
 from ctrdist.training.callbacks import Callback, Callbacks
 from ctrdist.training.compatible import check_same_data
+from ctrdist.training.diagnostics import Diagnostics
 from ctrdist.training.evaluate import evaluate
 from ctrdist.training.memory import is_out_of_memory, out_of_memory_text
 from ctrdist.training.observers import Emit, Reporting, Tracking
@@ -58,6 +59,7 @@ def train(
     run_dir = Path(experiment.runs) / experiment.run_name
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
     callback: Callback = Callback()
+    tracker: RunTracker | None = None
     if world.is_main:
         warn_of_loss(experiment.loss)
         checkpoints = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
@@ -66,6 +68,10 @@ def train(
             str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
         )
         callback = Callbacks([Tracking(tracker, experiment.tracking.every_steps), Reporting(emit)])
+    if experiment.diagnostics.enabled:
+        diagnostics = Diagnostics(experiment.diagnostics, tracker)
+        # first, as Tracking closes the tracker at the end
+        callback = Callbacks([diagnostics, callback]) if world.is_main else diagnostics
     watchdog = Watchdog(experiment.faults.step_timeout_s, run_dir, world.rank, emit)
     table_bytes: int | None = None
     try:

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ctrdist.losses.objective import training_loss_sum
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.evaluate import autocast
@@ -85,7 +84,7 @@ class TowerPass:
         for index, label in enumerate(batch.label_B.split(rows)):
             with autocast(engine):
                 output = engine.tower({group: parts[index] for group, parts in leaves.items()})
-                loss = training_loss_sum(engine.experiment.loss, output, label)
+                loss = engine.loss_sum(output, label)
             (loss * share).backward()
             total += loss.detach()
         grads = {

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ctrdist.distributed import sum_over_ranks
-from ctrdist.losses.objective import training_loss_sum
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.evaluate import autocast
@@ -63,7 +62,7 @@ class Step:
             return self._sliced(batch)
         with autocast(self.engine):
             output = self.engine.model(batch)
-            loss = training_loss_sum(self.engine.experiment.loss, output, batch.label_B)
+            loss = self.engine.loss_sum(output, batch.label_B)
         total = self._agree(batch, loss)
         self.engine.optimizers.zero_grad()
         # gradients are averaged over the workers, whose shares of the rows may differ by one

@@ -66,7 +66,7 @@ class Trainer:
         Args:
             engine: what is trained.
             run_dir: the run's directory, seen by all workers.
-            callback: called on rank 0 only.
+            callback: called on rank 0, and on the others where it says so.
             stop: may ask this run to end between two steps.
             watchdog: ends this process when nothing gets on.
         """
@@ -78,7 +78,7 @@ class Trainer:
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train
         self._world = engine.world
-        self._callback = callback if engine.world.is_main else Callback()
+        self._callback = callback if engine.world.is_main or callback.on_all_ranks else Callback()
         experiment = engine.experiment
         self._store = CheckpointStore(
             checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint),
@@ -179,6 +179,7 @@ class Trainer:
             refresh_abundance(self.engine)
             self._loader.next_epoch()
             self.progress.begin_epoch()
+        self._callback.on_epoch_end(self.progress, epoch)
         value = None
         if self._has_valid:
             evaluation = evaluate(self.engine, "valid", self._watchdog.beat)

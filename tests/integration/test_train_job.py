@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ctrdist.tracking.events import metric_history
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +122,15 @@ def test_mlflow_has_the_run(trained):
     assert {"config.yaml", "sharding_plan.json", "schema.json", "plots"} <= names
     plots = {file.path for file in client.list_artifacts(result["run_id"], "plots")}
     assert {"plots/roc_test.png", "plots/calibration_test.png"} <= plots
+    assert {"plots/abundance.png", "plots/gradient_norms.png", "plots/classes.png"} <= plots
+    for name, points in (
+        ("abundance/tokens/C0", 2),
+        ("grad_norm/low_order", 3),  # the last of 16 steps in each epoch, and step 20
+        ("train/positives_well_classified", 2),
+        ("valid/negatives_misclassified", 2),
+        ("test/positives_poorly_classified", 1),
+    ):
+        assert len(client.get_metric_history(result["run_id"], name)) == points, name
     inputs = run.inputs.dataset_inputs
     assert inputs and result["data_fingerprint"] in inputs[0].dataset.digest
 
@@ -129,6 +139,31 @@ def test_everything_is_also_in_the_local_file(trained):
     lines = (trained[1] / "first" / "events.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["kind"] for line in lines]
     assert {"params", "metrics", "tags", "dataset", "artifact", "finish"} <= set(kinds)
+    history = metric_history(trained[1] / "first" / "events.jsonl", ("grad_norm/", "abundance/"))
+    assert list(history["abundance/tokens/tags"]) == [16, 32]
+    assert list(history["grad_norm/implicit"]) == [16, 20, 32]
+
+
+def test_a_transformer_run_has_its_attention_and_one_without_diagnostics_has_none(data, tmp_path):
+    settings = {"model.embedding_dim": 8, "model.hidden_dims": "[16]", "loader.batch_size": 500}
+    arguments = ["--data", data, "--runs", str(tmp_path), "--workers", "2", "--json"]
+    arguments += ["--train.epochs", "1", "--tracking.mlflow", "false"]
+    arguments += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    result = last_json(job("train_transformer", *arguments, "--run-name", "on"))
+    assert result["collapsed_tables"]["of"] == 4
+    folder = Path(result["run_dir"])
+    assert (folder / "plots" / "attention_mass.png").is_file()
+    attention = json.loads((folder / "artifacts" / "attention_mass.json").read_text())
+    assert set(attention["to_itself"]) == {"I0", "I1", "C0", "tags", "C1", "C2"}
+    weights = [pair["attention"] for pair in attention["pairs"]]
+    assert len(weights) == 30 and weights == sorted(weights, reverse=True)
+    assert sum(weights) + sum(attention["to_itself"].values()) == pytest.approx(6)
+
+    off = last_json(
+        job("train_transformer", *arguments, "--run-name", "off", "--diagnostics.enabled", "false")
+    )
+    assert "collapsed_tables" not in off and off["test"] == result["test"]
+    assert not (Path(off["run_dir"]) / "plots" / "abundance.png").exists()
 
 
 @pytest.mark.slow

@@ -20,7 +20,15 @@ from jobs.train import complete
 
 _OF_VARIANT = ("preset", "model")
 """Keys of a variant that are no settings of its experiment."""
-_NOT_COMPARED = ("data", "run_name", "runs", "checkpoint", "faults", "tracking")
+_NOT_COMPARED = (
+    "data",
+    "run_name",
+    "runs",
+    "checkpoint",
+    "faults",
+    "tracking",
+    "diagnostics",
+)
 """Settings that results do not depend on."""
 
 

@@ -107,4 +107,9 @@ def cpu_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     scale = query.shape[-1] ** -0.5
     parts = [part.split(_CPU_ROWS) for part in (query * scale, key.transpose(2, 3), value)]
-    return torch.cat([(q @ k).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)])
+    return torch.cat([_softmax(q @ k).to(v.dtype) @ v for q, k, v in zip(*parts, strict=True)])
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis, in at least float32: in bfloat16 it is slow on a CPU."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

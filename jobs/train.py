@@ -94,11 +94,13 @@ def complete(experiment: Experiment) -> Experiment:
             f"loader.batch_size {experiment.loader.batch_size} is for all workers together: "
             f"at least one row for each of the {experiment.workers}."
         )
-    if experiment.optim.tables.l2 and experiment.optim.tables.name != "adam":
-        raise ConfigError(
-            f"optim.tables.l2 = {experiment.optim.tables.l2} needs optim.tables.name = adam; "
-            f"{experiment.optim.tables.name} touches looked-up rows only. Set one or the other."
-        )
+    for key in ("l2", "codebook_l2"):
+        value = getattr(experiment.optim.tables, key)
+        if value and experiment.optim.tables.name != "adam":
+            raise ConfigError(
+                f"optim.tables.{key} = {value} needs optim.tables.name = adam; "
+                f"{experiment.optim.tables.name} touches looked-up rows only. Set one or the other."
+            )
     check_loss(experiment.loss, experiment.model_name)
     name = experiment.run_name
     if "/" in name or name.startswith("."):

@@ -80,6 +80,9 @@ class TableOptimConfig:
     """Added to the root of the second moment."""
     l2: float = 0.0
     """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to each step's loss. Only with adam."""
+    codebook_l2: float | None = None
+    """λ of codebooks that are looked up at pairs of ids, in place of l2, which is too much for
+    codewords that few rows use; null: l2. Only with adam."""
     weight_decay: float = 0.0
     """Decoupled: looked-up rows lose lr·weight_decay of themselves in each step.
     Not with adagrad, sgd and adam, and only on a GPU: FBGEMM's CPU kernels ignore it."""

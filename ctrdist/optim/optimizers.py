@@ -84,7 +84,8 @@ class Optimizers:
             self.watch()
         with torch.no_grad():
             _add_l2(self._rest.values(), self._config.dense.l2)
-            _add_l2(self._tables.values(), self._config.tables.l2)
+            for name, table in self._tables.items():
+                _add_l2([table], self._l2_of(name))
         norm = -1.0
         if self._config.max_grad_norm > 0:
             norm = float(nn.utils.clip_grad_norm_(self._parameters(), self._config.max_grad_norm))
@@ -147,6 +148,13 @@ class Optimizers:
             if tensors:  # sgd has none, and an empty dict would be an entry that is never written
                 fused[name] = tensors
         return {"adam": adam, **({"fused": fused} if fused else {})}
+
+    def _l2_of(self, parameter: str) -> float:
+        """λ of a table's parameter."""
+        tables = self._config.tables
+        if tables.codebook_l2 is not None and (table_of(parameter) or "").startswith("codebook/"):
+            return tables.codebook_l2
+        return tables.l2
 
     def _parameters(self) -> list[Tensor]:
         return [*self._rest.values(), *self._tables.values()]

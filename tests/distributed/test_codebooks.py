@@ -83,7 +83,9 @@ def experiment_for(
     )
 
 
-def train_plain(data: str, optimizer: str) -> dict[str, Any]:
+def train_plain(
+    data: str, optimizer: str, l2: float = 0.0, codebook_l2: float = 0.0
+) -> dict[str, Any]:
     """The same steps with torch.nn.Embedding and torch.optim: no sharding, no FBGEMM."""
     experiment = experiment_for(data, "auto", optimizer)
     dataset = open_dataset(data)
@@ -100,8 +102,12 @@ def train_plain(data: str, optimizer: str) -> dict[str, Any]:
         padding = not name.startswith("codebook/")
         fill_table(weight.data, name, 0, 0, shape, seed=seed, std=1.0, padding=padding)
     rest = [p for p in model.parameters() if all(p is not w for w in tables.values())]
+    groups = [
+        {"params": [weight], "weight_decay": codebook_l2 if "codebook" in name else l2}
+        for name, weight in tables.items()
+    ]
     optimizers = [
-        PLAIN[optimizer](tables.values(), lr=0.02, eps=1e-2),
+        PLAIN[optimizer](groups, lr=0.02, eps=1e-2),
         torch.optim.Adam(rest, lr=1e-3, eps=1e-2),
     ]
     start = {name: weight.detach().numpy().copy() for name, weight in tables.items()}
@@ -203,6 +209,17 @@ def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, wo
         np.testing.assert_array_equal(sharded["start"][name], start, err_msg=name)
         moved = np.linalg.norm(expected["end"][name] - start)
         assert moved > 1e-3
+        assert np.linalg.norm(sharded["end"][name] - expected["end"][name]) < 0.05 * moved, name
+
+
+def test_codebooks_have_an_l2_of_their_own(data, tmp_path):
+    experiment = experiment_for(data, "data_parallel", "adam")
+    tables = replace(experiment.optim.tables, l2=0.3, codebook_l2=0.01)
+    experiment = replace(experiment, optim=replace(experiment.optim, tables=tables))
+    sharded = run_ranks(train, 2, str(tmp_path), experiment)[0]
+    expected = train_plain(data, "adam", l2=0.3, codebook_l2=0.01)
+    for name, start in expected["start"].items():
+        moved = np.linalg.norm(expected["end"][name] - start)
         assert np.linalg.norm(sharded["end"][name] - expected["end"][name]) < 0.05 * moved, name
 
 

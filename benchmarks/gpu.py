@@ -39,7 +39,8 @@ setup(0)  # before torchrec is imported
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.train_step import FIELDS, MADE, MLP, batch_of, ids_of, labels_of, schema_of
+from benchmarks.train_step import FIELDS, MADE, batch_of, ids_of, labels_of, schema_of
+from benchmarks.train_step import tower_of as own_tower
 from ctrdist.config.experiment import (
     Experiment,
     OptimConfig,
@@ -69,7 +70,7 @@ from ctrdist.training.step import Step
 from ctrdist.training.stopping import StopRequest, Timer
 from ctrdist.training.throughput import Clock, Limits, count_flops, measure_limits, table_bytes
 
-TOWERS = ("mlp", "dlf", "tf4ctr")
+TOWERS = ("mlp", "dcnv2", "dlf", "tf4ctr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,8 @@ class Made:
 
 def tower_of(case: Case, settings: dict[str, Any]) -> tuple[nn.Module, Any]:
     """The tower and its settings."""
-    if case.tower == "mlp":
-        return MLP(case.dim), None
+    if case.tower in ("mlp", "dcnv2"):
+        return own_tower(case.tower, case.dim), None
     config = replace(config_class(case.tower)(), embedding_dim=case.dim, **settings)
     return build_tower(case.tower, config, FIELDS), config
 

@@ -61,13 +61,12 @@ class MLP(nn.Module):
 class DCNv2(nn.Module):
     """Three full cross layers beside three hidden ones (Wang et al. 2021, parallel)."""
 
-    groups: Mapping[str, int] = {"tokens": DIM}
-
-    def __init__(self) -> None:
+    def __init__(self, dim: int = DIM) -> None:
         super().__init__()
-        width = FIELDS * DIM
+        self.groups = {"tokens": dim}
+        width = FIELDS * dim
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
-        self.deep = MLP().layers[:-1]
+        self.deep = MLP(dim).layers[:-1]
         self.output = nn.Linear(width + HIDDEN[-1], 1)
 
     def forward(self, emb: Mapping[str, Tensor]) -> Any:
@@ -80,13 +79,13 @@ class DCNv2(nn.Module):
         return Output(self.output(torch.cat([x, self.deep(x0)], 1)).squeeze(1))
 
 
-def tower_of(name: str) -> nn.Module:
+def tower_of(name: str, dim: int = DIM) -> nn.Module:
     """A tower over FIELDS tokens: mlp, dcnv2 or dlf."""
     from ctrdist.models.configs import DLFConfig
     from ctrdist.models.registry import build_tower
 
-    own: dict[str, Callable[[], nn.Module]] = {"mlp": MLP, "dcnv2": DCNv2}
-    return own[name]() if name in own else build_tower(name, DLFConfig(), FIELDS)
+    own: dict[str, Callable[[int], nn.Module]] = {"mlp": MLP, "dcnv2": DCNv2}
+    return own[name](dim) if name in own else build_tower(name, DLFConfig(), FIELDS)
 
 
 def ids_of(rows: int, zipf: bool, seed: int, batch: int = BATCH) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -125,3 +126,5 @@ def test_every_study_of_the_project_can_be_run(path, data):
         return
     runs = planned(path, data)
     assert runs and all(re.fullmatch(r"[\w.=-]+", run.experiment.run_name) for run in runs)
+    first = [run for run in runs if run.seed == runs[0].seed]
+    assert len({json.dumps(run.compared) for run in first}) == len(first)  # no two are one

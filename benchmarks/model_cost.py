@@ -5,6 +5,7 @@ memory, all of one size; the DNN is one MLP of 400, 400, 400 over the same embed
 optimisers. One process; the models take turns, REPEATS times. FLOPs are those of matrix products.
 
 python benchmarks/model_cost.py --data DIR [--presets frappe] [--batch 10000] [--threads 2]
+    [--precision float32] [--compile]
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def experiment(name: str, args: argparse.Namespace) -> Experiment:
     model = "dual_attention" if name == "transformer" else name
     preset = f"{ROOT}/jobs/configs/{args.presets}_{model}.yaml"
     given = ["--config", preset, "--data", args.data, "--train.precision", args.precision]
+    if args.compile:
+        given += ["--train.compile", "true"]
     if name == "transformer":
         given += ["--model.combo", "false", "--model.filter", "none"]
     found = parse(experiment_of(model, config_class(model)), given)[0]
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--batch", type=int, default=10_000)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the towers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -128,7 +132,8 @@ def main() -> None:
                 found.append(1000 * seconds_of(run, device, args.seconds))
     base = [statistics.median(found) for found in times["DNN"]]
     flops = {name: count_flops(engine, batches[0]) for name, engine in built.items()}
-    print(f"\nbatch {args.batch:,}, {args.precision}, {args.threads} threads; medians")
+    compiled = ", compiled" if args.compile else ""
+    print(f"\nbatch {args.batch:,}, {args.precision}{compiled}, {args.threads} threads; medians")
     print(f"{'':16}{'training':>20}{'ratio':>7}{'inference':>20}{'ratio':>7}{'FLOPs':>7}")
     for name, found in times.items():
         cells = ""

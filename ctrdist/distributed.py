@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,8 +17,29 @@ from ctrdist.errors import ConfigError, UserError
 
 T = TypeVar("T")
 
-EXCHANGE = "ctrdist::exchange"
-"""Name under which torch's profiler sees exchanges that are no collectives of a process group."""
+
+class Exchanges:
+    """A context around each exchange with other workers: sums the seconds, waiting included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.all_seen = False
+        """Whether every exchange of a step goes through it: TorchRec's collectives do not."""
+        self._depth, self._begun = 0, 0.0
+
+    def __enter__(self) -> None:
+        if self._depth == 0:  # an exchange is made of others, and a backward pass has threads:
+            self._begun = time.perf_counter()  # but only one of them exchanges at a time
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._begun
+
+
+EXCHANGES = Exchanges()
+"""Of this process."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,6 @@ _QUIET_ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
     # C++ warnings of torch.distributed, such as that a host name has no IPv6 address.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    # torch's profiler, which samples a few steps, otherwise tells of its start and stop.
-    "KINETO_LOG_LEVEL": "99",
     # Its actor makes Ray's core print an error about Ray's own constructor arguments at each start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Without an exporter running, each process warns that its metrics are not exported.

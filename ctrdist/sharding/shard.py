@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
-from ctrdist.distributed import World, use_collectives
+from ctrdist.distributed import EXCHANGES, World, use_collectives
 from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
 from ctrdist.sharding.cpu_kernel import use_cpu_kernel
@@ -86,6 +86,7 @@ def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: 
     """Puts our kernel and shared memory in the place of FBGEMM and gloo, where they apply."""
     sums = open_sums(world) if sharding.shared_memory else None
     use_collectives(sums)
+    EXCHANGES.all_seen = False
     if sums is not None and isinstance(model._dmp_wrapped_module, DistributedDataParallel):
         # a lambda, as DDP refuses annotations that are strings
         model._dmp_wrapped_module.register_comm_hook(
@@ -95,7 +96,7 @@ def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: 
         return
     use_cpu_kernel(model)
     if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
-        exchange_in_memory(model, world)
+        EXCHANGES.all_seen = exchange_in_memory(model, world) and sums is not None
 
 
 def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:

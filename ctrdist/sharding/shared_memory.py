@@ -20,10 +20,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._profiler import _RecordFunctionFast
 from torch.futures import Future
 
-from ctrdist.distributed import EXCHANGE, World
+from ctrdist.distributed import EXCHANGES, World
 from ctrdist.sharding.cpu_kernel import load_library
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class SharedMemory:
             RuntimeError: one of them is gone, or did not come within half an hour.
         """
         if self._world.size > 1:
-            with _RecordFunctionFast(EXCHANGE):
+            with EXCHANGES:
                 self._meet()
 
     def _meet(self) -> None:
@@ -120,7 +119,7 @@ class SharedSums:
         """Element-wise sum over all ranks, in place and in rank order: equal on all ranks."""
         flat = values.view(-1)
         chunk = _CHUNK_BYTES // values.element_size()
-        with _RecordFunctionFast(EXCHANGE):
+        with EXCHANGES:
             for begin in range(0, flat.numel(), chunk):
                 part = flat[begin : begin + chunk]
                 given = self._give(part)

@@ -15,20 +15,16 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctrdist.distributed import sum_over_ranks
+from ctrdist.distributed import EXCHANGES, sum_over_ranks
 from ctrdist.models.pairs import PairMemory
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
-from ctrdist.training.communication import Trace
 
 PHASES = ("loader", "forward", "backward", "optimizer", "other")
 _WARM_UP = 3
 """Steps that are not counted: kernels are chosen and memory is found in them."""
 _SAMPLED = 16
 """On a GPU every so many steps are timed: timing waits for the device."""
-_TRACED = (8, 11, 14)
-"""Steps in which exchanges between workers are watched; watching costs time, so nothing else is
-measured in them."""
 _FLOAT = 4  # bytes
 
 
@@ -37,15 +33,12 @@ class Clock:
     """Sums the time between marks by the phase that ends with each."""
 
     device: torch.device
-    workers: int = 1
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     steps: int = 0
     """Steps that were timed."""
     exchanging: float = 0.0
-    """Seconds in which an exchange between workers was under way, of those that were traced."""
-    traced: float = 0.0
-    """Seconds of the steps in which exchanges were watched."""
-    _trace: Trace | None = None
+    """Seconds of these steps in exchanges between workers, as far as they are seen."""
+    _exchanged: float = 0.0
     _seen: int = 0
     _last: float = 0.0
     _timing: bool = False
@@ -53,13 +46,10 @@ class Clock:
     def begin(self) -> None:
         """A step begins, with waiting for its batch."""
         self._seen += 1
-        tracing = self.workers > 1 and self._seen in _TRACED
-        self._timing = (
-            self._seen > _WARM_UP
-            and not tracing
-            and (self.device.type == "cpu" or self._seen % _SAMPLED == 0)
+        self._timing = self._seen > _WARM_UP and (
+            self.device.type == "cpu" or self._seen % _SAMPLED == 0
         )
-        self._trace = Trace(self.device) if tracing else None
+        self._exchanged = EXCHANGES.seconds
         self._last = self._now()
 
     def mark(self, phase: str) -> None:
@@ -73,11 +63,8 @@ class Clock:
         """The step is over."""
         self.mark("other")
         self.steps += self._timing
-        if self._trace is not None:
-            exchanging, seconds = self._trace.stop()
-            self.exchanging += exchanging
-            self.traced += seconds
-            self._trace = None
+        if self._timing:
+            self.exchanging += EXCHANGES.seconds - self._exchanged
 
     def _now(self) -> float:
         if self._timing and self.device.type == "cuda":
@@ -184,9 +171,9 @@ def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
         work: of a step of this rank.
 
     Returns:
-        Means over the ranks, JSON-ready; empty if no step was timed. communication, where several
-        workers have made enough steps, is the share of a step in which an exchange between them was
-        under way, and part of the other shares.
+        Means over the ranks, JSON-ready; empty if no step was timed. communication, where workers
+        exchange everything through shared memory, is the share of a step that they spend with it,
+        waiting included, and part of the other shares.
     """
     timed = torch.tensor([clock.steps], dtype=torch.int64, device=engine.world.device)
     if int(sum_over_ranks(timed)) == 0 or not clock.steps:
@@ -200,7 +187,7 @@ def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
         float(work.moved),
         limits.flops_per_s,
         limits.bytes_per_s,
-        clock.exchanging / clock.traced if clock.traced else 0.0,
+        clock.exchanging / clock.steps,
     ]
     mean = torch.tensor(own, dtype=torch.float64, device=engine.world.device)
     sum_over_ranks(mean)
@@ -209,8 +196,8 @@ def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
     step = sum(phases)
     floor = flops / flops_per_s + bytes_moved / bytes_per_s
     result = {f"share_{name}": value / step for name, value in zip(PHASES, phases, strict=True)}
-    if clock.traced:  # in the same steps on all ranks
-        result["communication"] = exchanging
+    if EXCHANGES.all_seen:
+        result["communication"] = exchanging / step
     return {
         "step_ms": 1000 * step,
         "samples_per_s": work.rows / step,

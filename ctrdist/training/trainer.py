@@ -73,7 +73,7 @@ class Trainer:
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
-        self._clock = Clock(engine.world.device, engine.world.size)
+        self._clock = Clock(engine.world.device)
         self._work: Work | None = None
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train

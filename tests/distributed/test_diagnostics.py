@@ -33,7 +33,7 @@ from ctrdist.sharding.shard import table_parts
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, metric_history
 from ctrdist.training.abundance import abundances
-from ctrdist.training.build import build_engine
+from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.callbacks import Callbacks, Started
 from ctrdist.training.diagnostics import Diagnostics, RowClasses, attention_mass, parameters_by_part
 from ctrdist.training.observers import Tracking
@@ -243,6 +243,17 @@ def test_classes_of_rows_are_those_of_the_paper(rng):
         assert second == {}
 
 
+def share_of_well_classified(engine: Engine, split: str) -> float:
+    """Of the split's positives, from the predictions themselves."""
+    loader = Loader(engine.dataset, split, engine.experiment.loader, shuffle=False)
+    engine.model.eval()
+    with torch.no_grad():
+        rows = [(torch.sigmoid(engine.model(batch).logits_B), batch.label_B) for batch in loader]
+    engine.model.train()
+    p_N, label_N = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    return float((p_N[label_N == 1] >= 0.6).float().mean())
+
+
 def valid_classes(world: World, experiment: Experiment) -> dict[str, float]:
     """Of the last epoch, from the predictions themselves."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
@@ -250,9 +261,8 @@ def valid_classes(world: World, experiment: Experiment) -> dict[str, float]:
 
     class Last(Diagnostics):
         def on_evaluate(self, split, evaluation, progress, epoch, train_loss):
-            p_N = 1 / (1 + np.exp(-evaluation.logits_N))
-            seen[split] = float(np.mean(p_N[evaluation.label_N == 1] >= 0.6))
             super().on_evaluate(split, evaluation, progress, epoch, train_loss)
+            seen[split] = share_of_well_classified(engine, split)
 
     run_dir = f"{experiment.runs}/valid"
     tracker = RunTracker(run_dir, run_dir, "run", experiment.tracking, False)

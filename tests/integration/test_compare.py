@@ -11,6 +11,7 @@ import yaml
 from tests.datasets import write_dataset
 from tests.integration.test_train_job import MODEL, SETTINGS, job, last_json
 
+pytestmark = pytest.mark.timeout(600)  # several jobs in each test, each with a Ray of its own
 STUDY = """
 model: dlf
 seeds: [1, 2]

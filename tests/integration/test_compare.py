@@ -99,6 +99,7 @@ def test_a_variant_that_fails_does_not_hold_up_the_others(tmp_path, data):
     assert "| full | 1 |" in (tmp_path / "studies/small/table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_search_chooses_by_the_valid_split_and_goes_on(tmp_path, data):
     (tmp_path / "small.yaml").write_text(SEARCH)
     given = [*arguments(tmp_path, data), "--trials", "3", "--json"]

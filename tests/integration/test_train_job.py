@@ -144,6 +144,7 @@ def test_everything_is_also_in_the_local_file(trained):
     assert list(history["grad_norm/implicit"]) == [16, 20, 32]
 
 
+@pytest.mark.slow
 def test_a_transformer_run_has_its_attention_and_one_without_diagnostics_has_none(data, tmp_path):
     settings = {"model.embedding_dim": 8, "model.hidden_dims": "[16]", "loader.batch_size": 500}
     arguments = ["--data", data, "--runs", str(tmp_path), "--workers", "2", "--json"]

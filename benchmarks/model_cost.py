@@ -134,13 +134,13 @@ def main() -> None:
     flops = {name: count_flops(engine, batches[0]) for name, engine in built.items()}
     compiled = ", compiled" if args.compile else ""
     print(f"\nbatch {args.batch:,}, {args.precision}{compiled}, {args.threads} threads; medians")
-    print(f"{'':16}{'training':>20}{'ratio':>7}{'inference':>20}{'ratio':>7}{'FLOPs':>7}")
+    print(f"{'':16}{'training':>24}{'ratio':>7}{'inference':>24}{'ratio':>7}{'FLOPs':>7}")
     for name, found in times.items():
         cells = ""
         for values, of_dnn in zip(found, base, strict=True):
             middle = statistics.median(values)
             spread = f"{middle:.1f} ({min(values):.1f}-{max(values):.1f})"
-            cells += f"{spread + ' ms':>20}{middle / of_dnn:7.2f}"
+            cells += f"{spread + ' ms':>24}{middle / of_dnn:7.2f}"
         print(f"{name:16}{cells}{flops[name] / flops['DNN']:7.2f}")
     leave_world()
 

@@ -109,7 +109,7 @@ def _train(values: Mapping[str, Any], channel: Any, threads: int) -> dict[str, A
         summary = train(experiment, join_world(), emit, threads=threads)
     except UserError as error:
         return {"error": str(error)}
-    except Exception:
+    except Exception:  # whatever it is, the other runs go on
         return {"error": traceback.format_exc()}
     leave_world()
     return summary

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ class Results:
             )
         return found["summary"]
 
+    def seeds(self) -> list[int]:
+        """Of all runs that were begun."""
+        begun = (json.loads(path.read_text()) for path in self.directory.glob("*.json"))
+        return sorted({values["seed"] for values in begun})
+
     def _path(self, run: Run) -> Path:
         return self.directory / f"{run.experiment.run_name}.json"
 
@@ -129,17 +135,20 @@ def main() -> None:
     name = config.name or Path(config.study).stem
     runs_folder = config.runs if config.runs != "runs" else os.environ.get("CTRDIST_RUNS", "runs")
     runs_folder = absolute(runs_folder, "--runs (or CTRDIST_RUNS)")
-    runs = runs_of(
+    plan = partial(
+        runs_of,
         study,
         where=config.study,
         name=name,
-        seeds=config.seeds,
-        variants=config.variants,
         settings=config.set,
         data=config.data,
         runs=runs_folder,
     )
+    runs = plan(seeds=config.seeds, variants=config.variants)
     results = Results(Path(runs_folder) / "studies" / name)
+    if results.seeds():  # what was trained before goes into the same table
+        for earlier in plan(seeds=results.seeds(), variants=()):
+            results.of(earlier)
     missing_runs = [run for run in runs if results.of(run) is None]
     console = StudyConsole(len(runs), len(runs) - len(missing_runs))
     if switches["dry_run"]:

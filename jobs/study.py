@@ -58,12 +58,27 @@ class Run:
     seed: int
     experiment: Experiment
     """Complete."""
+    data_fingerprint: str
+    """Of the data set's manifest."""
 
     @property
     def compared(self) -> dict[str, Any]:
-        """All settings that its results depend on."""
-        values = to_dict(self.experiment)
-        return {key: value for key, value in values.items() if key not in _NOT_COMPARED}
+        """All that its results depend on."""
+        return compared(self.experiment, self.data_fingerprint)
+
+
+def compared(experiment: Experiment, data_fingerprint: str) -> dict[str, Any]:
+    """All that the results of a run depend on: its settings and the rows, not where they lie."""
+    values = to_dict(experiment)
+    kept = {key: value for key, value in values.items() if key not in _NOT_COMPARED}
+    return {**kept, "data_fingerprint": data_fingerprint}
+
+
+def fingerprint_of(data: str) -> str:
+    """Of a data set, by its manifest."""
+    from ctrdist.data.manifest import open_dataset
+
+    return open_dataset(data).manifest.fingerprint
 
 
 def read_study(path: str) -> StudyFile:
@@ -150,7 +165,7 @@ def runs_of(
     slugs = {variant: _slug(variant) for variant in study.variants}
     if len(set(slugs.values())) < len(slugs):
         raise ConfigError(f"{where}: two variants differ in punctuation only; name them apart.")
-    planned = []
+    planned, fingerprint = [], ""
     for seed, (variant, own) in itertools.product(seeds or study.seeds, wanted.items()):
         try:
             experiment = _experiment(study, own, Path(where).parent, {**settings, "data": data})
@@ -168,7 +183,9 @@ def runs_of(
             )
         except ConfigError as error:
             raise ConfigError(f"{where}: variant {variant}: {error}") from error
-        planned.append(Run(variant=variant, seed=seed, experiment=experiment))
+        fingerprint = fingerprint or fingerprint_of(experiment.data)
+        run = Run(variant=variant, seed=seed, experiment=experiment, data_fingerprint=fingerprint)
+        planned.append(run)
     return planned
 
 

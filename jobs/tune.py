@@ -24,7 +24,7 @@ from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError, ResourceError
 from ctrdist.models.registry import config_class
 from jobs.cli import print_json, run
-from jobs.study import read_yaml
+from jobs.study import compared, fingerprint_of, read_yaml
 from jobs.study_table import SearchConsole, show_search
 from jobs.train import absolute, complete
 
@@ -85,6 +85,7 @@ def main() -> None:
     experiment = base_of(config, search_file, name)
     check_space(config.study, search_file.space, experiment)
     directory = Path(experiment.runs) / "studies" / name
+    _check_same_search(directory, config, search_file, experiment)
     from cluster.tuning import search, with_settings
 
     with SearchConsole(config.trials) as console:
@@ -101,6 +102,8 @@ def main() -> None:
     if trials[0]["status"] == "failed":
         raise ResourceError(f"all {len(trials)} trials failed. {trials[0]['error']}")
     trained = [trial for trial in trials if trial["status"] == "trained"]
+    if not trained:
+        raise ResourceError(f"none of {len(trials)} trials was trained to its end; see the table.")
     text = show_search(name, trials, experiment.train.monitor)
     (directory / "table.md").write_text(text)
     best = with_settings(to_dict(experiment), trained[0]["settings"])
@@ -109,6 +112,34 @@ def main() -> None:
     print(f"results: {directory}; the best as a preset: {directory}/best.yaml", file=sys.stderr)
     if switches["json"]:
         print_json({"study": name, "directory": str(directory), "trials": trials})
+
+
+def _check_same_search(
+    directory: Path, config: TuneConfig, search_file: SearchFile, experiment: Experiment
+) -> None:
+    """Writes down what is searched, or refuses another search under the same name.
+
+    Raises:
+        ConfigError: what differs from the search that was begun there.
+    """
+    what = {
+        "settings": compared(experiment, fingerprint_of(experiment.data)),
+        "space": search_file.space,
+        "trials": config.trials,
+        "seed": config.seed,
+    }
+    path = directory / "search.yaml"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(what, sort_keys=False))
+        return
+    now, begun = yaml.safe_load(yaml.safe_dump(what)), yaml.safe_load(path.read_text())
+    changed = [key for key in what if now[key] != begun[key]]
+    if changed:
+        raise ConfigError(
+            f"{path}: another search was begun under this name; it differs in "
+            f"{', '.join(changed)}. Give another --name, or remove {directory}."
+        )
 
 
 def base_of(config: TuneConfig, search_file: SearchFile, name: str) -> Experiment:

@@ -87,6 +87,12 @@ def test_a_study_is_trained_compared_and_gone_on_with(tmp_path, data):
     changed = job("compare", *arguments(tmp_path, data, **{"train.epochs": 2}))
     assert changed.returncode == 2
     assert "train.epochs: 1 → 2" in changed.stderr and "--name" in changed.stderr
+    # also where only further seeds are asked for, whose results would stand in one table with them
+    mixed = job("compare", *arguments(tmp_path, data, **{"train.epochs": 2}), "--seeds", "[3]")
+    assert mixed.returncode == 2 and "train.epochs: 1 → 2" in mixed.stderr
+    write_dataset(tmp_path / "other", {"train": 500, "valid": 300, "test": 301})
+    other = job("compare", *arguments(tmp_path, str(tmp_path / "other")), "--seeds", "[3]")
+    assert other.returncode == 2 and "data_fingerprint: " in other.stderr
 
 
 def test_a_variant_that_fails_does_not_hold_up_the_others(tmp_path, data):
@@ -113,6 +119,8 @@ def test_a_search_chooses_by_the_valid_split_and_goes_on(tmp_path, data):
     best = yaml.safe_load((tmp_path / "studies/small/best.yaml").read_text())
     assert best["optim"]["dense"]["lr"] == trials[0]["settings"]["optim.dense.lr"]
     assert best["model"]["gate"] == trials[0]["settings"]["model.gate"]
+    more = job("tune", *given, "--trials", "4")
+    assert more.returncode == 2 and "it differs in trials" in more.stderr
     # the preset trains, and the search is not begun again
     again = job("tune", *given)
     assert last_json(again)["trials"] == trials

@@ -8,6 +8,7 @@ import re
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 # what Ray's job supervisor writes into a job's output before the job begins
 _NOISE = re.compile(r"[-\d]+ [\d:,]+\tINFO job_manager\.py|Running entrypoint for job ")
+
+_AGENT_SECONDS = 120.0
+"""How long a busy machine may take to start Ray's agent."""
 
 
 class JobFailed(RuntimeError):
@@ -55,6 +59,18 @@ def own_cluster(num_cpus: int) -> Iterator[str]:
         ray.shutdown()
 
 
+def _submitted(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    """The job's id; waits for the agent that starts jobs, which comes up after the job API."""
+    until = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+
+
 def submit(
     address: str,
     command: Sequence[str],
@@ -82,14 +98,12 @@ def submit(
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     client = JobSubmissionClient(address)
-    job = client.submit_job(
-        entrypoint=shlex.join([sys.executable, *command]),
-        runtime_env={
-            "working_dir": str(ROOT),
-            "excludes": [".git", ".venv", "runs", "demo", "tests", "docs"],
-            "env_vars": environment or {},
-        },
-    )
+    runtime_env = {
+        "working_dir": str(ROOT),
+        "excludes": [".git", ".venv", "runs", "demo", "tests", "docs"],
+        "env_vars": environment or {},
+    }
+    job = _submitted(client, shlex.join([sys.executable, *command]), runtime_env)
     received: list[str] = []
     start = ""
 

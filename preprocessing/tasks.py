@@ -164,6 +164,9 @@ def run_all(
 def _stop(generators: list[Any]) -> None:
     """Ends tasks, and waits until they have: nothing is written after this."""
     for generator in generators:
+        # Only once it runs: Ray (2.60) may abort the whole process, by a check of its own, where a
+        # task is cancelled between being submitted and being sent to its worker.
+        ray.wait([generator], timeout=30)
         ray.cancel(generator, force=True)
     for generator in generators:
         with suppress(StopIteration, ray.exceptions.RayError):

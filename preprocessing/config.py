@@ -27,8 +27,8 @@ USER = "__user"
 class FormatConfig:
     """How a raw file is laid out. A name that ends in .gz or .zst is decompressed."""
 
-    type: Literal["tsv", "csv", "parquet"] = "tsv"
-    """Text, one row per line, or Parquet."""
+    type: Literal["tsv", "csv", "jsonl", "parquet"] = "tsv"
+    """Text, one row per line (for jsonl, one JSON object), or Parquet."""
     separator: str | None = None
     """Between two columns of a text, one character or more. null: a tab for tsv, a comma for
     csv."""
@@ -56,12 +56,26 @@ class ColumnConfig:
     ignore: not read."""
     type: Literal["number", "integer"] = "number"
     """Of a numeric column: what counts as a well-formed value."""
-    transform: Literal["log_standardise", "standardise", "raw"] = "log_standardise"
+    transform: Literal["log_standardise", "standardise", "min_max", "raw"] = "log_standardise"
     """Of a numeric column: sign(x)·ln(1 + |x|) and then (x − mean) / deviation, or only the latter,
-    or x itself. Mean and deviation are those of the training rows that have a value; a missing
-    value becomes 0."""
+    or (x − smallest) / (largest − smallest) cut to [0, 1], or x itself. What is learned is of the
+    training rows that have a value; a missing value becomes 0."""
+    numeric_as: Literal["number", "bucket", "both"] | None = None
+    """Of a numeric column: as the data set's numeric_as, which null stands for."""
+    buckets: Literal["log_square", "quantile"] = "log_square"
+    """Of a numeric column that becomes a category: floor(ln(x)²) for x > 2, otherwise x without its
+    fraction; or which of num_quantiles parts of the training rows' values it falls into."""
+    num_quantiles: int = 100
+    """Parts of equal size into which the training rows' values are cut for `buckets: quantile`."""
+    encoding: Literal["vocabulary", "hash"] = "vocabulary"
+    """Of a categorical column: ids by falling count in training, or by a hash into num_buckets."""
     min_count: int | None = None
-    """Of a categorical column: rarer values become unknown. null: the data set's min_count."""
+    """Of a vocabulary: rarer values become unknown. null: the data set's min_count."""
+    max_size: int | None = None
+    """Of a vocabulary: only so many of its most frequent values are kept. null: all."""
+    num_buckets: int | None = None
+    """Of a hash: into how many ids. Of a vocabulary: values that are not in it are hashed into so
+    many further ids, instead of being unknown; null: they are unknown."""
     missing: Literal["token", "unknown"] = "token"
     """Of a categorical column: whether a missing value is a value of its own, counted like any
     other, or unknown. A missing multi-valued column is an empty list."""
@@ -71,6 +85,22 @@ class ColumnConfig:
     """Of a multi-valued column: values of a row beyond so many are dropped."""
     threshold: float | None = None
     """Of the label: 1 where the value is at least this. null: the value is 0 or 1."""
+    unit: Literal["s", "ms", "us"] = "s"
+    """Of the timestamp: what its integers count since 1970; it is stored in seconds."""
+    derive: list[Literal["hour", "weekday", "weekend"]] = field(default_factory=list)
+    """Of the timestamp: categorical fields made of it, in UTC, named after it: time_hour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossConfig:
+    """A categorical field that stands for the values of several columns together."""
+
+    name: str
+    """Name of the field."""
+    columns: list[str]
+    """Two or more categorical or user columns."""
+    num_buckets: int
+    """Combinations are hashed into so many ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +122,34 @@ class JoinConfig:
 class SplitConfig:
     """Which rows are for training, validation and test."""
 
-    by: Literal["position", "file", "hash"] = "position"
-    """position: the first rows train, the last test. file: three inputs, in the order train, valid,
-    test. hash: by the content of the row, so equal rows stay together and no order matters."""
+    by: Literal["position", "file", "hash", "stratified", "time"] = "position"
+    """position: the first rows train, the last test. file: whole files, see valid and test. hash:
+    by the content of the row, so equal rows stay together and no order matters. stratified: by a
+    seeded draw within each label, so that all splits have the same share of clicks. time: by the
+    timestamp, see times."""
     fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
-    """Of train, valid and test; their sum is 1. Not used with file."""
+    """Of train, valid and test; their sum is 1. Not used with file, nor where times are given."""
     seed: int = 2024
-    """Of the hash."""
+    """Of hash and stratified."""
+    valid: list[str] = field(default_factory=list)
+    """For file: patterns of the names of the files for validation, such as day_22.gz. Neither these
+    nor those for test given: there are three inputs, in the order train, valid, test."""
+    test: list[str] = field(default_factory=list)
+    """For file: patterns of the names of the files for test; files that match none train."""
+    times: list[int] = field(default_factory=list)
+    """For time: the first second of valid and of test. Empty: the fractions say how many of the
+    rows, in the order of time, train; rows of the same second stay together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRowsConfig:
+    """What becomes of a row that is not as the columns say."""
+
+    policy: Literal["fail", "quarantine"] = "fail"
+    """fail: the run ends and names the row. quarantine: the row is left out and written to
+    quarantine/ with its place and the reason."""
+    limit: float = 0.001
+    """The run ends all the same where more than this share of all rows is bad."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +170,10 @@ class PreprocessConfig:
     """The raw columns. The order of fields in the data set is theirs."""
     joins: list[JoinConfig] = field(default_factory=list)
     """Tables that add columns."""
+    crosses: list[CrossConfig] = field(default_factory=list)
+    """Fields made of several columns; they stand after the others."""
+    bad_rows: BadRowsConfig = field(default_factory=BadRowsConfig)
+    """What becomes of a row that is not as the columns say."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Which rows are for training, validation and test."""
     min_count: int = 1
@@ -127,10 +182,23 @@ class PreprocessConfig:
     """Whether a numeric column x becomes a number, or the categorical field x_bucket, or both. The
     bucket is floor(ln(x)²) for x > 2, otherwise x without its fraction; missing is a bucket of its
     own."""
+    shuffle: bool = False
+    """Whether the training rows are shuffled over the whole data set, by split.seed, in bounded
+    memory."""
+    parent: str = ""
+    """A finished data set whose ids are to be kept: local or s3://. Its numbers' means and
+    deviations are kept too."""
+    new_values: Literal["unknown", "append"] = "append"
+    """With a parent: what becomes of values that its vocabularies lack. append: those of at least
+    min_count training rows get ids after the parent's."""
     row_group_size: int = 65536
     """Rows of a Parquet row group, from which the loader shuffles."""
     shard_bytes: int = 256 * 2**20
-    """An uncompressed text that is larger is read, and written, in parts of so many bytes."""
+    """An uncompressed text that is larger is read, and written, in parts of about so many bytes;
+    smaller files are read together up to this."""
+    work: str = ""
+    """Directory for what passes between the passes, about half of the raw text: local or s3://,
+    seen by all nodes. Empty: within the output."""
     workers: int = 0
     """Shards that are read at a time; 0: one per CPU. The output does not depend on it."""
     overwrite: bool = False
@@ -140,6 +208,7 @@ class PreprocessConfig:
         self._check_joins()
         self._check_columns()
         self._check_split()
+        self._check_encodings()
         for name in ("min_count", "row_group_size", "shard_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -170,19 +239,28 @@ class PreprocessConfig:
         for column in self.of_role("numeric", "categorical", "multi_valued", "user"):
             if column.role != "numeric":
                 fields.append(column)
-            elif self.numeric_as != "number":
+            elif self.numeric_of(column) != "number":
                 fields.append(replace(column, name=f"{column.name}_bucket", missing="token"))
         return tuple(fields)
+
+    def numeric_of(self, column: ColumnConfig) -> str:
+        """What a numeric column becomes: number, bucket or both."""
+        return column.numeric_as or self.numeric_as
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Names of the categorical fields made of the timestamp."""
+        return tuple(f"{c.name}_{what}" for c in self.of_role("timestamp") for what in c.derive)
 
     @property
     def numeric(self) -> tuple[ColumnConfig, ...]:
         """Columns that become numbers."""
-        return () if self.numeric_as == "bucket" else self.of_role("numeric")
+        return tuple(c for c in self.of_role("numeric") if self.numeric_of(c) != "bucket")
 
     def for_manifest(self) -> dict[str, Any]:
         """What determines the content, without places: equal data gives equal bytes anywhere."""
         values = to_dict(self)
-        for name in ("output", "overwrite", "workers"):
+        for name in ("output", "overwrite", "workers", "work", "parent"):
             del values[name]
         values["input"] = [posixpath.basename(path.rstrip("/")) for path in values["input"]]
         for join in values["joins"]:
@@ -215,8 +293,10 @@ class PreprocessConfig:
             if c.name != join.key and c.role != "ignore"
         ]
         names = Counter([c.name for c in self.columns] + joined)
-        if self.numeric_as != "number":
-            names.update(f"{c.name}_bucket" for c in self.of_role("numeric"))
+        names.update(
+            f"{c.name}_bucket" for c in self.of_role("numeric") if self.numeric_of(c) != "number"
+        )
+        names.update([*self.derived, *(c.name for c in self.crosses)])
         repeated = [name for name, count in names.items() if count > 1]
         if repeated:
             raise ConfigError(
@@ -245,7 +325,55 @@ class PreprocessConfig:
                     f"a joined column is one of {', '.join(JOINED_ROLES)}."
                 )
 
+    def _check_encodings(self) -> None:
+        for column in self.all_columns:
+            if column.encoding == "hash" and column.num_buckets is None:
+                raise ConfigError(
+                    f"columns: {column.name} has `encoding: hash` and no num_buckets; "
+                    "say into how many ids it is hashed."
+                )
+            for name in ("num_buckets", "max_size", "min_count", "max_length", "num_quantiles"):
+                value = getattr(column, name)
+                if value is not None and value < (2 if name == "num_quantiles" else 1):
+                    raise ConfigError(
+                        f"columns: {name} of {column.name} is {value}; it must be at least "
+                        f"{2 if name == 'num_quantiles' else 1}."
+                    )
+        crossable = [c.name for c in self.of_role("categorical", "user")]
+        for cross in self.crosses:
+            wrong = [name for name in cross.columns if name not in crossable]
+            if wrong or len(set(cross.columns)) < 2:
+                raise ConfigError(
+                    f"crosses: {cross.name} is made of {', '.join(cross.columns) or 'nothing'}; "
+                    "give two or more different categorical or user columns "
+                    f"({', '.join(crossable)})."
+                )
+            if cross.num_buckets < 1:
+                raise ConfigError(
+                    f"crosses: num_buckets of {cross.name} is {cross.num_buckets}; "
+                    "it must be at least 1."
+                )
+        if not 0 <= self.bad_rows.limit <= 1:
+            raise ConfigError(
+                f"bad_rows.limit is {self.bad_rows.limit}; give a share between 0 and 1."
+            )
+
     def _check_split(self) -> None:
+        split = self.split
+        if split.by == "time":
+            if not self.of_role("timestamp"):
+                raise ConfigError("split.by is time; one column must have the role timestamp.")
+            if split.times and (len(split.times) != 2 or split.times[0] > split.times[1]):
+                raise ConfigError(
+                    f"split.times is {split.times}; give the first second of valid and then that "
+                    "of test, or nothing."
+                )
+        for name in ("times", "valid", "test"):
+            if getattr(split, name) and split.by != ("time" if name == "times" else "file"):
+                raise ConfigError(
+                    f"split.{name} is given, and split.by is {split.by}, which does not use it; "
+                    f"set split.by to {'time' if name == 'times' else 'file'}, or remove it."
+                )
         fractions = self.split.fractions
         if (
             len(fractions) != 3

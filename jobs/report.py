@@ -22,7 +22,9 @@ def show_data_plan(config: PreprocessConfig, shards: Sequence[Shard]) -> None:
     lines = [f"{len(shards)} shards, split by {config.split.by}:"]
     for shard in shards:
         split = f", {shard.split}" if shard.split else ""
-        lines.append(f"  {shard.name}: bytes {shard.start:,} to {shard.end:,}{split}")
+        first = shard.pieces[0].start
+        place = f"from byte {first:,}, " if first else ""
+        lines.append(f"  {shard.name}: {place}{shard.bytes:,} bytes{split}")
     lines.append(f"would write {config.output}; nothing was started")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

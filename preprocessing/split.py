@@ -33,19 +33,28 @@ def by_name(name: str, rows: int) -> np.ndarray:
 
 
 def by_hash(table: pa.Table, config: SplitConfig) -> np.ndarray:
-    """(rows,) index of the split, by all raw columns of the row: neither order nor shards matter.
+    """(rows,) index of the split, by all raw columns of the row: neither order nor shards matter."""
+    return by_row_hash(row_hash(table, config.seed), config)
 
-    The hash is SipHash of each value under a key from the seed, mixed over the columns as FNV-1a
-    mixes bytes.
-    """
-    key = hashlib.sha256(f"split {config.seed}".encode()).hexdigest()[:16]
+
+def row_hash_key(seed: int) -> str:
+    """The key, 16 characters, under which the values of a row are hashed."""
+    return hashlib.sha256(f"split {seed}".encode()).hexdigest()[:16]
+
+
+def row_hash(table: pa.Table, seed: int) -> np.ndarray:
+    """(rows,) uint64: SipHash of each value, mixed over the columns as FNV-1a mixes bytes."""
+    key = row_hash_key(seed)
     state = np.full(table.num_rows, 0xCBF29CE484222325, np.uint64)
     for name in table.column_names:
         state = (state ^ hashes(table.column(name), key)) * np.uint64(0x100000001B3)
-    state ^= state >> np.uint64(
-        32
-    )  # the low bits of a product depend on few bits: fold, mix, and take the high ones
-    state *= np.uint64(0x9E3779B97F4A7C15)
+    return state
+
+
+def by_row_hash(row_hash: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """(rows,) int8, the index of the split of each (rows,) uint64 hash of a row."""
+    # the low bits of a product depend on few bits: fold, mix, and take the high ones
+    state = (row_hash ^ row_hash >> np.uint64(32)) * np.uint64(0x9E3779B97F4A7C15)
     uniform = (state >> np.uint64(11)).astype(np.float64) / 2.0**53
     edges = np.cumsum(config.fractions)[:2]
     return np.searchsorted(edges, uniform, side="right").astype(np.int8)

@@ -120,7 +120,7 @@ def parse_text(
                 column_names=list(names), block_size=len(raw) + 1, use_threads=False
             ),
             parse_options=pa_csv.ParseOptions(
-                delimiter=_delimiter(config), quote_char=_quote(config) or False
+                delimiter=_delimiter(config), quote_char=quote_of(config) or False
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types=strings, include_columns=list(wanted), strings_can_be_null=False
@@ -228,7 +228,7 @@ def _recode(block: TextBlock, config: FormatConfig) -> bytes:
             raw = raw.decode(config.encoding).encode()
         except UnicodeDecodeError as error:
             raise _not_decoded(block, error, config) from error
-    separator = _separator(config)
+    separator = separator_of(config)
     if len(separator) == 1:
         return raw
     if _STAND_IN in raw:
@@ -240,21 +240,23 @@ def _recode(block: TextBlock, config: FormatConfig) -> bytes:
     return raw.replace(separator.encode(), _STAND_IN)
 
 
-def _separator(config: FormatConfig) -> str:
+def separator_of(config: FormatConfig) -> str:
+    """What stands between two columns of a text."""
     return config.separator or {"tsv": "\t", "csv": ","}[config.type]
 
 
 def _delimiter(config: FormatConfig) -> str:
-    separator = _separator(config)
+    separator = separator_of(config)
     return separator if len(separator) == 1 else _STAND_IN.decode()
 
 
-def _quote(config: FormatConfig) -> str:
+def quote_of(config: FormatConfig) -> str:
+    """The character around values that contain the separator; empty for none."""
     return {"tsv": "", "csv": '"'}[config.type] if config.quote is None else config.quote
 
 
 def _fields(line: str, config: FormatConfig) -> list[str]:
-    quote = _quote(config)
+    quote = quote_of(config)
     if not quote:
         return line.split(_delimiter(config))
     return next(csv.reader([line], delimiter=_delimiter(config), quotechar=quote))
@@ -268,7 +270,7 @@ def _explain(
         text = raw.decode()
     except UnicodeDecodeError as error:
         return _not_decoded(block, error, config)
-    separator = {"\t": "tab"}.get(_separator(config), _separator(config))
+    separator = {"\t": "tab"}.get(separator_of(config), separator_of(config))
     for row, line in enumerate(text.split("\n")[:-1]):
         count = len(_fields(line.rstrip("\r"), config))
         if count != len(names):
@@ -277,7 +279,7 @@ def _explain(
                 f"({_short(names)}), separated by {separator}. "
                 "Fix the row, or correct `columns` or `format` in the data-set YAML."
             )
-        quote = _quote(config)
+        quote = quote_of(config)
         if quote and line.count(quote) % 2:
             return DataError(
                 f"{block.line(row)}: a quote ({quote}) is opened and not closed on the line. "

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Scanned:
     lists: dict[str, tuple[np.ndarray, np.ndarray]]
     """Multi-valued field → where each row's codes begin and end, (n + 1,) int32 from 0 on, and the
     codes of all rows, int32."""
+    crosses: dict[str, np.ndarray] = field(default_factory=dict)
+    """Cross → (n,) int32 ids."""
     timestamp: np.ndarray | None = None
     """(n,) int64 seconds since 1970."""
     user: np.ndarray | None = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
-from preprocessing.sketch import NumberCounts, native
+from preprocessing.sketch import NumberCounts, native, offset_for
 
 GROUPS = 2 * len(SPLITS)
 HEAD = 1024
@@ -120,19 +120,30 @@ class Profile:
     so in any order. It takes about 10 KiB for a number and at most 48 KiB for a field.
     """
 
-    def __init__(self, schema: Schema, folded: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        folded: Collection[str] = (),
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         """Of no rows.
 
         Args:
             schema: of the data set.
             folded: fields whose ids do not go by falling count (hashes). Where there are more ids
                 than HEAD, several share a cell.
+            ranges: numeric field → its least and greatest number, where known: numbers in a narrow
+                range far from 0 are then told apart. Equal in all parts that are merged.
         """
         self.schema = schema
         self.folded = frozenset(folded)
         self.groups = np.zeros(GROUPS, np.int64)
         """(G,) rows."""
-        self.numbers = {name: NumberCounts(GROUPS, NUMBER_BITS) for name in schema.numeric}
+        offsets = {name: offset_for(*pair) for name, pair in (ranges or {}).items()}
+        self.numbers = {
+            name: NumberCounts(GROUPS, NUMBER_BITS, offsets.get(name, 0.0))
+            for name in schema.numeric
+        }
         self.ids = {f.name: np.zeros((_cells(f), GROUPS), np.int64) for f in schema.categorical}
         """Field → (cells, G) rows, or values where multi-valued, that have the id; the last cell
         has all ids from HEAD on, unless the field is folded."""
@@ -197,6 +208,7 @@ class Profile:
                 "bins": _packed(counted.bins),
                 "counts": _packed(counted.counts),
                 "missing": counted.missing.tolist(),
+                "offset": counted.offset,
                 "sum": counted.sum,
                 "range": [counted.least, counted.greatest] if counted.count else None,
             }
@@ -221,7 +233,7 @@ class Profile:
             counted.bins = _unpacked(values["bins"])
             counted.counts = _unpacked(values["counts"], GROUPS)
             counted.missing[:] = values["missing"]
-            counted.sum = values["sum"]
+            counted.offset, counted.sum = values["offset"], values["sum"]
             counted.least, counted.greatest = values["range"] or (math.inf, -math.inf)
         for name, table in raw["ids"].items():
             profile.ids[name][:] = _unpacked(table, GROUPS)

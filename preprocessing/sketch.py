@@ -46,8 +46,16 @@ class NumberCounts:
     rounding.
     """
 
-    def __init__(self, groups: int, bits: int) -> None:
+    def __init__(self, groups: int, bits: int, offset: float = 0.0) -> None:
+        """Of none.
+
+        Args:
+            groups: G.
+            bits: see :func:`bins_of`.
+            offset: what is counted is the distance from it, see :func:`offset_for`.
+        """
         self.bits = bits
+        self.offset = offset
         self.bins = np.zeros(0, np.int64)
         """(m,) rising."""
         self.counts = np.zeros((0, groups), np.int64)
@@ -55,15 +63,31 @@ class NumberCounts:
         self.missing = np.zeros(groups, np.int64)
         """(G,) NaN."""
         self.sum, self.least, self.greatest = 0.0, math.inf, -math.inf
+        """Of the distances from the offset."""
 
     @property
     def count(self) -> int:
         """Numbers, without the missing ones."""
         return int(self.counts.sum())
 
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) edges of the bins: towards the offset, and away from it."""
+        beyond = self.bins + np.where(self.bins < 0, -1, 1)
+        return (
+            edges_of(self.bins, self.bits) + self.offset,
+            edges_of(beyond, self.bits) + self.offset,
+        )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest number; infinite where there is none."""
+        return self.least + self.offset, self.greatest + self.offset
+
     def add(self, values: np.ndarray, group: np.ndarray | None = None) -> None:
         """Counts (n,) values, NaN where missing; group: (n,) uint8, None where there is one."""
         values = np.ascontiguousarray(values, np.float64)
+        if self.offset:
+            values = values - self.offset
         library = native()
         if library is None:
             self._add_slowly(values, group)
@@ -229,7 +253,14 @@ def quantiles(counts: NumberCounts, weights: np.ndarray, shares: Sequence[float]
         return np.full(len(shares), math.nan)
     ranks = np.clip(np.ceil(np.asarray(shares) * total), 1, total)
     bins = counts.bins[np.searchsorted(np.cumsum(weights), ranks)]
-    return np.clip(edges_of(bins, counts.bits), counts.least, counts.greatest)
+    return np.clip(edges_of(bins, counts.bits), counts.least, counts.greatest) + counts.offset
+
+
+def offset_for(least: float, greatest: float) -> float:
+    """What to subtract so that numbers far from 0, such as times, fall into many bins; mostly 0."""
+    if math.isfinite(greatest - least) and greatest - least < max(abs(least), abs(greatest)) / 2:
+        return least
+    return 0.0
 
 
 def _most(bits: int) -> int:

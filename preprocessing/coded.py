@@ -43,9 +43,7 @@ class CodedWriter:
         self._options = pa.ipc.IpcWriteOptions(compression=None if store.local else "lz4")
 
     def __enter__(self) -> CodedWriter:
-        self._file = pa.ipc.new_file(
-            self._opening.__enter__(), self._schema, options=self._options
-        )
+        self._file = pa.ipc.new_file(self._opening.__enter__(), self._schema, options=self._options)
         return self
 
     def __exit__(
@@ -98,7 +96,7 @@ def _column(rows: Scanned, title: str) -> pa.Array:
 
 
 def _rows(batch: pa.RecordBatch) -> Scanned:
-    rows = Scanned(label=_numpy(batch.column(0)))
+    rows = Scanned(_numpy(batch.column(0)), {}, {}, {})
     for title, column in zip(batch.schema.names, batch.columns, strict=True):
         kind, _, name = title.partition(" ")
         if title == _HASH:

@@ -29,9 +29,7 @@ class Derived:
         }
         """Of the fields made of the timestamp: each of their values is counted like any other."""
 
-    def add(
-        self, rows: Scanned, dictionaries: Mapping[str, Dictionary | PlainDictionary]
-    ) -> None:
+    def add(self, rows: Scanned, dictionaries: Mapping[str, Dictionary | PlainDictionary]) -> None:
         """Adds the fields to a block; `dictionaries` are those of its columns."""
         for name in self._time:
             assert rows.timestamp is not None

@@ -6,10 +6,11 @@ import difflib
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
+from typing import Any
 
 import fsspec
 
@@ -36,6 +37,8 @@ class Piece:
     piece; of a Parquet file, the row groups that do."""
     end: int
     """Byte after the last."""
+    version: str = ""
+    """Of the file: another one means that it has been changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class _File:
     url: str
     name: str
     size: int
+    version: str
 
 
 def find_shards(config: PreprocessConfig) -> list[Shard]:
@@ -95,6 +99,15 @@ def find_shards(config: PreprocessConfig) -> list[Shard]:
     return shards
 
 
+def versions(shards: Sequence[Shard]) -> list[list[Any]]:
+    """What tells whether shards are still the same, without the place of their files."""
+    return [
+        [posixpath.basename(p.name), p.start, p.end, p.version, shard.split]
+        for shard in shards
+        for p in shard.pieces
+    ]
+
+
 def find_beside(file: str, config: PreprocessConfig) -> Piece:
     """A joined file, whole: a path or URL of its own, or beside the first input.
 
@@ -110,7 +123,7 @@ def find_beside(file: str, config: PreprocessConfig) -> Piece:
     found = _expand(where)[0]
     if not found.size:
         raise DataError(f"{found.name}: empty; it is joined to the log. Give a file with rows.")
-    return Piece(url=found.url, name=found.name, start=0, end=found.size)
+    return Piece(url=found.url, name=found.name, start=0, end=found.size, version=found.version)
 
 
 def compression(path: str) -> str | None:
@@ -128,8 +141,10 @@ def _expand(path: str) -> list[_File]:
         fs, root = fsspec.core.url_to_fs(path)
         fs.invalidate_cache()
         files = [
-            _File(_url(fs, name), _shown(path, name), size)
-            for name, size in sorted(_listed(fs, root), key=lambda found: _natural(found[0]))
+            _File(_url(fs, name), _shown(path, name), size, version)
+            for name, size, version in sorted(
+                _listed(fs, root), key=lambda found: _natural(found[0])
+            )
         ]
         hint = "" if files else _near(fs, root)
     except Exception as error:
@@ -144,27 +159,36 @@ def _expand(path: str) -> list[_File]:
     return files
 
 
-def _listed(fs: fsspec.AbstractFileSystem, root: str) -> Iterable[tuple[str, int]]:
-    """(path, bytes) of the files behind a path in a store."""
+_Listed = tuple[str, int, str]
+
+
+def _listed(fs: fsspec.AbstractFileSystem, root: str) -> Iterable[_Listed]:
+    """(path, bytes, version) of the files behind a path in a store."""
     if fs.isfile(root):
-        return [(root, fs.size(root) or 0)]
+        return [(root, *_told(fs.info(root)))]
     if fs.isdir(root):
         return _below(fs, root, root)
     if not _has_wildcard(root):
         return []
     top = posixpath.dirname(root[: re.search(r"[*?[]", root).start()])  # type: ignore[union-attr]
-    found: list[tuple[str, int]] = []
+    found: list[_Listed] = []
     for name, info in fs.glob(root, detail=True).items():
         if info["type"] == "directory":
             found += _below(fs, name, top)
         elif not _hidden(name, top):
-            found.append((name, info["size"] or 0))
+            found.append((name, *_told(info)))
     return found
 
 
-def _below(fs: fsspec.AbstractFileSystem, folder: str, top: str) -> list[tuple[str, int]]:
+def _told(info: Mapping[str, Any]) -> tuple[int, str]:
+    """Bytes and version of a file."""
+    version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+    return info["size"] or 0, str(version)
+
+
+def _below(fs: fsspec.AbstractFileSystem, folder: str, top: str) -> list[_Listed]:
     return [
-        (name, info["size"] or 0)
+        (name, *_told(info))
         for name, info in fs.find(folder, detail=True).items()
         if info["type"] == "file" and not _hidden(name, top)
     ]
@@ -230,7 +254,9 @@ def _shards(files: Iterable[tuple[_File, str | None]], config: PreprocessConfig)
             filled, current = 0, split
         edges = _edges(file, config)
         for start, end in pairwise(edges):
-            pieces.append(Piece(url=file.url, name=file.name, start=start, end=end))
+            pieces.append(
+                Piece(url=file.url, name=file.name, start=start, end=end, version=file.version)
+            )
             if len(edges) > 2:
                 close()
         filled = filled + text if pieces else 0

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ctrdist.schema import FIRST_VALUE_ID
 from preprocessing.config import ColumnConfig, PreprocessConfig
-from preprocessing.profile import NumberSketch
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Number, mean and sum of squared deviations of some values."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Moments:
-        """Of values without NaN."""
-        if not len(values):
-            return cls()
-        mean = float(values.mean())
-        return cls(len(values), mean, float(np.square(values - mean).sum()))
-
-    def __add__(self, other: Moments) -> Moments:
-        """Of both sets of values (Chan, Golub, LeVeque 1979)."""
-        count = self.count + other.count
-        if not self.count or not other.count:
-            return self if self.count else other
-        delta = other.mean - self.mean
-        mean = self.mean + delta * other.count / count
-        return Moments(
-            count, mean, self.squares + other.squares + delta**2 * self.count * other.count / count
-        )
-
-    @property
-    def deviation(self) -> float:
-        """Population standard deviation; 1 where all values are equal, so that it can divide."""
-        return math.sqrt(self.squares / self.count) if self.count and self.squares > 0 else 1.0
+from preprocessing.moments import Moments
+from preprocessing.sketch import NumberSketch
 
 
 class NumberStatistics:
@@ -78,13 +45,13 @@ class NumberStatistics:
         for name, values in summary["moments"].items():
             self.moments[name] += Moments(*values)
         for name, sketch in summary["sketches"].items():
-            self.sketches[name].merge(NumberSketch.from_dict(sketch))
+            self.sketches[name].merge(NumberSketch.from_json(sketch))
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "moments": {n: [m.count, m.mean, m.squares] for n, m in self.moments.items()},
-            "sketches": {n: s.to_dict() for n, s in self.sketches.items()},
+            "sketches": {n: s.to_json() for n, s in self.sketches.items()},
         }
 
     def learn(self) -> dict[str, dict[str, Any]]:
@@ -99,8 +66,8 @@ class NumberStatistics:
             if column.transform == "min_max":
                 empty = sketch.count == 0
                 learned[column.name] |= {
-                    "low": 0.0 if empty else sketch.low,
-                    "high": 1.0 if empty else sketch.high,
+                    "low": 0.0 if empty else sketch.least,
+                    "high": 1.0 if empty else sketch.greatest,
                 }
             if column.buckets == "quantile":
                 inner = np.arange(1, column.num_quantiles) / column.num_quantiles
@@ -109,9 +76,7 @@ class NumberStatistics:
         return {name: what for name, what in learned.items() if what}
 
 
-def transformed(
-    values: np.ndarray, column: ColumnConfig, learned: Mapping[str, Any]
-) -> np.ndarray:
+def transformed(values: np.ndarray, column: ColumnConfig, learned: Mapping[str, Any]) -> np.ndarray:
     """(n,) float32: what a numeric column becomes; a missing value, NaN, becomes 0.
 
     Args:
@@ -137,7 +102,7 @@ def quantile_ids(values: np.ndarray, learned: Mapping[str, Any]) -> np.ndarray:
 def quantile_texts(learned: Mapping[str, Any]) -> list[str]:
     """What each id from 2 up stands for."""
     edges = ["-inf", *(f"{e:g}" for e in learned["edges"]), "inf"]
-    parts = [f"[{low}, {high})" for low, high in zip(edges, edges[1:], strict=False)]
+    parts = [f"[{low}, {high})" for low, high in pairwise(edges)]
     return [*parts, ""]
 
 

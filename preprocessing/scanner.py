@@ -17,10 +17,10 @@ from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.dictionary import Dictionary, PlainDictionary, load_library, new_dictionary
 from preprocessing.fields import UNITS, USER_KEY, bucket_number, hashes, read_fields
 from preprocessing.joins import Side, attach
+from preprocessing.lines import TextBlock
 from preprocessing.reader import Block
 from preprocessing.scanned import Scanned, counted, measured
 from preprocessing.split import row_hash, row_hash_key
-from preprocessing.lines import TextBlock
 from preprocessing.text import quote_of, separator_of
 
 _SOURCE = Path(__file__).with_name("scan.c")
@@ -39,30 +39,35 @@ class Scanner:
         dictionaries: categorical field → its values, for all fields of :func:`scanned.counted`.
     """
 
-    def __init__(
-        self, config: PreprocessConfig, columns: Sequence[str], sides: Sequence[Side] = ()
-    ) -> None:
+    def __init__(self, config: PreprocessConfig, sides: Sequence[Side] = ()) -> None:
         """Begins a shard.
 
         Args:
             config: the data set.
-            columns: (C,) names of the file's columns in its order; only the fast way needs them.
             sides: the joined tables.
         """
         self.config = config
-        self.columns = list(columns)
+        self.columns: list[str] = []
         self.sides = list(sides)
         self.dictionaries: dict[str, Dictionary | PlainDictionary] = {
             column.name: new_dictionary() for column in counted(config)
         }
-        self._layout = _Layout.of(config, len(self.columns)) if _plain(config) else None
+        self._layout: _Layout | None = None
+        self._plain = _plain(config)
 
-    def scan(self, block: TextBlock) -> Scanned | None:
+    def scan(self, block: TextBlock, names: Sequence[str]) -> Scanned | None:
         """The rows of a block without its header, or None where anything in it is not plain.
 
         None leaves the dictionaries as they were; :meth:`scan_table` gives the same columns for the
         same rows, or tells what is wrong.
+
+        Args:
+            block: of a text.
+            names: (C,) of the file's columns in its order.
         """
+        if self._plain and list(names) != self.columns:
+            self.columns = list(names)
+            self._layout = _Layout.of(self.config, len(names))
         library, raw = _library(), block.raw
         if library is None or self._layout is None or not 0 < len(raw) <= _MOST_BYTES:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ctrdist.native import load_native
-from preprocessing.statistics import Moments
+from preprocessing.moments import Moments
 
 LOWEST, HIGHEST = -64, 64
 """Exponents of two: numbers nearer to 0 than 2^-64 count as 0, those beyond 2^64 as that."""

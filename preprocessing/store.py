@@ -83,6 +83,11 @@ class Store:
         handler = pa_fs.FSSpecHandler(self._fs)
         return pa_fs.PyFileSystem(handler).open_input_file(self.at(name))
 
+    def is_file(self) -> bool:
+        """Whether there is a file in the directory's place."""
+        self._fs.invalidate_cache()
+        return bool(self._fs.isfile(self._root))
+
     def exists(self, name: str) -> bool:
         """Whether the file is there, whole."""
         self._fs.invalidate_cache()
@@ -104,3 +109,11 @@ class Store:
             self._fs.rm(self.at(folder), recursive=True)
         except FileNotFoundError:
             return
+
+    def remove_empty(self) -> None:
+        """Removes the directory, if there is nothing in it but empty folders."""
+        if not self.local or not os.path.isdir(self._root):
+            return
+        for folder, _, _ in os.walk(self._root, topdown=False):
+            if not os.listdir(folder):
+                os.rmdir(folder)

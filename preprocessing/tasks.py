@@ -32,7 +32,6 @@ from preprocessing.scanned import Scanned
 from preprocessing.scanner import Scanner
 from preprocessing.values import ColumnValues, ValuesIndex, read_values, write_values
 from preprocessing.vocabularies import (
-    AssignSummary,
     Group,
     MergeSummary,
     NumberSummary,
@@ -157,7 +156,7 @@ def _section(
     first = next(blocks, None)
     if first is None:
         return None
-    scanner, derived = Scanner(config, [], plan.sides), Derived(config)
+    scanner, derived = Scanner(config, plan.sides), Derived(config)
     tally, bad, taken = Tally.of(config.split), list[BadRow](), 0
     with CodedWriter(store, coded_name(name), config) as coded:
         for raw, size in itertools.chain([first], blocks):
@@ -220,7 +219,7 @@ def _count(
     rows_of = np.zeros(len(SPLITS), np.int64)
     positives_of = np.zeros(len(SPLITS), np.int64)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for rows in readcoded_name(store, coded_name(name)):
+    for rows in read_coded(store, coded_name(name)):
         train = None
         if assigner is not None:
             chosen = split_of(assigner, rows)

@@ -41,9 +41,7 @@ class Work:
 
     def marks(self) -> set[str]:
         """Names of the tasks that are done."""
-        return {
-            name[len(_MARKS) + 1 : -len(".json")] for name in self.store.names(_MARKS)
-        }
+        return {name[len(_MARKS) + 1 : -len(".json")] for name in self.store.names(_MARKS)}
 
     def mark(self, task: str, summary: dict[str, Any]) -> None:
         """Says that a task is done, and what came of it."""

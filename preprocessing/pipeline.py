@@ -18,7 +18,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -58,7 +58,7 @@ class Result:
     """Rows that were left out."""
     unchanged: bool = False
     """Whether the same data set was there already."""
-    passes: Mapping[str, float] | None = None
+    passes: Mapping[str, float] = field(default_factory=dict)
     """Seconds of each pass."""
 
     @property

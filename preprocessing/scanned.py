@@ -25,14 +25,14 @@ class Scanned:
     lists: dict[str, tuple[np.ndarray, np.ndarray]]
     """Multi-valued field → where each row's codes begin and end, (n + 1,) int32 from 0 on, and the
     codes of all rows, int32."""
-    crosses: dict[str, np.ndarray] = field(default_factory=dict)
-    """Cross → (n,) int32 ids."""
     timestamp: np.ndarray | None = None
     """(n,) int64 seconds since 1970."""
     user: np.ndarray | None = None
     """(n,) int64 hash of the raw user."""
     row_hash: np.ndarray | None = None
     """(n,) uint64 where split.by is hash, see split.row_hash."""
+    crosses: dict[str, np.ndarray] = field(default_factory=dict)
+    """Cross → (n,) int32 ids."""
 
 
 def counted(config: PreprocessConfig) -> tuple[ColumnConfig, ...]:

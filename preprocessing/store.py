@@ -11,6 +11,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pa_fs
+from fsspec.spec import AbstractBufferedFile
 
 
 class Store:
@@ -45,6 +46,8 @@ class Store:
                 yield file
             except BaseException:
                 file.discard()
+                if isinstance(file, AbstractBufferedFile):
+                    file.closed = True  # or else it is sent once nobody holds it any more
                 raise
             file.close()
             return

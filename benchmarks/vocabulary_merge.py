@@ -56,6 +56,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Times what is inside."""
         begun = time.process_time()
         yield
         self.seconds[name] += time.process_time() - begun
@@ -144,7 +145,7 @@ def simulate(store: Store, args: argparse.Namespace) -> dict:
     done = {"partitions": 0, "columns": 0, "entries": 0, "distinct": 0, "kept": 0, "bytes": 0}
     largest = 0
     pool = multiprocessing.get_context("spawn").Pool(1)
-    for column in range(args.columns):
+    for _ in range(args.columns):
         merged: list[MergeSummary] = []
         for i, group in enumerate(groups):
             if time.monotonic() - begun > args.seconds:

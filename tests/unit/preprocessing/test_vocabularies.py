@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from ctrdist.errors import ConfigError, DataError
 from preprocessing import distinct, fields, numbering, values, vocabularies, vocabulary_file
 from preprocessing.config import ColumnConfig, PreprocessConfig
-from preprocessing.numbering import MergeSummary, NumberSummary, number
+from preprocessing.numbering import MergeSummary, number
 from preprocessing.store import Store
 from preprocessing.values import ColumnValues, ValuesIndex, hash_table, write_parent, write_values
-from preprocessing.vocabularies import AssignSummary, Group, Part, Rule
+from preprocessing.vocabularies import Group, Part, Rule
 
 Shard = dict[str, list[tuple[str, int]]]
 """Column → (value, count in training) by code."""

@@ -241,7 +241,7 @@ class _Stream:
     def __init__(self, store: Store, name: str, part: MergedPart, parts: int) -> None:
         self._store, self._name, self._part = store, f"{name}.merged", part
         self._rows = max(1, ROUND_ROWS // parts)
-        self._max_bytes = ROUND_BYTES // parts
+        self._max_bytes = max(1, ROUND_BYTES // parts)
         self._next, self._byte = 0, 0
         self.held = _Values(np.empty(0, np.int32), np.empty(0, np.int64), _no_texts())
 

@@ -24,8 +24,10 @@ def new_vocabulary(store: Store, name: str) -> Iterator[VocabularyWriter]:
     """A new vocabulary, there once the block ends well."""
     with store.write(name) as file:
         writer = VocabularyWriter(file)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+        finally:  # also after an error, while there is a file: Arrow would try it later
+            writer.close()
 
 
 class VocabularyWriter:

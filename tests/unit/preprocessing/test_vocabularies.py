@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctrdist.errors import ConfigError, DataError
+from preprocessing import distinct, fields, numbering, values, vocabularies, vocabulary_file
+from preprocessing.config import ColumnConfig, PreprocessConfig
+from preprocessing.numbering import MergeSummary, number
+from preprocessing.store import Store
+from preprocessing.values import ColumnValues, ValuesIndex, hash_table, write_parent, write_values
+from preprocessing.vocabularies import Group, Part, Rule
+
+Shard = dict[str, list[tuple[str, int]]]
+"""Column → (value, count in training) by code."""
+
+
+def stable(array: pa.Array) -> np.ndarray:
+    """A hash of its own: the first 8 bytes of BLAKE2."""
+    texts = [hashlib.blake2b(v.encode(), digest_size=8).digest() for v in array.to_pylist()]
+    return np.frombuffer(b"".join(texts), np.uint64)
+
+
+def forged(array: pa.Array) -> np.ndarray:
+    """Nearly all values have one of four hashes, two of them in one bucket."""
+    few = np.array([1 << 56, 1 << 56 | 1, 3 << 56, 255 << 56], np.uint64)
+    return few[(stable(array) % np.uint64(4)).astype(int)]
+
+
+def shipped(summary):
+    """As a done-marker keeps it."""
+    return type(summary)(**json.loads(json.dumps(asdict(summary))))
+
+
+class Learned:
+    """All stages over some shards."""
+
+    def __init__(self, folder, shards, rules, *, max_bytes=2**30, groups=None, hashes=stable,
+                 parent=None, max_sizes=None):  # fmt: skip
+        self.store, self.data = Store(f"{folder}/work"), Store(f"{folder}/data")
+        self.indices: list[ValuesIndex] = []
+        for i, shard in enumerate(shards):
+            columns = {}
+            for name, pairs in shard.items():
+                array = pa.array([v for v, _ in pairs], pa.string())
+                counts = np.array([c for _, c in pairs], np.int64)
+                columns[name] = ColumnValues(array, hashes(array), counts)
+            self.indices.append(shipped(write_values(self.store, f"scan/{i}.values", columns)))
+        parents = []
+        for name in rules if parent is not None else []:
+            path = f"vocabulary/{name}.parquet"
+            parents += write_parent(self.store, f"old/{name}", parent, path, name, hashes)
+        parents = [shipped(index) for index in parents]
+        if groups is None:
+            groups = vocabularies.plan_groups(
+                [*parents, *self.indices], list(rules), max_bytes=max_bytes
+            )
+        merged = [
+            shipped(vocabularies.merge(
+                self.store, shipped(group), self.indices, rules, f"merged/{i}", parents
+            ))
+            for i, group in enumerate(groups)
+        ]  # fmt: skip
+        self.merged = merged
+        self.numbered = {
+            name: shipped(number(
+                self.store, name, merged, rule.max_size, self.data,
+                f"vocabulary/{name}.parquet", f"ids/{name}",
+            ))
+            for name, rule in rules.items()
+        }  # fmt: skip
+        self.assigned = [
+            shipped(vocabularies.assign(self.store, m, self.numbered, rules, f"ids/{i}"))
+            for i, m in enumerate(merged)
+        ]
+
+    def vocabulary(self, name):
+        """[(value, count)] in the order of ids."""
+        table = pq.read_table(self.data.at(f"vocabulary/{name}.parquet"))
+        assert table.column("id").to_pylist() == list(range(2, 2 + table.num_rows))
+        return list(zip(table["value"].to_pylist(), table["count"].to_pylist(), strict=True))
+
+    def raw(self, name):
+        return self.data.get(f"vocabulary/{name}.parquet")
+
+    def tables(self):
+        """Of each shard: column → ids by code."""
+        return [
+            {
+                name: table.tolist()
+                for name, table in vocabularies.code_table(
+                    self.store, index, i, self.assigned
+                ).items()
+            }
+            for i, index in enumerate(self.indices)
+        ]
+
+
+def expected(shards, column, rule, parent=None):
+    """([(value, count)] by id, value → id) by the book."""
+    counts = Counter()
+    for shard in shards:
+        for value, count in shard[column]:
+            counts[value] += count
+    old = dict(parent or [])
+    new = [(v, c) for v, c in counts.items() if v not in old and c >= rule.min_count and c > 0]
+    if parent is not None and rule.new_values == "unknown":
+        new = []
+    new.sort(key=lambda x: (-x[1], x[0].encode()))
+    kept = [(v, c + counts[v]) for v, c in old.items()] + new
+    if rule.max_size is not None:
+        kept = kept[: max(len(old), rule.max_size)]
+    ids = {v: 2 + i for i, (v, _) in enumerate(kept)}
+    for value in counts:
+        if value not in ids and rule.num_buckets:
+            sip = int(fields.hashes(pa.array([value]))[0])
+            ids[value] = 2 + len(kept) + sip % rule.num_buckets
+    return kept, ids
+
+
+def check(learned, shards, rules, parents=None):
+    tables = learned.tables()
+    for name, rule in rules.items():
+        kept, ids = expected(shards, name, rule, (parents or {}).get(name))
+        assert learned.vocabulary(name) == kept
+        assert learned.numbered[name].size == len(kept)
+        for shard, table in zip(shards, tables, strict=True):
+            assert table[name] == [*(ids.get(v, 1) for v, _ in shard[name]), 1]
+
+
+TEXT = st.one_of(
+    st.sampled_from(
+        ["", "a", "a\0", "a\0\0", "é", "\U0001f600", "common prefix 1", "common prefix 2"]
+    ),
+    st.text("ab\0é", max_size=12),
+    st.text(max_size=3),
+)
+ENTRIES = st.dictionaries(TEXT, st.integers(0, 5), max_size=25).map(lambda d: list(d.items()))
+RULE = st.builds(
+    Rule,
+    min_count=st.integers(1, 4),
+    max_size=st.none() | st.integers(1, 8),
+    num_buckets=st.none() | st.integers(1, 5),
+)
+
+
+@st.composite
+def cuts(draw, columns):
+    """Any groups of any parts."""
+    parts = []
+    for column in columns:
+        width = 256 // draw(st.sampled_from([1, 1, 2, 16]))
+        parts += [Part(column, b, b + width) for b in range(0, 256, width)]
+    parts = draw(st.permutations(parts)) if len(parts) < 20 else parts
+    size = draw(st.integers(1, 40))
+    return [Group(parts[i : i + size]) for i in range(0, len(parts), size)]
+
+
+@pytest.fixture(params=["C", "no compiler"])
+def either(request, monkeypatch):
+    if request.param == "C":
+        assert distinct._library() is not None, "the tests need a C compiler"
+    else:
+        monkeypatch.setattr(distinct, "_library", lambda: None)
+
+
+@pytest.mark.parametrize("hashes", [stable, forged])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_shards_in_any_groups_give_the_vocabulary_of_a_plain_count(hashes, data):
+    shards = data.draw(st.lists(st.fixed_dictionaries({"x": ENTRIES, "y": ENTRIES}), max_size=5))
+    rules = {"x": data.draw(RULE), "y": data.draw(RULE)}
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        whole = Learned(one, shards, rules, hashes=hashes)
+        check(whole, shards, rules)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(numbering, "ROUND_ROWS", data.draw(st.sampled_from([1, 7, 2**20])))
+            patch.setattr(numbering, "ROUND_BYTES", data.draw(st.sampled_from([1, 30, 2**28])))
+            cut = Learned(two, shards, rules, hashes=hashes, groups=data.draw(cuts(rules)))
+        assert [cut.raw(name) for name in rules] == [whole.raw(name) for name in rules]
+        assert cut.tables() == whole.tables()
+
+
+def many(rng, shards, values_):
+    """Shards of Zipf's values, with long and short texts."""
+    made = []
+    for _ in range(shards):
+        ids = rng.permutation(np.unique(rng.zipf(1.2, values_) % 5000))
+        names = [f"{i:08x}" if i % 3 else f"http://long.example/{i % 7}/{i}" for i in ids.tolist()]
+        made.append({"x": list(zip(names, rng.integers(0, 40, len(ids)).tolist(), strict=True))})
+    return made
+
+
+def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeypatch, either):
+    shards = many(np.random.default_rng(5), 4, 6000)
+    rules = {"x": Rule(min_count=2, num_buckets=50)}
+    monkeypatch.setattr(vocabulary_file, "GROUP_ROWS", 512)
+    monkeypatch.setattr(vocabularies, "_ROWS", 100)
+    whole = Learned(tmp_path / "one", shards, rules)
+    check(whole, shards, rules)
+    monkeypatch.setattr(numbering, "ROUND_ROWS", 600)
+    cut = Learned(tmp_path / "two", shards, rules, max_bytes=20_000)
+    assert len(cut.merged) > 4 and cut.numbered["x"].rounds > 4
+    assert cut.raw("x") == whole.raw("x") and cut.tables() == whole.tables()
+    groups = pq.ParquetFile(cut.data.at("vocabulary/x.parquet")).metadata
+    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert sizes[:-1] == [512] * (len(sizes) - 1) and len(sizes) > 3
+    assert cut.numbered["x"].sha256 == hashlib.sha256(cut.raw("x")).hexdigest()
+
+
+def test_files_are_the_same_without_a_compiler(tmp_path, monkeypatch):
+    shards = many(np.random.default_rng(6), 3, 2000)
+    rules = {"x": Rule(num_buckets=7)}
+    Learned(tmp_path / "c", shards, rules, max_bytes=50_000)
+    monkeypatch.setattr(distinct, "_library", lambda: None)
+    Learned(tmp_path / "python", shards, rules, max_bytes=50_000)
+    one, two = Store(str(tmp_path / "c")), Store(str(tmp_path / "python"))
+    assert one.names() == two.names() and len(one.names()) > 10
+    assert all(one.get(name) == two.get(name) for name in one.names())
+
+
+def test_the_order_of_shards_changes_no_byte(tmp_path):
+    shards = many(np.random.default_rng(7), 4, 1000)
+    rules = {"x": Rule(min_count=2)}
+    forth = Learned(tmp_path / "forth", shards, rules)
+    back = Learned(tmp_path / "back", shards[::-1], rules)
+    assert forth.raw("x") == back.raw("x") and forth.tables() == back.tables()[::-1]
+
+
+@pytest.mark.parametrize("hashes", [stable, forged])
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_three_data_sets_in_a_chain_keep_their_ids(hashes, data):
+    parent, before = None, None
+    with tempfile.TemporaryDirectory() as folder:
+        for step in range(3):
+            shards = data.draw(st.lists(st.fixed_dictionaries({"x": ENTRIES}), max_size=3))
+            mode = data.draw(st.sampled_from(["append", "append", "unknown"]))
+            rule = Rule(data.draw(st.integers(1, 3)), data.draw(st.none() | st.integers(1, 12)),
+                        data.draw(st.none() | st.integers(1, 3)) if mode == "unknown" else None,
+                        mode)  # fmt: skip
+            rules = {"x": rule}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(values, "PARENT_ROWS", 3)
+                patch.setattr(numbering, "ROUND_ROWS", data.draw(st.sampled_from([4, 2**20])))
+                learned = Learned(f"{folder}/{step}", shards, rules, hashes=hashes, parent=parent,
+                                  groups=data.draw(cuts(["x"])))  # fmt: skip
+            check(learned, shards, rules, {"x": before} if before is not None else None)
+            now = learned.vocabulary("x")
+            assert [v for v, _ in now][: len(before or [])] == [v for v, _ in before or []]
+            parent, before = learned.data, now
+
+
+def test_a_hashed_column_needs_no_vocabulary(tmp_path, either):
+    pairs = [("", 3), ("é", 0), ("a\0", 1), *((f"value {i}", i) for i in range(500))]
+    learned = Learned(tmp_path, [{"x": pairs}], {})
+    table = hash_table(learned.store, learned.indices[0], "x", 100)
+    wanted = 2 + fields.hashes(pa.array([v for v, _ in pairs])) % np.uint64(100)
+    assert table.dtype == np.int32 and table.tolist() == [*wanted.tolist(), 1]
+
+
+def test_groups_hold_every_bucket_once_and_stay_in_their_memory():
+    sizes = {"small": 10, "tiny": 1, "large": 1_000_000, "huge": 10**9, "other": 20}
+    index = ValuesIndex("f", [*sizes, "hashed"], [*sizes.values(), 5], [0] * 6, 0)
+    limit = 2**24
+    groups = vocabularies.plan_groups([index] * 2, list(sizes), max_bytes=limit)
+    covered = sorted(part for group in groups for part in group.parts)
+    for name in sizes:
+        edges = [(p.first, p.last) for p in covered if p.column == name]
+        assert [a for a, _ in edges] == [0, *(b for _, b in edges[:-1])] and edges[-1][1] == 256
+    assert "hashed" not in {p.column for p in covered}
+    assert [p.column for p in groups[0].parts] == ["small", "tiny"] or any(
+        {p.column for p in g.parts} == {"small", "tiny", "other"} for g in groups
+    )
+    assert sum(p.column == "large" for p in covered) == 16  # 2 · 72 MB by 16 MiB, a power of two
+    assert sum(p.column == "huge" for p in covered) == 256
+
+
+def test_slices_and_large_strings_are_values_too(tmp_path):
+    array = pa.array(["before", "a", "", "bc", "after"], pa.large_string())[1:4]
+    counts = np.array([1, 2, 3])
+    store = Store(str(tmp_path))
+    index = write_values(store, "f", {"x": ColumnValues(array, stable(array), counts)})
+    edges = values.edges_of(store, index, ["x"])["x"]
+    _, found, texts = distinct.read_blocks(
+        values.read_range(store, index, edges, 0, 256), edges[:, 0]
+    )
+    codes = values.read_codes(store, index, edges)
+    assert {(texts[i].decode(), found[i], codes[i]) for i in range(3)} == {
+        ("a", 1, 0), ("", 2, 1), ("bc", 3, 2)
+    }  # fmt: skip
+
+
+def test_new_values_cannot_take_the_ids_of_a_hashed_tail():
+    column = ColumnConfig(name="site", num_buckets=10)
+    config = PreprocessConfig(
+        columns=[ColumnConfig(name="y", role="label"), column], parent="old", min_count=3
+    )
+    with pytest.raises(ConfigError, match=r"site has num_buckets 10.*new_values to unknown"):
+        Rule.of(column, config)
+    assert Rule.of(ColumnConfig(name="site", max_size=9), config) == Rule(3, 9, None, "append")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"value": ["a", "b"], "id": [2, 4], "count": [1, 1]}, "do not go from 2"),
+        ({"value": ["a"], "id": [2]}, "has the columns value, id"),
+        ({"value": ["a", "a"], "id": [2, 3], "count": [1, 1]}, "has a value twice"),
+        (None, "does not exist"),
+        (b"PAR0", "is no Parquet file"),
+    ],
+)
+def test_a_parent_that_is_not_whole_is_refused(tmp_path, table, message):
+    old = Store(str(tmp_path / "old"))
+    if isinstance(table, bytes):
+        old.put("vocabulary/x.parquet", table)
+    elif table is not None:
+        with old.write("vocabulary/x.parquet") as file:
+            pq.write_table(pa.table(table), file)
+    with pytest.raises(DataError, match=message):
+        Learned(tmp_path / "new", [{"x": [("a", 1)]}], {"x": Rule()}, parent=old)
+
+
+def test_more_values_than_ids_are_refused(tmp_path):
+    part = numbering.MergedPart("x", 0, 256, 0, 2**31, 2**31, 0, 0, False)
+    with pytest.raises(DataError, match=r"2,147,483,648 values.*min_count"):
+        number(Store(str(tmp_path)), "x", [MergeSummary("m", 1, 0, [part])], None,
+               Store(str(tmp_path)), "v.parquet", "ids")  # fmt: skip

@@ -84,7 +84,10 @@ class NumberCounts:
         return self.least + self.offset, self.greatest + self.offset
 
     def add(self, values: np.ndarray, group: np.ndarray | None = None) -> None:
-        """Counts (n,) values, NaN where missing; group: (n,) uint8, None where there is one."""
+        """Counts (n,) finite values or NaN; group: (n,) uint8, None where there is one.
+
+        Not for several threads of a process at once.
+        """
         values = np.ascontiguousarray(values, np.float64)
         if self.offset:
             values = values - self.offset

@@ -100,15 +100,17 @@ def _number(name: str, profile: Profile) -> dict[str, Any]:
     total = numbers.counts.sum(axis=1)
     count = int(total.sum())
     found = measures.quantiles(numbers, total, QUANTILES)
+    constant = count > 0 and numbers.least == numbers.greatest
+    single = measures.single(numbers)
     return {
         "name": name,
         "kind": "number",
         "null_rate": _share(int(numbers.missing.sum()), rows),
         "unknown_rate": {},
         "distinct": len(numbers.bins),
-        "constant": count == rows and numbers.least == numbers.greatest,
-        # Only of integers is it known that a bin is one value.
-        "dominant": _share(int(total.max(initial=0)), rows) if measures.is_whole(numbers) else 0.0,
+        "at_least": not (constant or single.all()),
+        "constant": constant and count == rows,
+        "dominant": _share(int(total[single].max(initial=0)), rows),
         "psi": _drift(measures.psi_cells_of_numbers(numbers)),
         "auc": _short(measures.area_of_numbers(numbers)),
         "least": short(numbers.range[0], 15) if count else None,
@@ -141,6 +143,7 @@ def _field(
             if total[i]
         },
         "distinct": field.vocabulary_size - FIRST_VALUE_ID,
+        "at_least": False,
         "hashed": field.name in profile.folded,
         "constant": bool(np.count_nonzero(splits.any(axis=1)) == 1 and not beyond.any()),
         "dominant": _share(int(single.max()), int(total.sum())),

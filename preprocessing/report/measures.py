@@ -21,7 +21,7 @@ PSI_VALUES, PSI_PARTS = 20, 10
 
 def by_split(counts: np.ndarray) -> np.ndarray:
     """(m, 6) counts by split and label → (m, S) by split."""
-    return counts.reshape(*counts.shape[:-1], -1, 2).sum(axis=-1)
+    return counts.reshape(*counts.shape[:-1], counts.shape[-1] // 2, 2).sum(axis=-1)
 
 
 def area(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> float | None:
@@ -115,7 +115,7 @@ def histogram(numbers: NumberCounts) -> dict[str, object] | None:
     quarter, three = quantiles(numbers, total, (0.25, 0.75))
     low, high = numbers.range
     skewed = high - low > 20 * (three - quarter)
-    whole = is_whole(numbers)
+    whole = _whole(numbers)
     if skewed and high - low > 10:
         grid = np.linspace(_symlog(low), _symlog(high), BARS + 1)
         edges = np.sign(grid) * np.expm1(np.abs(grid))
@@ -155,16 +155,22 @@ def interval(clicks: float, rows: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def is_whole(numbers: NumberCounts) -> bool:
-    """Whether all numbers seem to be integers: those that have bins of their own are."""
-    edges = numbers.edges()[0]
-    near = np.abs(edges - numbers.offset) < 2**numbers.bits
-    return bool(near.any() and (edges[near] == np.round(edges[near])).all())
+def single(numbers: NumberCounts) -> np.ndarray:
+    """(m,) whether the bin holds one value only: an integer among integers, and not too large."""
+    distance = np.abs(numbers.edges()[0] - numbers.offset)
+    return (distance < 2 ** (numbers.bits + 1)) & _whole(numbers)
 
 
 def short(value: float, digits: int = 6) -> float:
     """Few digits are enough to read, and do not depend on the machine's rounding."""
     return float(f"{value:.{digits}g}")
+
+
+def _whole(numbers: NumberCounts) -> bool:
+    """Whether all numbers seem to be integers: those that have bins of their own are."""
+    edges = numbers.edges()[0]
+    near = np.abs(edges - numbers.offset) < 2**numbers.bits
+    return bool(near.any() and (edges[near] == np.round(edges[near])).all())
 
 
 def _symlog(value: float) -> float:
@@ -174,9 +180,7 @@ def _symlog(value: float) -> float:
 def _spread(numbers: NumberCounts, edges: np.ndarray) -> np.ndarray:
     """(B, 6) counts between the edges; each bin's are spread evenly over its width."""
     near, far = numbers.edges()
-    if is_whole(numbers):  # an integer that has its bin for itself is no range
-        alone = np.abs(near - numbers.offset) < 2 ** (numbers.bits + 1)
-        far = np.where(alone, near, far)
+    far = np.where(single(numbers), near, far)  # one value is no range
     low, high = np.minimum(near, far), np.maximum(near, far)
     low, high = np.maximum(low, numbers.range[0]), np.minimum(high, numbers.range[1])
     high = np.maximum(high, low)

@@ -69,6 +69,8 @@ def percent(value: float | None) -> str:
     """As a table wants it: two digits behind the point, fewer above 10 %."""
     if value is None:
         return "–"
+    if not value:
+        return "0 %"
     return f"{100 * value:.2f} %" if value < 0.1 else f"{100 * value:.1f} %"
 
 
@@ -107,7 +109,7 @@ def _series(series: dict[str, Any]) -> dict[str, Any] | None:
         ]
 
     rates = [c / n if b else None for c, n, b in zip(clicks, rows, bounds, strict=True)]
-    strips = []
+    strips: list[dict[str, Any]] = []
     for index, name in enumerate(series["split"]):
         if name and strips and strips[-1]["name"] == name and strips[-1]["end"] == index:
             strips[-1]["end"] = index + 1
@@ -210,17 +212,18 @@ def _plot(histogram: dict[str, Any]) -> dict[str, Any]:
     enough = max(50, sum(rows) / 2000)
     rates = [r if n >= enough else None for r, n in zip(rates, rows, strict=True)]
     highest = max((r for r in rates if r is not None), default=0) or 1.0
-    ticks = []
-    for part in (0, 0.25, 0.5, 0.75, 1):
+    ticks: list[dict[str, Any]] = []
+    whole = all(abs(e % 1 - 0.5) < 1e-9 for e in edges)
+    narrow = edges[-1] - edges[0] < max(abs(edges[0]), abs(edges[-1])) / 20
+    for part in (0, 0.5, 1) if narrow else (0, 0.25, 0.5, 0.75, 1):
         index = min(range(len(grid)), key=lambda i: abs(grid[i] - part))
         value = edges[index]
-        # An edge half-way between two integers is named by the integer on its right.
-        value = math.floor(value + 0.5) if abs(value % 1 - 0.5) < 1e-9 else value
-        if index == len(grid) - 1 and edges[index] != value:
-            value -= 1
+        if whole:  # edges lie half-way between two integers
+            value = math.ceil(value) if index < len(grid) - 1 else math.floor(value)
         value = 0.0 if abs(value) < (edges[-1] - edges[0]) / 1e4 else value
         if not ticks or ticks[-1]["left"] < 100 * grid[index] - 8:
-            ticks.append({"text": _compact(value), "left": 100 * grid[index]})
+            text = number(value) if narrow else _compact(value)
+            ticks.append({"text": text, "left": 100 * grid[index]})
     return {
         "scale": histogram["scale"],
         "bars": paths.bars(grid, [s / largest for s in train]),
@@ -250,7 +253,7 @@ def _compact(value: float) -> str:
     size = abs(value)
     for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= limit:
-            return f"{value / limit:.3g}{letter}".replace("-", "−")
+            return f"{float(f'{value / limit:.3g}'):g}{letter}".replace("-", "−")
     return f"{value:.3g}".replace("-", "−")
 
 

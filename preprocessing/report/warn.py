@@ -29,8 +29,9 @@ def split_warnings(
         elif split["click_rate"] in (0, 1):
             text = f"All rows of {name} have the label {split['click_rate']:g}: no AUC can be told."
             found.append(_warning("one_label", text, 9))
-    (one, a), *others = ((name, split) for name, split in splits.items() if split["rows"])
-    for two, b in others:
+    filled = [(name, split) for name, split in splits.items() if split["rows"]]
+    for two, b in filled[1:]:
+        one, a = filled[0]
         mean = (a["clicks"] + b["clicks"]) / (a["rows"] + b["rows"])
         error = math.sqrt(mean * (1 - mean) * (1 / a["rows"] + 1 / b["rows"]))
         apart = abs(a["click_rate"] - b["click_rate"])

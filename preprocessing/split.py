@@ -33,7 +33,7 @@ def by_name(name: str, rows: int) -> np.ndarray:
 
 
 def by_hash(table: pa.Table, config: SplitConfig) -> np.ndarray:
-    """(rows,) index of the split, by all raw columns of the row: neither order nor shards matter."""
+    """(rows,) index of the split, by all raw columns: neither order nor shards matter."""
     return by_row_hash(row_hash(table, config.seed), config)
 
 

@@ -272,6 +272,8 @@ def _explain(
         return _not_decoded(block, error, config)
     separator = {"\t": "tab"}.get(separator_of(config), separator_of(config))
     for row, line in enumerate(text.split("\n")[:-1]):
+        if "\r" in line.rstrip("\r"):
+            return DataError(f"{block.line(row)}: a carriage return within the line. Fix the row.")
         count = len(_fields(line.rstrip("\r"), config))
         if count != len(names):
             return DataError(
@@ -285,8 +287,6 @@ def _explain(
                 f"{block.line(row)}: a quote ({quote}) is opened and not closed on the line. "
                 "Fix the row, or set `format.quote` to the character in use, or to '' for none."
             )
-        if "\r" in line.rstrip("\r"):
-            return DataError(f"{block.line(row)}: a carriage return within the line. Fix the row.")
     return DataError(f"{block.line(0)} and following: not readable as {config.type} ({otherwise}).")
 
 

@@ -198,7 +198,7 @@ def test_each_number_is_rounded_as_arrow_does(kind, rng):
     lines = [f"1\t{text}\n".encode() for text in texts]
     scanned = [(line, scanner.scan(text_block(line))) for line in lines]
     taken = [(line, s.numbers["x"].item()) for line, s in scanned if s is not None]
-    assert len(taken) > 400
+    assert len(taken) > 300
     raw = text_block(b"".join(line for line, _ in taken))
     expected = scanner.scan_table(slow_block(raw, config)).numbers["x"]
     assert np.array([x for _, x in taken]).tobytes() == expected.tobytes()

@@ -74,7 +74,7 @@ def bucket(values: np.ndarray) -> pa.Array:
 
 
 def bucket_number(values: np.ndarray) -> np.ndarray:
-    """(n,) int64 of (n,) numbers: floor(ln(x)²) for x > 2, else x without its fraction; 0 for NaN."""
+    """(n,) int64: floor(ln(x)²) for x > 2, else x without its fraction; 0 for NaN."""
     out = np.where(np.isnan(values), 0.0, values)
     large = values > 2
     out[large] = np.floor(np.log(values[large]) ** 2)

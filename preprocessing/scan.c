@@ -32,7 +32,7 @@ static inline uint64_t word(const uint8_t *at, uint32_t length, const uint8_t *l
     v0 += v1, v2 += v3, v1 = ROTATE(v1, 13) ^ v0, v3 = ROTATE(v3, 16) ^ v2, v0 = ROTATE(v0, 32);   \
     v2 += v1, v0 += v3, v1 = ROTATE(v1, 17) ^ v2, v3 = ROTATE(v3, 21) ^ v0, v2 = ROTATE(v2, 32)
 
-/* SipHash-2-4 (Aumasson, Bernstein 2012), as pandas.util.hash_array has it for texts. */
+/* SipHash-2-4 (Aumasson, Bernstein 2012), mixed further as pandas.util.hash_array does it. */
 static uint64_t siphash(const uint64_t key[2], const uint8_t *at, uint32_t length,
                         const uint8_t *limit)
 {
@@ -56,7 +56,10 @@ static uint64_t siphash(const uint64_t key[2], const uint8_t *at, uint32_t lengt
     ROUND;
     ROUND;
     ROUND;
-    return v0 ^ v1 ^ v2 ^ v3;
+    uint64_t x = v0 ^ v1 ^ v2 ^ v3;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ULL;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBULL;
+    return x ^ x >> 31;
 }
 
 /* A whole number in at most 18 digits. */

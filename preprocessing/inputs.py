@@ -153,13 +153,13 @@ def _listed(fs: fsspec.AbstractFileSystem, root: str) -> Iterable[tuple[str, int
     if not _has_wildcard(root):
         return []
     top = posixpath.dirname(root[: re.search(r"[*?[]", root).start()])  # type: ignore[union-attr]
-    found: list[tuple[str, int]] = []
+    found: dict[str, int] = {}  # a glob may find a folder and, on its own, what is in it
     for name, info in fs.glob(root, detail=True).items():
         if info["type"] == "directory":
-            found += _below(fs, name, top)
+            found.update(_below(fs, name, top))
         elif not _hidden(name, top):
-            found.append((name, info["size"] or 0))
-    return found
+            found[name] = info["size"] or 0
+    return found.items()
 
 
 def _below(fs: fsspec.AbstractFileSystem, folder: str, top: str) -> list[tuple[str, int]]:

@@ -171,13 +171,13 @@ def _listed(fs: fsspec.AbstractFileSystem, root: str) -> Iterable[_Listed]:
     if not _has_wildcard(root):
         return []
     top = posixpath.dirname(root[: re.search(r"[*?[]", root).start()])  # type: ignore[union-attr]
-    found: list[_Listed] = []
+    found: dict[str, _Listed] = {}  # a glob may find a folder and, on its own, what is in it
     for name, info in fs.glob(root, detail=True).items():
         if info["type"] == "directory":
-            found += _below(fs, name, top)
+            found.update((listed[0], listed) for listed in _below(fs, name, top))
         elif not _hidden(name, top):
-            found.append((name, *_told(info)))
-    return found
+            found[name] = (name, *_told(info))
+    return found.values()
 
 
 def _told(info: Mapping[str, Any]) -> tuple[int, str]:

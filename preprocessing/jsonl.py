@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -75,27 +76,26 @@ def read_json_lines(
     """
     kinds = _kinds(columns, wanted)
     faults: dict[int, Fault] = {}
-    rows, values = [], {name: [] for name in kinds}  # type: ignore[var-annotated]
+    rows, objects = [], []
     for index, line in enumerate(lines):
         try:
-            found = _object(line, layout)
-            new = [_value(found.get(name), column, layout) for name, column in kinds.items()]
+            objects.append(_object(line, layout))
+            rows.append(index)
         except _NotGood as error:
             faults[index] = error.fault
-            continue
-        rows.append(index)
-        for name, value in zip(kinds, new, strict=True):
-            values[name].append(value)
     arrays, good = {}, np.ones(len(rows), bool)
     for name, column in kinds.items():
-        arrays[name], bad = _typed(values[name], column)
-        for i in np.flatnonzero(bad & good):
-            faults[rows[i]] = wrong_value(column, str(values[name][i]))
-        good &= ~bad
+        arrays[name], wrong = _column([found.get(name) for found in objects], column, layout)
+        for i, fault in wrong.items():
+            faults.setdefault(rows[i], fault)
+            good[i] = False
     table = pa.table(arrays)
     if not good.all():
         table = table.filter(pa.array(good))
     return table, np.asarray(rows, np.int64)[good], sorted(faults.items(), key=lambda f: f[0])
+
+
+_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
 
 
 class _NotGood(Exception):
@@ -111,7 +111,7 @@ def _kinds(columns: Sequence[ColumnConfig], wanted: Sequence[str]) -> dict[str, 
 def _object(line: bytes, layout: FormatConfig) -> dict[str, Any]:
     try:
         text = decoded(line, layout).decode()
-        found = json.loads(text, parse_int=_integer, parse_float=_Number, parse_constant=_Number)
+        found = _DECODER.decode(text)
         if b"\\u" in line:
             json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -134,8 +134,39 @@ def _object(line: bytes, layout: FormatConfig) -> dict[str, Any]:
     )
 
 
-def _integer(text: str) -> _Number:
-    return _Number("0" if text == "-0" else text)
+def _column(
+    values: list[Any], column: ColumnConfig, layout: FormatConfig
+) -> tuple[pa.Array, dict[int, Fault]]:
+    """The column, and what is wrong with some of its values."""
+    faults: dict[int, Fault] = {}
+    kind = _kind(column)
+    types: set[type] = set(map(type, values))
+    if kind == pa.string() and types <= {str, _Number, NoneType} and "-0" not in values:
+        return pa.array(values, kind), faults
+    if pa.types.is_list(kind) or not types <= {_Number, NoneType}:
+        for i, value in enumerate(values):
+            try:
+                values[i] = _value(value, column, layout)
+            except _NotGood as error:
+                values[i], faults[i] = None, error.fault
+    if pa.types.is_list(kind) or kind == pa.string():
+        return pa.array(values, kind), faults
+    cast = cast_what_fits if kind == pa.float64() else _whole
+    array, bad = cast(pa.array(values, pa.string()), kind)
+    for i in np.flatnonzero(bad):
+        faults[int(i)] = wrong_value(column, values[i])
+    return array, faults
+
+
+def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """As `cast_what_fits`, to integers: 1.7e9 is one too."""
+    array, bad = cast_what_fits(texts, kind)
+    if bad.any():
+        floats, _ = cast_what_fits(texts.filter(pa.array(bad)), pa.float64())
+        others, _ = cast_what_fits(floats, kind)
+        array = pc.replace_with_mask(array, pa.array(bad), others)
+        bad[bad] = others.is_null().to_numpy(zero_copy_only=False)
+    return array, bad
 
 
 def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
@@ -160,8 +191,11 @@ def _text(value: Any, column: ColumnConfig) -> str | None:
     if isinstance(value, (dict, list)):
         raise _NotOne
     if isinstance(value, bool):
-        return str(value).lower() if _kind(column) == pa.string() else _Number(int(value))
-    return None if value is None else value
+        numeric = _kind(column) in (pa.float64(), pa.int64())
+        return _Number(int(value)) if numeric else str(value).lower()
+    if value == "-0" and isinstance(value, _Number):
+        return _Number("0")  # as Arrow reads it
+    return value
 
 
 def _kind(column: ColumnConfig) -> pa.DataType:
@@ -170,26 +204,6 @@ def _kind(column: ColumnConfig) -> pa.DataType:
     if column.role == "timestamp":
         return pa.int64()
     return pa.float64() if column.role in ("label", "numeric") else pa.string()
-
-
-def _typed(values: Sequence[Any], column: ColumnConfig) -> tuple[pa.Array, np.ndarray]:
-    """The column, and where values cannot be of its kind."""
-    kind = _kind(column)
-    texts = pa.array(values, kind if pa.types.is_list(kind) else pa.string())
-    if texts.type == kind:
-        return texts, np.zeros(len(values), bool)
-    if kind == pa.float64():
-        return cast_what_fits(texts, kind)
-    whole, bad = cast_what_fits(texts, kind)
-    if bad.any():  # 1.7e9 is an integer too
-        floats, _ = cast_what_fits(texts, pa.float64())
-        others, bad = cast_what_fits(floats, kind)
-        bad |= floats.is_null().to_numpy(zero_copy_only=False) & texts.is_valid().to_numpy(
-            zero_copy_only=False
-        )
-        whole = pc.coalesce(whole, others)
-        bad &= whole.is_null().to_numpy(zero_copy_only=False)
-    return whole, bad
 
 
 def _fast(raw: bytes, layout: FormatConfig, kinds: Mapping[str, ColumnConfig]) -> pa.Table | None:

@@ -123,7 +123,7 @@ def _bad(file: str, line: int, fault: Fault, raw: bytes) -> BadRow:
 def _check_values(
     table: pa.Table, config: PreprocessConfig
 ) -> tuple[np.ndarray, list[tuple[int, Fault]]]:
-    """(n,) whether a row's values are all of their columns' kinds, and each other row's first fault.
+    """(n,) whether a row's values are all of their columns' kinds, and the others' first faults.
 
     It refuses what `fields.typed` refuses.
     """

@@ -221,7 +221,8 @@ class NumberSketch:
         """
         if not self.count:
             return np.zeros(0)
-        return np.unique(self.quantiles(np.arange(1, parts) / parts))
+        ranks = -(-np.arange(1, parts) * self.count // parts)  # rounded up, without floats
+        return np.unique(_at_ranks(self._counts, self._counts.counts[:, 0], ranks))
 
     def to_json(self) -> dict[str, Any]:
         """For a JSON file; :meth:`from_json` reads it without any loss."""
@@ -254,9 +255,7 @@ def quantiles(counts: NumberCounts, weights: np.ndarray, shares: Sequence[float]
     total = int(weights.sum())
     if not total:
         return np.full(len(shares), math.nan)
-    ranks = np.clip(np.ceil(np.asarray(shares) * total), 1, total)
-    bins = counts.bins[np.searchsorted(np.cumsum(weights), ranks)]
-    return np.clip(edges_of(bins, counts.bits), counts.least, counts.greatest) + counts.offset
+    return _at_ranks(counts, weights, np.clip(np.ceil(np.asarray(shares) * total), 1, total))
 
 
 def offset_for(least: float, greatest: float) -> float:
@@ -264,6 +263,11 @@ def offset_for(least: float, greatest: float) -> float:
     if math.isfinite(greatest - least) and greatest - least < max(abs(least), abs(greatest)) / 2:
         return least
     return 0.0
+
+
+def _at_ranks(counts: NumberCounts, weights: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    bins = counts.bins[np.searchsorted(np.cumsum(weights), ranks)]
+    return np.clip(edges_of(bins, counts.bits), counts.least, counts.greatest) + counts.offset
 
 
 def _most(bits: int) -> int:

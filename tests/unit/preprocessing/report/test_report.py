@@ -57,6 +57,7 @@ def log(rng) -> dict:
     late = split == 2
     numbers = {
         "fine": rng.normal(size=N),
+        "far": 1e9 + rng.integers(0, 1000, N),  # all in one bin, and yet not one value
         "leak": 2 * label + rng.random(N),
         "constant": np.full(N, 3.0),
         "empty": np.where(rng.random(N) < 0.97, np.nan, rng.normal(size=N)),

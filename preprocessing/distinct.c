@@ -84,8 +84,8 @@ void ctrdist_partition(const uint64_t *hashes, const int64_t *counts, const uint
     }
 }
 
-/* Open addressing. A slot is 0, or has the hash's low half above the value's index plus 1. Its place
- * comes from the hash's top bits, so that the values of a bucket lie together in the cache. */
+/* Open addressing. A slot is 0, or has the hash's low half above the value's index plus 1. The slots
+ * of a bucket lie together, so that the cache holds what one block needs. */
 typedef struct {
     uint64_t *slots;
     int bits, skip; /* 2^bits slots; the first `skip` bits of all hashes are equal */
@@ -98,7 +98,9 @@ typedef struct {
 
 static inline uint64_t home(const Table *t, uint64_t hash)
 {
-    return (hash << t->skip) >> (64 - t->bits);
+    const int within = t->bits - (8 - t->skip); /* bits for the slots of one bucket */
+    const uint64_t bucket = (hash << t->skip >> 1) >> (55 + t->skip);
+    return bucket << within | (hash * 0x9e3779b97f4a7c15) >> (64 - within);
 }
 
 static int grow_slots(Table *t, int bits)

@@ -197,7 +197,7 @@ def make_partition(
     random = mixed(numbers)
     width = np.uint64(BUCKETS // parts)
     bucket = np.uint64(part) * width + (random >> np.uint64(56)) % width
-    hashes = bucket << np.uint64(56) | random >> np.uint64(8)
+    hashes = bucket << np.uint64(56) | mixed(random) >> np.uint64(8)
     again = random % np.uint64(100) < np.uint64(round(100 * (COPIES - 1)))
     entry = np.concatenate([np.arange(len(numbers)), np.flatnonzero(again)])
     where = np.concatenate([random >> np.uint64(8), mixed(random[again])]) % np.uint64(shards)

@@ -12,6 +12,35 @@ enum { BUCKETS = 256, AHEAD = 12, SMALL = 48 };
 
 static int64_t block_bytes(int64_t n, int64_t bytes) { return (20 * n + bytes + 7) & ~7LL; }
 
+/* memcpy and memcmp would be called for each value; most are short. */
+static inline void copy(uint8_t *to, const uint8_t *from, uint64_t length)
+{
+    if (length > 16 || length == 0) {
+        if (length) memcpy(to, from, length);
+    } else if (length >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + length - 8, from + length - 8, 8);
+    } else if (length >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + length - 4, from + length - 4, 4);
+    } else {
+        to[0] = from[0];
+        to[length / 2] = from[length / 2];
+        to[length - 1] = from[length - 1];
+    }
+}
+
+static inline int equal(const uint8_t *a, const uint8_t *b, uint64_t length)
+{
+    if (length > 16 || length < 8) return length == 0 || memcmp(a, b, length) == 0;
+    uint64_t words[4];
+    memcpy(words, a, 8);
+    memcpy(words + 1, b, 8);
+    memcpy(words + 2, a + length - 8, 8);
+    memcpy(words + 3, b + length - 8, 8);
+    return words[0] == words[1] && words[2] == words[3];
+}
+
 /* Where the blocks of n values begin: entries (257,), by number; places (257,), by byte. */
 void ctrdist_measure(const uint64_t *hashes, const uint32_t *lengths, int64_t n, int64_t *entries,
                      int64_t *places)
@@ -48,15 +77,15 @@ void ctrdist_partition(const uint64_t *hashes, const int64_t *counts, const uint
         ((uint64_t *)block)[at] = hashes[i];
         ((int64_t *)block)[size + at] = counts[i];
         ((uint32_t *)(block + 16 * size))[at] = lengths[i];
-        memcpy(text[b], values, lengths[i]);
+        copy(text[b], values, lengths[i]);
         text[b] += lengths[i];
         values += lengths[i];
         codes[entries[b] + at] = (int32_t)i;
     }
 }
 
-/* Open addressing. A slot is 0, or has the hash's low half above the value's index plus 1. Its place
- * comes from the hash's top bits, so that the values of a bucket lie together in the cache. */
+/* Open addressing. A slot is 0, or has the hash's low half above the value's index plus 1. The slots
+ * of a bucket lie together, so that the cache holds what one block needs. */
 typedef struct {
     uint64_t *slots;
     int bits, skip; /* 2^bits slots; the first `skip` bits of all hashes are equal */
@@ -69,7 +98,9 @@ typedef struct {
 
 static inline uint64_t home(const Table *t, uint64_t hash)
 {
-    return (hash << t->skip) >> (64 - t->bits);
+    const int within = t->bits - (8 - t->skip); /* bits for the slots of one bucket */
+    const uint64_t bucket = (hash << t->skip >> 1) >> (55 + t->skip);
+    return bucket << within | (hash * 0x9e3779b97f4a7c15) >> (64 - within);
 }
 
 static int grow_slots(Table *t, int bits)
@@ -148,13 +179,13 @@ static int64_t find_or_add(Table *t, uint64_t hash, const uint8_t *value, uint32
             t->slots[at] = hash << 32 | (uint64_t)(index + 1);
             t->hashes[index] = hash;
             t->counts[index] = 0;
-            memcpy(t->bytes + t->starts[index], value, length);
+            copy(t->bytes + t->starts[index], value, length);
             t->starts[index + 1] = t->starts[index] + length;
             return index;
         }
         if (slot >> 32 != (hash & 0xffffffff)) continue;
         const int64_t index = (int64_t)(slot & 0xffffffff) - 1, start = t->starts[index];
-        if (t->starts[index + 1] - start == length && memcmp(t->bytes + start, value, length) == 0)
+        if (t->starts[index + 1] - start == length && equal(t->bytes + start, value, length))
             return index;
     }
 }
@@ -317,8 +348,8 @@ void ctrdist_gather(const int32_t *chosen, int64_t n, const int64_t *starts, con
 {
     for (int64_t i = 0; i < n; i++) {
         if (i + AHEAD < n) __builtin_prefetch(bytes + starts[chosen[i + AHEAD]]);
-        memcpy(out + starts_out[i], bytes + starts[chosen[i]],
-               (size_t)(starts_out[i + 1] - starts_out[i]));
+        copy(out + starts_out[i], bytes + starts[chosen[i]],
+             (uint64_t)(starts_out[i + 1] - starts_out[i]));
     }
 }
 

@@ -156,12 +156,15 @@ def number(
         while done < limit:
             lengths, values = _round(streams)
             ids: np.ndarray = np.empty(len(values.counts), np.int32)
-            ordered = values.order(sorted_already=len(streams) == 1)[: limit - done]
+            alone = len(streams) == 1
+            ordered = values.order(sorted_already=alone)[: limit - done]
+            texts = values.texts
+            texts = texts.part(0, len(ordered)) if alone else texts.take(ordered)
             first = FIRST_VALUE_ID + done
             ids.fill(-1)
             ids[ordered] = np.arange(first, first + len(ordered), dtype=np.int32)
             _check_parent(values.parents[ordered], ids[ordered], column)
-            writer.write(values.texts.take(ordered), first, values.counts[ordered])
+            writer.write(texts, first, values.counts[ordered])
             cuts = np.cumsum([0, *lengths])
             given.append([int((ids[a:b] >= 0).sum()) for a, b in pairwise(cuts)])
             file.write(ids[ids >= 0].data)

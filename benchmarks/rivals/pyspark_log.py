@@ -6,7 +6,7 @@ rows of a task stay in order, but Spark packs tasks by size, so files are in no 
 
 python benchmarks/rivals/pyspark_log.py --threads 2 --input day_*.tsv --output DIR
 
-Needs `pip install pyspark` and Java 17; nothing of this repository. The last line on stdout is JSON.
+Needs `pip install pyspark pyarrow` and Java 17; nothing of this repository. The last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import json
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.ml.feature import StringIndexerModel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -37,8 +39,10 @@ def session(threads: int, memory: str, folder: Path) -> SparkSession:
         "spark.serializer": "org.apache.spark.serializer.KryoSerializer",
         "spark.sql.parquet.compression.codec": "zstd",
         "spark.sql.files.maxPartitionBytes": "128m",
+        "spark.sql.maxConcurrentOutputFileWriters": "3",  # of the splits: no sort before writing
         "spark.sql.session.timeZone": "UTC",
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.local.dir": str(folder),
@@ -79,7 +83,7 @@ def counted(train: DataFrame) -> dict[str, list[tuple[str, int]]]:
     order = Window.partitionBy("c").orderBy(F.desc("count"), "v")
     kept = counts.where(F.col("count") >= MIN_COUNT).withColumn("id", F.row_number().over(order))
     found: dict[str, list[tuple[str, int]]] = {name: [] for name in CATEGORIES}
-    for row in kept.orderBy("c", "id").select("c", "v", "count").toLocalIterator():
+    for row in kept.orderBy("c", "id").select("c", "v", "count").collect():
         found[CATEGORIES[row["c"]]].append((row["v"], row["count"]))
     return found
 
@@ -136,11 +140,10 @@ def main() -> None:
     lap("moments")
     (options.output / "vocabulary").mkdir()
     for name, found in vocabularies.items():
-        table = spark.createDataFrame(
-            [(v, FIRST + i, n) for i, (v, n) in enumerate(found)],
-            "value string, id int, count long",
-        )
-        table.coalesce(1).write.parquet(f"{options.output}/vocabulary/{name}")
+        ids = range(FIRST, FIRST + len(found))
+        values, counts = zip(*found, strict=True) if found else ((), ())
+        table = pa.table({"value": values, "id": ids, "count": counts})
+        pq.write_table(table, options.output / f"vocabulary/{name}.parquet")
     lap("vocabulary files")
     indexer = StringIndexerModel.from_arrays_of_labels(
         [[v for v, _ in vocabularies[n]] for n in CATEGORIES],
@@ -149,20 +152,21 @@ def main() -> None:
         handleInvalid="keep",
     )
     ids = [
-        F.when(F.col(f"{n}_index") == len(vocabularies[n]), F.lit(UNKNOWN))
-        .otherwise(F.col(f"{n}_index") + FIRST)
+        # Unknown values get the number of labels of the longest column, not of their own.
+        F.when(F.col(f"{n}_index") < len(vocabularies[n]), F.col(f"{n}_index") + FIRST)
+        .otherwise(UNKNOWN)
         .cast("int")
         .alias(n)
         for n in CATEGORIES
     ]
     encoded = indexer.transform(log)
-    ends = [0, *edges, rows]
-    for split, low, high in zip(("train", "valid", "test"), ends, ends[1:], strict=False):
-        part = encoded.where((F.col("row") >= low) & (F.col("row") < high))
-        part = part.select(F.col("label").cast("float").alias("label"), *numbers, *ids)
-        part.write.option("parquet.block.row.count.limit", 65536).parquet(
-            f"{options.output}/{split}"
-        )
+    row = F.col("row")
+    split = F.when(row < edges[0], "train").when(row < edges[1], "valid").otherwise("test")
+    label = F.col("label").cast("float").alias("label")
+    whole = encoded.select(label, *numbers, *ids, split.alias("split"))
+    whole.write.partitionBy("split").parquet(f"{options.output}/rows")
+    for folder in (options.output / "rows").glob("split=*"):
+        folder.rename(options.output / folder.name.removeprefix("split="))
     lap("encode and write")
     seconds = time.perf_counter() - begun
     print(json.dumps({"rows": rows, "seconds": round(seconds, 3), "parts": parts}))

@@ -34,6 +34,9 @@ class Usage:
     peak_process: float = 0.0
     """Greatest resident set of any one process, shared memory included."""
     peak_process_name: str = ""
+    peak_anonymous: float = 0.0
+    """Greatest memory of any one process that is its own: neither mapped files, as the input that
+    Polars maps, nor shared, as Ray's object store; sampled every 0.1 seconds."""
     peak_sum: float = 0.0
     """Greatest sum at one moment of all processes' proportional shares, sampled every 2 seconds."""
     written: float = 0.0
@@ -52,6 +55,7 @@ class _Seen:
     cpu: float = 0.0
     written: float = 0.0
     peak: float = 0.0
+    anonymous: float = 0.0
 
 
 class _Tree:
@@ -84,7 +88,9 @@ class _Tree:
         one = self.seen.setdefault((process.pid, process.create_time()), _Seen())
         times = process.cpu_times()
         one.cpu = times.user + times.system
-        one.peak = _kilobytes(f"/proc/{process.pid}/status", "VmHWM:") / 1024
+        status = f"/proc/{process.pid}/status"  # of one that has ended and is not yet waited for: 0
+        one.peak = max(one.peak, _kilobytes(status, "VmHWM:") / 1024)
+        one.anonymous = max(one.anonymous, _kilobytes(status, "RssAnon:") / 1024)
         one.written = process.io_counters().write_bytes / _MIB
         one.name = process.name()
 
@@ -120,15 +126,15 @@ def measured(command: Sequence[str], env: Mapping[str, str]) -> Usage:
             tree.end()
         texts = [_text(file) for file in (output, errors)]
     biggest = max(tree.seen.values(), key=lambda one: one.peak, default=_Seen())
-    # The kernel's own figures have what came after the last look, but lack who was not waited for.
-    peak = max(biggest.peak, resources.ru_maxrss / 1024 if len(tree.seen) <= 1 else 0.0)
     return Usage(
         code=status,
         wall=wall,
+        # The kernel's figure has what came after the last look, but lacks who was not waited for.
         cpu=max(sum(s.cpu for s in tree.seen.values()), resources.ru_utime + resources.ru_stime),
-        peak_process=peak,
+        peak_process=biggest.peak,
         peak_process_name=biggest.name,
-        peak_sum=max(tree.peak_sum, peak if len(tree.seen) <= 1 else 0.0),
+        peak_anonymous=max((one.anonymous for one in tree.seen.values()), default=0.0),
+        peak_sum=max(tree.peak_sum, biggest.peak if len(tree.seen) <= 1 else 0.0),
         written=sum(s.written for s in tree.seen.values()),
         output=texts[0],
         errors=texts[1][-2000:],

@@ -1,8 +1,8 @@
 """The floor under any program of pyarrow's: reading and parsing a log alone, or writing alone.
 
-Both work in --processes processes of one thread each. `parse` reads blocks of whole lines of the
-log and parses them to what the columns are: text, and integers. `write` writes a data set's finished
-tables as Parquet again; reading them is not timed.
+Both work in --processes processes of one thread each. `parse` reads blocks of whole lines of
+the log and parses them to what the columns are: text, and integers. `write` writes a data set's
+finished tables as Parquet again; reading them is not timed.
 
 python benchmarks/rivals/arrow_floor.py --part parse --input day_*.tsv
 

@@ -38,9 +38,11 @@ class Tokenizer:
         self.ids = {text: FIRST + place for place, (text, _) in enumerate(self.kept)}
 
     def encode(self, texts: pd.Series) -> np.ndarray:
+        """Ids of texts."""
         return texts.map(lambda text: self.ids.get(text, UNKNOWN)).to_numpy(np.int32)
 
     def table(self) -> pd.DataFrame:
+        """Value, id and count."""
         found = pd.DataFrame(self.kept, columns=["value", "count"])
         found.insert(1, "id", np.arange(FIRST, FIRST + len(found), dtype=np.int32))
         return found

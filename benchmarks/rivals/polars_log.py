@@ -48,6 +48,7 @@ class Run:
         (output / "vocabulary").mkdir(parents=True, exist_ok=True)
 
     def lap(self, name: str) -> None:
+        """A part is done."""
         now = time.perf_counter()
         self.parts[name], self._last = round(now - self._last, 3), now
 
@@ -59,6 +60,7 @@ class Run:
         return [(self.output / f"{name}.parquet", a, b - a) for name, a, b in pairs if b > a]
 
     def vocabulary(self, name: str, table: pl.DataFrame) -> None:
+        """Writes a column's."""
         table.write_parquet(self.output / f"vocabulary/{name}.parquet")
 
 

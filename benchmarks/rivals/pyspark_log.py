@@ -6,7 +6,8 @@ rows of a task stay in order, but Spark packs tasks by size, so files are in no 
 
 python benchmarks/rivals/pyspark_log.py --threads 2 --input day_*.tsv --output DIR
 
-Needs `pip install pyspark pyarrow` and Java 17; nothing of this repository. The last line on stdout is JSON.
+Needs `pip install pyspark pyarrow` and Java 17; nothing of this repository. The last line on stdout
+is JSON.
 """
 
 from __future__ import annotations

@@ -59,8 +59,11 @@ def read_text(piece: Piece, block_bytes: int | None = None) -> Iterator[TextBloc
         DataError: a file that cannot be read, a damaged compressed one, or a line without an end.
     """
     skipped, consumed = 0, piece.start
+    codec = compression(piece.url)
     with open_stored(piece) as file:
-        for raw in _cut(_chunks(file, piece, block_bytes or BLOCK_BYTES), piece):
+        # Held here: Arrow's stream closes the file as soon as nobody needs the stream.
+        stream = pa.CompressedInputStream(file, codec) if codec else file
+        for raw in _cut(_chunks(stream, piece, block_bytes or BLOCK_BYTES), piece):
             now = max(consumed, min(file.tell(), piece.end))
             yield TextBlock(piece=piece, raw=raw, skipped=skipped, consumed=now - consumed)
             skipped, consumed = skipped + raw.count(b"\n"), now
@@ -132,10 +135,8 @@ def _not_read(piece: Piece, error: Exception) -> DataError:
     )
 
 
-def _chunks(file: StoredFile, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]:
+def _chunks(stream: Any, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]:
     """Text with the position of its first byte, from one byte before the piece's start."""
-    codec = compression(piece.url)
-    stream = pa.CompressedInputStream(file, codec) if codec else file
     position = max(0, piece.start - 1)
     if position:
         stream.seek(position)

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ctrdist.errors import DataError
 from preprocessing.inputs import Piece, compression
+from preprocessing.patience import outlast_outages
 
 BLOCK_BYTES = 16 * 2**20
 MAX_LINE_BYTES = 64 * 2**20
@@ -84,6 +85,8 @@ def open_stored(piece: Piece) -> Iterator[StoredFile]:
         DataError: it cannot be opened or, later, read.
     """
     try:
+        if piece.url.startswith("s3://"):
+            outlast_outages()
         file = fsspec.open(piece.url, "rb").open()
     except Exception as error:  # each store has its own classes
         raise _not_read(piece, error) from error

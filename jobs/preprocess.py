@@ -39,7 +39,7 @@ def main() -> None:
     if switches["dry_run"]:
         show_data_plan(config, shards)
         if switches["json"]:
-            print_json({"shards": len(shards), "bytes": sum(s.end - s.start for s in shards)})
+            print_json({"shards": len(shards), "bytes": sum(s.bytes for s in shards)})
         return
     print("starting Ray …", file=sys.stderr, flush=True)
     connect(config.workers or None)

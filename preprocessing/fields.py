@@ -194,7 +194,7 @@ def _wrong(
     config: ColumnConfig, wants: str, column: pa.Array, row: int, block: Block, hint: str = ""
 ) -> DataError:
     value = column[row].as_py()
-    given = "nothing" if value is None else f'"{value}"'
+    given = "nothing" if value is None else f'"{str(value)[:200]}"'
     return DataError(
         f"{block.where(row)}: column {config.name} wants {wants}, got {given}. "
         f"Fix the row{hint or ', or correct the column in the data-set YAML'}."

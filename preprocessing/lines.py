@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ctrdist.errors import DataError
 from preprocessing.inputs import Piece, compression
+from preprocessing.patience import outlast_outages
 
 BLOCK_BYTES = 16 * 2**20
 MAX_LINE_BYTES = 64 * 2**20
@@ -59,8 +60,11 @@ def read_text(piece: Piece, block_bytes: int | None = None) -> Iterator[TextBloc
         DataError: a file that cannot be read, a damaged compressed one, or a line without an end.
     """
     skipped, consumed = 0, piece.start
+    codec = compression(piece.url)
     with open_stored(piece) as file:
-        for raw in _cut(_chunks(file, piece, block_bytes or BLOCK_BYTES), piece):
+        # Held here: Arrow's stream closes the file as soon as nobody needs the stream.
+        stream = pa.CompressedInputStream(file, codec) if codec else file
+        for raw in _cut(_chunks(stream, piece, block_bytes or BLOCK_BYTES), piece):
             now = max(consumed, min(file.tell(), piece.end))
             yield TextBlock(piece=piece, raw=raw, skipped=skipped, consumed=now - consumed)
             skipped, consumed = skipped + raw.count(b"\n"), now
@@ -81,6 +85,8 @@ def open_stored(piece: Piece) -> Iterator[StoredFile]:
         DataError: it cannot be opened or, later, read.
     """
     try:
+        if piece.url.startswith("s3://"):
+            outlast_outages()
         file = fsspec.open(piece.url, "rb").open()
     except Exception as error:  # each store has its own classes
         raise _not_read(piece, error) from error
@@ -132,10 +138,8 @@ def _not_read(piece: Piece, error: Exception) -> DataError:
     )
 
 
-def _chunks(file: StoredFile, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]:
+def _chunks(stream: Any, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]:
     """Text with the position of its first byte, from one byte before the piece's start."""
-    codec = compression(piece.url)
-    stream = pa.CompressedInputStream(file, codec) if codec else file
     position = max(0, piece.start - 1)
     if position:
         stream.seek(position)

@@ -26,10 +26,11 @@ import pyarrow.compute as pc  # noqa: E402
 
 from ctrdist.config.parse import parse  # noqa: E402
 from preprocessing.config import PreprocessConfig, SplitConfig  # noqa: E402
-from preprocessing.inputs import Shard  # noqa: E402
+from preprocessing.inputs import Piece  # noqa: E402
+from preprocessing.lines import TextBlock, read_text  # noqa: E402
 from preprocessing.scanner import Scanner  # noqa: E402
 from preprocessing.synthetic import LogConfig, write_log  # noqa: E402
-from preprocessing.text import TextBlock, count_lines, parse_text, read_text  # noqa: E402
+from preprocessing.text import count_lines, parse_text  # noqa: E402
 
 
 def main() -> None:
@@ -58,9 +59,9 @@ def main() -> None:
     report(times, rows, blocks, args)
 
 
-def whole(path: str) -> Shard:
-    """A file as one shard."""
-    return Shard(url=path, name=path, start=0, end=2**62)
+def whole(path: str) -> Piece:
+    """All of a file."""
+    return Piece(url=path, name=path, start=0, end=2**62)
 
 
 def all_subjects(
@@ -97,9 +98,9 @@ def only(config: PreprocessConfig, role: str, most: int = 100) -> PreprocessConf
 
 def scan(config: PreprocessConfig, blocks: Sequence[TextBlock]) -> None:
     """The fast scan, as of one shard."""
-    scanner = Scanner(config, [c.name for c in config.columns])
+    scanner, names = Scanner(config), [c.name for c in config.columns]
     for block in blocks:
-        assert scanner.scan(block) is not None
+        assert scanner.scan(block, names) is not None
 
 
 def copy(blocks: Sequence[TextBlock]) -> None:

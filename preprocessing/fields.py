@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -75,8 +76,23 @@ def bucket(values: np.ndarray) -> pa.Array:
 
 def bucket_number(values: np.ndarray) -> np.ndarray:
     """(n,) int64: floor(ln(x)²) for x > 2, else x without its fraction; 0 for NaN."""
-    out = np.where(np.isnan(values), 0.0, values)
-    large = values > 2
+    values = np.where(np.isnan(values), 0.0, values)
+    known = _known_buckets()
+    places = np.clip(values, 0, len(known) - 1).astype(np.int64)
+    out = known[places]
+    others = np.flatnonzero(places != values)  # most numbers of logs are small and whole
+    out[others] = _bucket_formula(values[others])
+    return out
+
+
+@cache
+def _known_buckets() -> np.ndarray:
+    """The buckets of 0, 1, 2, …: to look them up takes a quarter of the formula's time."""
+    return _bucket_formula(np.arange(2.0**14))
+
+
+def _bucket_formula(values: np.ndarray) -> np.ndarray:
+    out, large = values.copy(), values > 2
     out[large] = np.floor(np.log(values[large]) ** 2)
     return out.astype(np.int64)
 

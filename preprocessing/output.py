@@ -81,7 +81,7 @@ class Output:
                 f"--output {self.path}: it holds something else ({', '.join(foreign[:3])}). "
                 "Choose another, or an empty one."
             )
-        if MANIFEST_NAME in files and not overwrite and not marked:
+        if MANIFEST_NAME in files and not overwrite:
             raise DataError(
                 f"--output {self.path}: a finished data set is there. Choose another directory, "
                 "or give --overwrite true to replace it."
@@ -117,8 +117,9 @@ class Output:
     def _check_owner(self) -> None:
         try:
             owner = json.loads(self.store.get(MARKER))
-            host, pid, beat = owner["host"], int(owner["pid"]), float(owner["time"])
-        except (OSError, ValueError, KeyError, TypeError):
+            host, pid = owner["host"], int(owner["pid"])
+            beat = float(owner.get("time", 0.0))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return
         here = host == socket.gethostname()
         if here and not _alive(pid):

@@ -133,6 +133,7 @@ class Runner:
     def __init__(self, work: Work, workers: int) -> None:
         self._work = work
         self._workers = workers
+        work.store.be_patient()
         self.done = work.marks()
         """Marks of the tasks that are done."""
         self.seconds: dict[str, float] = {}

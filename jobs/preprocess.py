@@ -33,17 +33,19 @@ def main() -> None:
     )
     from cluster.session import connect
     from jobs.report import show_data_plan, show_data_set
-    from preprocessing.pipeline import check, preprocess
+    from preprocessing.pipeline import check, finished, preprocess
 
     shards = check(config)
     if switches["dry_run"]:
         show_data_plan(config, shards)
         if switches["json"]:
-            print_json({"shards": len(shards), "bytes": sum(s.end - s.start for s in shards)})
+            print_json({"shards": len(shards), "bytes": sum(s.bytes for s in shards)})
         return
-    print("starting Ray …", file=sys.stderr, flush=True)
-    connect(config.workers or None)
-    result = preprocess(config)
+    result = finished(config, shards)
+    if result is None:
+        print("starting Ray …", file=sys.stderr, flush=True)
+        connect(config.workers or None)
+        result = preprocess(config)
     show_data_set(result)
     if switches["json"]:
         splits = {
@@ -55,6 +57,9 @@ def main() -> None:
                 "rows": result.rows,
                 "rows_per_s": round(result.rows_per_s, 1),
                 "seconds": round(result.seconds, 3),
+                "passes": {name: round(s, 3) for name, s in result.passes.items()},
+                "quarantined": result.quarantined,
+                "unchanged": result.unchanged,
                 "vocabulary": dict(result.vocabulary),
                 "splits": splits,
                 "output": result.output,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from preprocessing.config import PreprocessConfig
+from preprocessing.config import ColumnConfig, PreprocessConfig
 from preprocessing.inputs import Shard
 from preprocessing.pipeline import Result
 
@@ -17,12 +17,16 @@ def show_data_plan(config: PreprocessConfig, shards: Sequence[Shard]) -> None:
     console = Console()
     columns = Table("column", "role", "becomes", title=f"{config.name}: columns")
     for column in config.all_columns:
-        columns.add_row(column.name, column.role, _becomes(column.name, column.role, config))
+        columns.add_row(column.name, column.role, _becomes(column, config))
     console.print(columns)
     lines = [f"{len(shards)} shards, split by {config.split.by}:"]
     for shard in shards:
-        split = f", {shard.split}" if shard.split else ""
-        lines.append(f"  {shard.name}: bytes {shard.start:,} to {shard.end:,}{split}")
+        first, last = shard.pieces[0], shard.pieces[-1]
+        if len(shard.pieces) == 1:
+            what = f"{first.name}: bytes {first.start:,} to {first.end:,}"
+        else:
+            what = f"{first.name} … {last.name}: {len(shard.pieces):,} files, {shard.bytes:,} bytes"
+        lines.append(f"  {what}{f', {shard.split}' if shard.split else ''}")
     lines.append(f"would write {config.output}; nothing was started")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -41,15 +45,21 @@ def show_data_set(result: Result) -> None:
     total = sum(result.vocabulary.values())
     lines = [
         f"vocabularies: {total:,} ids in {len(sizes)} fields: {shown}{more}",
-        f"{result.rows:,} rows in {result.seconds:.1f} s: {result.rows_per_s:,.0f} rows/s",
+        f"{result.rows:,} rows in {result.seconds:.1f} s: {result.rows_per_s:,.0f} rows/s"
+        if not result.unchanged
+        else "nothing to do: the same inputs and settings were preprocessed there already",
         f"data set {result.manifest.fingerprint} in {result.output}",
+        f"report: {result.output}/report.html",
         f"next: python jobs/train_dlf.py --data {result.output}",
     ]
+    if result.quarantined:
+        lines.insert(1, f"{result.quarantined:,} bad rows left out: {result.output}/quarantine/")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def _becomes(name: str, role: str, config: PreprocessConfig) -> str:
+def _becomes(column: ColumnConfig, config: PreprocessConfig) -> str:
+    name, role = column.name, column.role
     if role == "numeric":
         both = {"number": [name], "bucket": [f"{name}_bucket"], "both": [name, f"{name}_bucket"]}
-        return ", ".join(both[config.numeric_as])
+        return ", ".join(both[config.numeric_of(column)])
     return {"label": "label", "user": f"{name}, __user"}.get(role, name)

@@ -1,32 +1,75 @@
-"""From typed fields to the columns of the data set."""
+"""From coded rows to the columns of the data set."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID, CategoricalField, Schema
 from preprocessing.config import LABEL, USER, ColumnConfig, PreprocessConfig
-from preprocessing.fields import Fields, hashes
-from preprocessing.statistics import Encoding
+from preprocessing.numbers import quantile_ids, transformed
+from preprocessing.profile import Ids
+from preprocessing.scanned import Scanned
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How fields become ids and numbers; what was learned from the training rows."""
+
+    sizes: Mapping[str, int]
+    """Field with a vocabulary → ids behind the two that are reserved."""
+    transforms: Mapping[str, Mapping[str, Any]]
+    """Numeric column → see numbers.NumberStatistics.learn."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as they are stored, and their ids by field, for the profile."""
+
+    table: pa.Table
+    ids: dict[str, Ids]
+    missing: dict[str, np.ndarray]
+    """Field → (n,) bool: which rows have no value; not of multi-valued fields."""
+
+
+def is_quantile(column: ColumnConfig) -> bool:
+    """Whether a categorical field is the part of its column's values that a number falls into."""
+    return column.role == "numeric" and column.buckets == "quantile"
+
+
+def has_vocabulary(column: ColumnConfig) -> bool:
+    """Whether a field's ids come from a vocabulary of its values."""
+    return not is_quantile(column) and column.encoding == "vocabulary"
 
 
 def schema_of(config: PreprocessConfig, encoding: Encoding) -> Schema:
     """The schema of the data set."""
     timestamp = config.of_role("timestamp")
+    fields = [
+        CategoricalField(
+            name=c.name,
+            vocabulary_size=FIRST_VALUE_ID + _ids_of(c, encoding),
+            multi_valued=c.role == "multi_valued",
+        )
+        for c in config.categorical
+    ]
+    fields += [
+        CategoricalField(name=name, vocabulary_size=FIRST_VALUE_ID + encoding.sizes[name])
+        for name in config.derived
+    ]
+    fields += [
+        CategoricalField(name=c.name, vocabulary_size=FIRST_VALUE_ID + c.num_buckets)
+        for c in config.crosses
+    ]
     return Schema(
         name=config.name or "unnamed",
         label=LABEL,
         numeric=tuple(c.name for c in config.numeric),
-        categorical=tuple(
-            CategoricalField(
-                name=c.name,
-                vocabulary_size=FIRST_VALUE_ID + encoding.vocabularies[c.name].num_rows,
-                multi_valued=c.role == "multi_valued",
-            )
-            for c in config.categorical
-        ),
+        categorical=tuple(fields),
         user=USER if config.of_role("user") else None,
         timestamp=timestamp[0].name if timestamp else None,
     )
@@ -43,52 +86,67 @@ def arrow_schema(schema: Schema) -> pa.Schema:
 
 
 def encode(
-    fields: Fields, config: PreprocessConfig, encoding: Encoding, target: pa.Schema
-) -> pa.Table:
+    rows: Scanned,
+    tables: Mapping[str, np.ndarray],
+    config: PreprocessConfig,
+    encoding: Encoding,
+    target: pa.Schema,
+) -> Encoded:
     """A block as it is stored; the same rows in the same order.
 
     Args:
-        fields: the typed block.
+        rows: of one shard.
+        tables: field → (codes + 1,) int32 id of each of the shard's codes, the last for none.
         config: the data set.
         encoding: from its training rows.
         target: from :func:`arrow_schema`.
     """
-    columns: list[pa.Array] = [pa.array(fields.label)]
+    columns: list[pa.Array] = [pa.array(rows.label)]
     for column in config.numeric:
-        columns.append(pa.array(_standardised(fields.numbers[column.name], column, encoding)))
+        learned = encoding.transforms.get(column.name, {})
+        columns.append(pa.array(transformed(rows.numbers[column.name], column, learned)))
+    ids: dict[str, Ids] = {}
+    missing: dict[str, np.ndarray] = {}
     for column in config.categorical:
-        tokens = fields.tokens[column.name]
-        values = encoding.vocabularies[column.name].column("value")
-        if column.role == "multi_valued":
-            flat = _ids(tokens.values, values)
-            columns.append(
-                pa.ListArray.from_arrays(tokens.offsets, flat, type=target.field(column.name).type)
-            )
+        name = column.name
+        if is_quantile(column):
+            values = rows.numbers[name.removesuffix("_bucket")]
+            ids[name] = quantile_ids(values, encoding.transforms[name.removesuffix("_bucket")])
+            missing[name] = np.isnan(values)
+        elif name in rows.lists:
+            ends, codes = rows.lists[name]
+            flat = tables[name][codes[ends[0] : ends[-1]]]
+            ids[name] = (ends - ends[0], flat)
         else:
-            columns.append(
-                _ids(tokens.fill_null("") if column.missing == "token" else tokens, values)
-            )
-    for column in config.of_role("user"):
-        columns.append(pa.array(hashes(fields.tokens[column.name]).view(np.int64)))
-    if fields.timestamp is not None:
-        columns.append(pa.array(fields.timestamp))
-    return pa.Table.from_arrays(columns, schema=target)
+            ids[name] = tables[name][rows.codes[name]]
+            missing[name] = rows.codes[name] < 0
+    for name in config.derived:
+        ids[name] = tables[name][rows.codes[name]]
+    for cross in config.crosses:
+        ids[cross.name] = rows.crosses[cross.name]
+    for name, found in ids.items():
+        if isinstance(found, tuple):
+            kind = target.field(name).type
+            columns.append(pa.ListArray.from_arrays(pa.array(found[0]), pa.array(found[1]), kind))
+        else:
+            columns.append(pa.array(found))
+    if rows.user is not None:
+        columns.append(pa.array(rows.user))
+    if rows.timestamp is not None:
+        columns.append(pa.array(rows.timestamp))
+    return Encoded(pa.Table.from_arrays(columns, schema=target), ids, missing)
 
 
-def _standardised(values: np.ndarray, column: ColumnConfig, encoding: Encoding) -> np.ndarray:
-    if column.transform != "raw":
-        moments = encoding.moments[column.name]
-        values = (values - moments.mean) / moments.deviation
-    return np.nan_to_num(values, nan=0.0).astype(np.float32)
+def no_values(config: PreprocessConfig) -> dict[str, np.ndarray]:
+    """(1,) table of each field for a shard that has none of its values."""
+    return {c.name: np.full(1, UNKNOWN_ID, np.int32) for c in config.categorical}
 
 
-def _ids(tokens: pa.Array, values: pa.ChunkedArray) -> pa.Array:
-    """Ids of tokens: place in the vocabulary plus 2, or unknown. Seeks each distinct token once."""
-    encoded = tokens.dictionary_encode()
-    found = pc.index_in(encoded.dictionary, value_set=values, skip_nulls=True).to_numpy(
-        zero_copy_only=False
-    )
-    ids = np.where(np.isnan(found), UNKNOWN_ID, found + FIRST_VALUE_ID).astype(np.int32)
-    table = np.append(ids, np.int32(UNKNOWN_ID))  # the last is that of null
-    indices = encoded.indices.fill_null(len(ids)).to_numpy()
-    return pa.array(table[indices])
+def _ids_of(column: ColumnConfig, encoding: Encoding) -> int:
+    if is_quantile(column):
+        learned = encoding.transforms[column.name.removesuffix("_bucket")]
+        return len(learned["edges"]) + 2
+    if column.encoding == "hash":
+        assert column.num_buckets is not None
+        return column.num_buckets
+    return encoding.sizes[column.name] + (column.num_buckets or 0)

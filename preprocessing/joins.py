@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
 from preprocessing.config import JoinConfig, PreprocessConfig
-from preprocessing.inputs import Shard, find_beside
+from preprocessing.inputs import find_beside
 from preprocessing.reader import Block, read_file
 
 
@@ -35,17 +35,16 @@ def load_sides(config: PreprocessConfig) -> list[Side]:
 
 
 def _load(join: JoinConfig, config: PreprocessConfig) -> Side:
-    url, name = find_beside(join.file, config)
-    shard = Shard(url=url, name=name, start=0, end=2**62)
+    piece = find_beside(join.file, config)
     wanted = [c.name for c in join.columns if c.role != "ignore" or c.name == join.key]
-    blocks = list(read_file(shard, join.format or config.format, join.columns, wanted))
+    blocks = list(read_file(piece, join.format or config.format, join.columns, wanted))
     table = pa.concat_tables(block.table for block in blocks).combine_chunks()
     keys = table.column(join.key).cast(pa.string()).combine_chunks()
     counts = pc.value_counts(keys)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
         row = int(np.flatnonzero(pc.equal(keys, twice[0]).to_numpy(zero_copy_only=False))[1])
-        place = blocks[0].where(row) if len(blocks) == 1 else name
+        place = blocks[0].where(row) if len(blocks) == 1 else piece.name
         raise DataError(
             f'{place}: {join.key} "{twice[0]}" occurs a second time; '
             "a joined table has each key once. Remove one of the two."

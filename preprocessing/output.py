@@ -1,50 +1,66 @@
-"""The directory of a data set: whether it may be written, its files, and cleaning up a failure."""
+"""The directory of a data set: whether it may be written, its files, and who writes it."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import logging
 import os
 import posixpath
 import re
 import socket
+import threading
+import time
 from types import TracebackType
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, DataFile
 from ctrdist.errors import DataError
+from preprocessing.store import Store
 
 MARKER = ".incomplete"
-"""Lies in the directory while it is being written, and after a run that was killed."""
-VOCABULARY = "vocabulary"
-_OURS = re.compile(
-    rf"({'|'.join(SPLITS)})/part-\d+\.parquet|{VOCABULARY}/[^/]+\.parquet|{SCHEMA_NAME}|{MANIFEST_NAME}"
+"""Lies in the directory while it is being written, and after a run that was cut off."""
+SOURCE = ".source.json"
+"""What the data set was made of: a run of the same has nothing to do."""
+VOCABULARY, QUARANTINE, WORK = "vocabulary", "quarantine", "_work"
+REPORT = "report"
+_FINAL = re.compile(
+    rf"({'|'.join(SPLITS)})/part-\d+\.parquet|{VOCABULARY}/[^/]+\.parquet|{SCHEMA_NAME}"
+    rf"|{QUARANTINE}/part-\d+\.jsonl|{REPORT}\.(json|html)|{MANIFEST_NAME}"
 )
 _COMPRESSION = "zstd"
-
-logger = logging.getLogger(__name__)
+_BEAT_S, _DEAD_S = 10.0, 60.0
+"""How often a run says that it is at work, and after how long without it counts as dead."""
 
 
 class Output:
-    """A data-set directory while it is written: local or s3://."""
+    """A data-set directory while it is written: local or s3://. Can be sent to any process."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._fs, root = fsspec.core.url_to_fs(path)
+            self.store = Store(path)
         except (ValueError, ImportError) as error:
             raise DataError(
                 f"--output {path}: {error}. Give a local path or one that starts with s3://."
             ) from error
-        self._root = root.rstrip("/")
-        self._made = False
-        self._began = False
+
+    @property
+    def work(self) -> str:
+        """Where its work directory is, unless told otherwise."""
+        return posixpath.join(self.path, WORK)
+
+    def is_of(self, source: dict[str, Any]) -> bool:
+        """Whether the finished data set there was made of this."""
+        if not self.store.exists(MANIFEST_NAME):
+            return False
+        try:
+            return bool(json.loads(self.store.get(SOURCE)) == source)
+        except (FileNotFoundError, ValueError):
+            return False
 
     def check(self, *, overwrite: bool) -> None:
         """Refuses a place that may not be written; changes nothing.
@@ -53,10 +69,13 @@ class Output:
             DataError: a finished data set without `overwrite`, somebody else's files, or another
                 run at work.
         """
-        files = self._files()
-        if MARKER in files:
+        if self.store.is_file():
+            raise DataError(f"--output {self.path}: that is a file. Choose a directory.")
+        files = [n for n in self.store.names() if not n.startswith(f"{WORK}/")]
+        marked = self.store.exists(MARKER)
+        if marked:
             self._check_owner()
-        foreign = [name for name in files if not _OURS.fullmatch(name) and name != MARKER]
+        foreign = [name for name in files if not _FINAL.fullmatch(name)]
         if foreign:
             raise DataError(
                 f"--output {self.path}: it holds something else ({', '.join(foreign[:3])}). "
@@ -67,125 +86,113 @@ class Output:
                 f"--output {self.path}: a finished data set is there. Choose another directory, "
                 "or give --overwrite true to replace it."
             )
-        if files and MANIFEST_NAME not in files and MARKER not in files:
+        if files and MANIFEST_NAME not in files and not marked:
             raise DataError(
                 f"--output {self.path}: files without {MANIFEST_NAME} or {MARKER}, so not what a "
                 f"run left ({', '.join(files[:3])}). Choose another directory, or empty it."
             )
 
-    def begin(self) -> None:
-        """Marks the directory as being written, and removes the data set or remains in it.
+    def claim(self) -> Claim:
+        """Marks the directory as being written.
 
         Raises:
             DataError: it cannot be written.
         """
-        self._made = not self._fs.exists(self._root)
         try:
-            self._fs.makedirs(self._root, exist_ok=True)
-            owner = {"host": socket.gethostname(), "pid": os.getpid()}
-            self._fs.pipe_file(self._at(MARKER), json.dumps(owner).encode())
+            return Claim(self.store)
         except Exception as error:  # each store has its own classes
             raise DataError(f"--output {self.path}: cannot be written ({error}).") from error
-        self._began = True
-        self._remove([MANIFEST_NAME])  # first: from here on it is no finished data set
-        self._remove([name for name in self._files() if _OURS.fullmatch(name)])
 
-    def abandon(self) -> None:
-        """Removes what this run wrote, and the directory where this run made it."""
-        if not self._began:
-            return
-        self._remove([name for name in self._files() if _OURS.fullmatch(name)])
-        self._remove([MARKER])
-        for folder in (*SPLITS, VOCABULARY):
-            self._remove_folder(self._at(folder))
-        if self._made:
-            self._remove_folder(self._root)
-
-    def finish(self, manifest: str) -> None:
-        """Writes the manifest, the last file, and takes the mark away."""
-        self.write_text(MANIFEST_NAME, manifest)
-        self._remove([MARKER])
-        self._began = False
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a small file."""
-        self._fs.pipe_file(self._at(name), text.encode())
-
-    def write_table(self, name: str, table: pa.Table) -> str:
-        """Writes a Parquet file at once; returns its sha256."""
-        with self.part(name, table.schema, max(1, table.num_rows)) as part:
-            part.write(table)
-        return part.file.sha256
+    def clear(self) -> None:
+        """Removes the data set, or what there is of one; the manifest first."""
+        self.store.remove(MANIFEST_NAME)
+        for name in self.store.names():
+            if _FINAL.fullmatch(name):
+                self.store.remove(name)
 
     def part(self, name: str, schema: pa.Schema, row_group_size: int) -> PartWriter:
         """A new Parquet file; may be called in any process."""
-        path = self._at(name)
-        self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
-        return PartWriter(self._fs.open(path, "wb"), name, schema, row_group_size)
+        return PartWriter(self.store, name, schema, row_group_size)
 
     def _check_owner(self) -> None:
         try:
-            owner = json.loads(self._fs.cat_file(self._at(MARKER)))
-        except (OSError, ValueError):
+            owner = json.loads(self.store.get(MARKER))
+            host, pid = owner["host"], int(owner["pid"])
+            beat = float(owner.get("time", 0.0))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return
-        if owner.get("host") == socket.gethostname() and _alive(int(owner.get("pid", 0))):
-            raise DataError(
-                f"--output {self.path}: another run (process {owner['pid']}) is writing there. "
-                "Choose another directory, or wait until it is done."
-            )
+        here = host == socket.gethostname()
+        if here and not _alive(pid):
+            return
+        if not here and time.time() - beat > _DEAD_S:
+            return
+        wait = "" if here else f", or, if it was killed, {_DEAD_S:.0f} s after it"
+        raise DataError(
+            f"--output {self.path}: another run (process {pid} on {host}) is writing there. "
+            f"Choose another directory, or wait until it is done{wait}."
+        )
 
-    def _files(self) -> list[str]:
-        """All files in the directory, relative to it."""
-        self._fs.invalidate_cache()
-        if not self._fs.exists(self._root):
-            return []
-        if not self._fs.isdir(self._root):
-            raise DataError(f"--output {self.path}: that is a file. Choose a directory.")
-        found = self._fs.find(self._root)
-        return sorted(posixpath.relpath(name, self._root) for name in found)
 
-    def _at(self, name: str) -> str:
-        return posixpath.join(self._root, name)
+class Claim:
+    """The mark of a run at work, renewed until it is given up."""
 
-    def _remove(self, names: list[str]) -> None:
-        for name in names:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._over = threading.Event()
+        self._beat()
+        self._thread = threading.Thread(target=self._keep, name="claim", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The run is over; the mark stays."""
+        self._over.set()
+        self._thread.join()
+
+    def give_up(self) -> None:
+        """Takes the mark away."""
+        self.stop()
+        self._store.remove(MARKER)
+
+    def _keep(self) -> None:
+        while not self._over.wait(_BEAT_S):
             try:
-                self._fs.rm_file(self._at(name))
-            except FileNotFoundError:
+                self._beat()
+            except Exception:  # a store that is away for a moment; the next beat tries again
                 continue
-            except OSError as error:
-                logger.warning("%s could not be removed: %s", self._at(name), error)
 
-    def _remove_folder(self, path: str) -> None:
-        try:
-            if self._fs.isdir(path) and not self._fs.ls(path):
-                self._fs.rmdir(path)
-        except OSError as error:
-            logger.warning("%s could not be removed: %s", path, error)
+    def _beat(self) -> None:
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        self._store.put(MARKER, json.dumps(owner).encode())
 
 
 class PartWriter:
-    """Writes a Parquet file with row groups of one size, but for the last, and hashes its bytes."""
+    """Writes a Parquet file with row groups of one size, but for the last, and hashes its bytes.
 
-    def __init__(self, file: Any, name: str, schema: pa.Schema, row_group_size: int) -> None:
-        self._sink = _HashingFile(file)
-        self._writer = pq.ParquetWriter(self._sink, schema, compression=_COMPRESSION)
+    Use as a context; the file is there once it ends well.
+    """
+
+    def __init__(self, store: Store, name: str, schema: pa.Schema, row_group_size: int) -> None:
+        self._opening = store.write(name)
+        self._schema = schema
         self._name = name
         self._size = row_group_size
         self._waiting: list[pa.Table] = []
+        self._rows = 0
         self._groups: list[int] = []
-        self.positives = 0
-        """Rows with label 1 so far."""
 
     def write(self, table: pa.Table) -> None:
         """Appends rows."""
         self._waiting.append(table)
-        while sum(t.num_rows for t in self._waiting) >= self._size:
+        self._rows += table.num_rows
+        while self._rows >= self._size:
             rows = pa.concat_tables(self._waiting)
             self._group(rows.slice(0, self._size))
             self._waiting = [rows.slice(self._size)]
+            self._rows -= self._size
 
     def __enter__(self) -> PartWriter:
+        self._sink = _HashingFile(self._opening.__enter__())
+        self._writer = pq.ParquetWriter(self._sink, self._schema, compression=_COMPRESSION)
         return self
 
     def __exit__(
@@ -194,11 +201,15 @@ class PartWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        rest = pa.concat_tables(self._waiting) if self._waiting else None
-        if kind is None and rest is not None and rest.num_rows:
-            self._group(rest)
-        self._writer.close()
-        self._sink.close()
+        try:
+            if kind is None:
+                if self._rows:
+                    self._group(pa.concat_tables(self._waiting))
+                self._writer.close()
+        except BaseException as late:
+            self._opening.__exit__(type(late), late, late.__traceback__)
+            raise
+        self._opening.__exit__(kind, error, trace)
 
     @property
     def file(self) -> DataFile:
@@ -232,11 +243,6 @@ class _HashingFile(io.RawIOBase):
         self._file.write(view)
         self._position += view.nbytes
         return view.nbytes
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
 
 
 def _alive(pid: int) -> bool:

@@ -1,31 +1,46 @@
-"""Raw log → data set, in three passes over the shards: count rows, learn vocabularies, encode.
+"""Raw log → data set, in passes over its shards that each leave what the next one reads.
 
-Ray must be connected. The shards depend on the files and on the config only, and results are merged
-in their order: the same log gives the same bytes for any number of workers.
+    scan      parses every shard once: coded rows, its distinct values with their counts
+    count     counts again where only all shards together tell which rows are for training
+    merge, number, assign    vocabularies, by groups that fit one process
+    write     ids and numbers into the Parquet files of the splits
+    gather    the training rows, where they are shuffled
+
+Ray must be connected. Shards depend on the files and the config only, and results are merged in
+their order: the same log gives the same bytes for any number of workers. Every task leaves a mark
+in the work directory; a run that was cut off is gone on with by the same command.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
-from ctrdist.data.manifest import SCHEMA_NAME, SPLITS, Manifest, Split
-from ctrdist.errors import DataError
-from preprocessing import split, tasks
+from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, Split, open_dataset
+from ctrdist.errors import DataError, UserError
+from preprocessing import tasks, vocabulary_pass, writing_pass
 from preprocessing.config import PreprocessConfig
-from preprocessing.encode import schema_of
-from preprocessing.inputs import Shard, find_beside, find_shards
+from preprocessing.division import Division, Tally
+from preprocessing.encode import Encoding, schema_of
+from preprocessing.executor import Runner
+from preprocessing.inputs import Shard, find_beside, find_shards, versions
+from preprocessing.interrupted import GO_ON, done, explain
 from preprocessing.joins import load_sides
-from preprocessing.output import VOCABULARY, Output
-from preprocessing.progress import Progress
-from preprocessing.statistics import Counts, Encoding, learn
+from preprocessing.numbers import NumberStatistics
+from preprocessing.output import SOURCE, Output
+from preprocessing.parent import Parent, open_parent
+from preprocessing.tasks import Plan, Summary
+from preprocessing.work import Work, digest
 
 logger = logging.getLogger(__name__)
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +54,12 @@ class Result:
     """Categorical field → size of its vocabulary, padding and unknown included."""
     seconds: float
     """From the first look at the input to the manifest; Ray's start is not in it."""
+    quarantined: int = 0
+    """Rows that were left out."""
+    unchanged: bool = False
+    """Whether the same data set was there already."""
+    passes: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each pass."""
 
     @property
     def rows(self) -> int:
@@ -62,129 +83,223 @@ def check(config: PreprocessConfig) -> list[Shard]:
     shards = find_shards(config)
     for join in config.joins:
         find_beside(join.file, config)
-    Output(config.output).check(overwrite=config.overwrite)
+    output = Output(config.output)
+    if not output.is_of(_source(config, shards)):
+        output.check(overwrite=config.overwrite)
     return shards
 
 
+def finished(config: PreprocessConfig, shards: list[Shard]) -> Result | None:
+    """The data set, where it is there already and was made of the same; needs no Ray."""
+    start = time.monotonic()
+    output = Output(config.output)
+    if not output.is_of(_source(config, shards)):
+        return None
+    Work(_work_url(config, output)).remove()
+    there = open_dataset(config.output)
+    return Result(
+        output=config.output,
+        manifest=there.manifest,
+        vocabulary={f.name: f.vocabulary_size for f in there.schema.categorical},
+        seconds=time.monotonic() - start,
+        unchanged=True,
+    )
+
+
 def preprocess(config: PreprocessConfig) -> Result:
-    """Writes the data set.
+    """Writes the data set, or goes on with what an earlier run of the same had begun.
 
     Raises:
         DataError: input that is not as the config says, or an output that may not be written. What
-            this run had
-            written by then is removed.
+            is done stays in the work directory, unless there is nothing.
     """
     start = time.monotonic()
     shards = check(config)
+    there = finished(config, shards)
+    if there is not None:
+        return there
     output = Output(config.output)
-    plan = tasks.Plan(config, load_sides(config))
-    plan, firsts = _place(plan, shards)
-    counts = _scan(plan, shards, firsts)
-    total = _sum(counts)
-    _refuse_empty(total, config)
-    encoding = learn(total, config)
+    work = Work(_work_url(config, output))
+    parent = open_parent(config)
+    claim = output.claim()
+    runner: Runner | None = None
     try:
-        # Only now: all rows have been checked, and a data set that is replaced stayed whole so far.
-        output.begin()
-        splits = _write(plan, encoding, output, shards, firsts, counts)
-        manifest = _describe(config, encoding, output, splits)
-        output.finish(manifest.to_json())
-    except BaseException:
-        output.abandon()
+        source = _source(config, shards)
+        resumed = work.open({"source": source})
+        runner = Runner(work, config.workers)
+        if resumed and runner.done:
+            logger.warning("going on: %d tasks of an earlier run are done", len(runner.done))
+        result = _run(config, shards, output, work, parent, runner)
+        output.store.put(SOURCE, json.dumps(source).encode())
+        output.store.put(MANIFEST_NAME, result[0].to_json().encode())
+    except BaseException as error:
+        nothing = runner is None or not runner.done
+        if isinstance(error, UserError) and nothing:
+            work.remove()
+            claim.give_up()
+            output.store.remove_empty()
+            raise
+        claim.stop()
+        if isinstance(error, DataError):
+            raise DataError(f"{error} {done(runner)}Then {GO_ON}") from None
+        if isinstance(error, OSError):
+            raise explain(error, config, runner) from None
         raise
-    sizes = {f.name: f.vocabulary_size for f in schema_of(config, encoding).categorical}
+    claim.give_up()
+    work.remove()
+    manifest, sizes, quarantined = result
     return Result(
-        output=config.output, manifest=manifest, vocabulary=sizes, seconds=time.monotonic() - start
+        output=config.output,
+        manifest=manifest,
+        vocabulary=sizes,
+        seconds=time.monotonic() - start,
+        quarantined=quarantined,
+        passes=runner.seconds,
     )
 
 
-def _place(plan: tasks.Plan, shards: list[Shard]) -> tuple[tasks.Plan, list[int]]:
-    """The place in the log of each shard's first row, where the split depends on it."""
-    if plan.config.split.by != "position":
-        return plan, [0] * len(shards)
-    shared = ray.put(plan)
-    with Progress("1/3 rows", _bytes(shards)) as progress:
-        rows = tasks.run_all(
-            tasks.count, [(shared, s) for s in shards], progress, plan.config.workers
-        )
-    firsts = [0, *itertools.accumulate(rows)]
-    edges = split.bounds(plan.config.split, firsts[-1])
-    return tasks.Plan(plan.config, plan.sides, edges), firsts[:-1]
-
-
-def _scan(plan: tasks.Plan, shards: list[Shard], firsts: list[int]) -> list[Counts]:
-    shared = ray.put(plan)
-    calls = [(shared, shard, first) for shard, first in zip(shards, firsts, strict=True)]
-    with Progress("2/3 vocabularies", _bytes(shards)) as progress:
-        return tasks.run_all(tasks.scan, calls, progress, plan.config.workers)
-
-
-def _write(
-    plan: tasks.Plan,
-    encoding: Encoding,
-    output: Output,
+def _run(
+    config: PreprocessConfig,
     shards: list[Shard],
-    firsts: list[int],
-    counts: list[Counts],
-) -> dict[str, Split]:
-    shared, learned, target = ray.put(plan), ray.put(encoding), ray.put(output)
-    numbers = {name: itertools.count() for name in SPLITS}
-    calls = []
-    for shard, first, counted in zip(shards, firsts, counts, strict=True):
-        filled = [name for name, rows in zip(SPLITS, counted.rows, strict=True) if rows]
-        names = {name: f"{name}/part-{next(numbers[name]):05d}.parquet" for name in filled}
-        calls.append((shared, learned, target, shard, first, names))
-    with Progress("3/3 encoding", _bytes(shards)) as progress:
-        results = tasks.run_all(tasks.write, calls, progress, plan.config.workers)
-    for shard, counted, parts in zip(shards, counts, results, strict=True):
-        if sum(p.file.rows for p in parts) != counted.rows.sum():
-            raise DataError(
-                f"{shard.name}: changed while it was read. Start again when it is complete."
-            )
-    splits = {}
-    for name in SPLITS:
-        mine = [part for parts in results for part in parts if part.split == name]
-        files = tuple(part.file for part in mine)
-        splits[name] = Split(
-            files=files, rows=sum(f.rows for f in files), positives=sum(p.positives for p in mine)
-        )
-    return splits
-
-
-def _describe(
-    config: PreprocessConfig, encoding: Encoding, output: Output, splits: dict[str, Split]
-) -> Manifest:
-    """Writes vocabularies and schema; returns the manifest that has yet to be written."""
-    vocabularies = {
-        name: output.write_table(f"{VOCABULARY}/{name}.parquet", table)
-        for name, table in encoding.vocabularies.items()
-    }
-    schema = schema_of(config, encoding)
-    output.write_text(SCHEMA_NAME, schema.to_json())
-    return Manifest(
-        schema_fingerprint=schema.fingerprint,
-        splits=splits,
-        vocabularies=vocabularies,
-        config=config.for_manifest(),
+    output: Output,
+    work: Work,
+    parent: Parent | None,
+    runner: Runner,
+) -> tuple[Manifest, dict[str, int], int]:
+    plan = Plan(config, load_sides(config), work)
+    shared = ray.put(plan)
+    scans = runner.run(
+        "reading",
+        tasks.scan,
+        [(shared, index, shard) for index, shard in enumerate(shards)],
+        [f"scan-{index:05d}" for index in range(len(shards))],
+        [shard.name for shard in shards],
+        sum(shard.bytes for shard in shards),
     )
-
-
-def _sum(counts: list[Counts]) -> Counts:
-    total = Counts()
-    for counted in counts:
-        total.merge(counted)
-    return total
-
-
-def _refuse_empty(total: Counts, config: PreprocessConfig) -> None:
-    if total.rows.sum() == 0:
-        raise DataError(f"{', '.join(config.input)}: no rows; all files are empty.")
-    if total.rows[0] == 0:
+    sections = [section for found in scans for section in found["sections"]]
+    names = [
+        shard.split for shard, found in zip(shards, scans, strict=True) for _ in found["sections"]
+    ]
+    reasons = _check_bad(config, work, sections)
+    tallies = [Tally.from_json(s["tally"]) for s in sections]
+    _refuse_no_rows(sum(t.rows for t in tallies), config)
+    division = Division.of(config.split, tallies, names)
+    sections = _counted(plan, shared, sections, division, runner)
+    train = sum(s["rows"][0] for s in sections)
+    if not train:
         raise DataError(
-            f"{', '.join(config.input)}: none of the {total.rows.sum():,} rows is for training. "
-            "Give more rows, or change `split` in the data-set YAML."
+            f"{', '.join(config.input)}: none of the {sum(t.rows for t in tallies):,} rows is for "
+            "training. Give more rows, or change `split` in the data-set YAML."
+        )
+    if runner.first_time("begin"):
+        output.clear()  # only now: all rows have been checked, and what it replaces was whole
+        work.mark("begin", {})
+    vocabularies = vocabulary_pass.run(plan, shared, sections, parent, runner, output)
+    transforms = _transforms(config, sections, parent)
+    encoding = Encoding(vocabularies.sizes, transforms)
+    written = writing_pass.run(plan, division, sections, encoding, vocabularies, output, runner)
+    schema = schema_of(config, encoding)
+    output.store.put(SCHEMA_NAME, schema.to_json().encode())
+    files = {
+        name: Split(
+            files=tuple(part.file for part in written.parts if part.split == name),
+            rows=sum(part.file.rows for part in written.parts if part.split == name),
+            positives=sum(part.positives for part in written.parts if part.split == name),
+        )
+        for name in SPLITS
+    }
+    manifest = Manifest(
+        schema_fingerprint=schema.fingerprint,
+        splits=files,
+        vocabularies=vocabularies.sha256,
+        config=config.for_manifest(),
+        transforms=transforms,
+        parent=None if parent is None else parent.fingerprint,
+    )
+    writing_pass.quarantine(plan, sections, output)
+    writing_pass.report(manifest, schema, written.profile, reasons, output)
+    sizes = {field.name: field.vocabulary_size for field in schema.categorical}
+    return manifest, sizes, sum(reasons.values())
+
+
+def _counted(
+    plan: Plan, shared: Any, sections: list[Summary], division: Division, runner: Runner
+) -> list[Summary]:
+    """The sections with the counts of their training rows."""
+    open_ones = [k for k, section in enumerate(sections) if section["rows"] is None]
+    ends = zip(division.rows[:-1], division.rows[1:], strict=True)
+    whole = [division.config.by == "position" and end <= division.edges[0] for _, end in ends]
+    for k in open_ones:
+        if whole[k]:  # all its rows train, and all were counted
+            tally = sections[k]["tally"]
+            sections[k]["rows"] = [tally["rows"], 0, 0]
+            sections[k]["positives"] = [tally["positives"], 0, 0]
+    again = [k for k in open_ones if not whole[k]]
+    counted = runner.run(
+        "counting",
+        tasks.recount,
+        [(shared, k, division, sections[k]) for k in again],
+        [f"count-{sections[k]['name']}" for k in again],
+        [sections[k]["name"] for k in again],
+        len(again),
+    )
+    for k, section in zip(again, counted, strict=True):
+        sections[k] = section
+    return sections
+
+
+def _transforms(
+    config: PreprocessConfig, sections: list[Summary], parent: Parent | None
+) -> dict[str, Any]:
+    if parent is not None:
+        return dict(parent.transforms)
+    numbers = NumberStatistics(config)
+    for section in sections:
+        if section["rows"][0]:
+            numbers.merge(section["numbers"])
+    return numbers.learn()
+
+
+def _check_bad(config: PreprocessConfig, work: Work, sections: list[Summary]) -> Counter[str]:
+    """How many rows were left out, by reason.
+
+    Raises:
+        DataError: more of them than the limit.
+    """
+    reasons: Counter[str] = Counter()
+    for section in sections:
+        reasons.update(section["reasons"])
+    bad = sum(reasons.values())
+    rows = sum(section["tally"]["rows"] for section in sections) + bad
+    if bad > config.bad_rows.limit * rows:
+        shown = ", ".join(f"{reason} ({n:,})" for reason, n in reasons.most_common(_EXAMPLES))
+        first = next(s["name"] for s in sections if s["bad"])
+        example = work.store.get(f"bad/{first}").decode().splitlines()[0]
+        raise DataError(
+            f"{bad:,} of {rows:,} rows are bad, more than bad_rows.limit "
+            f"({config.bad_rows.limit:g}) allows: {shown}. The first is {example[:500]}. "
+            "Correct `columns` or `format` in the data-set YAML, or raise the limit."
+        )
+    return reasons
+
+
+def _refuse_no_rows(rows: int, config: PreprocessConfig) -> None:
+    if not rows:
+        raise DataError(
+            f"{', '.join(config.input)}: no rows; all files are empty. Give files with rows."
         )
 
 
-def _bytes(shards: list[Shard]) -> int:
-    return sum(shard.end - shard.start for shard in shards)
+def _source(config: PreprocessConfig, shards: list[Shard]) -> dict[str, Any]:
+    """What a data set is made of: settings and files, without where it is written."""
+    return {
+        "config": digest(config.for_manifest()),
+        "files": digest(versions(shards)),
+        "parent": config.parent and open_dataset(config.parent).manifest.fingerprint,
+    }
+
+
+def _work_url(config: PreprocessConfig, output: Output) -> str:
+    if not config.work:
+        return output.work
+    return f"{config.work.rstrip('/')}/{digest(config.output)}"

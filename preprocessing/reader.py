@@ -1,29 +1,19 @@
-"""Blocks of raw rows from text or Parquet, with one way to say where a row is."""
+"""Blocks of raw rows from text, JSON lines or Parquet, with one way to say where a row is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ctrdist.errors import DataError
 from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.inputs import Shard
-from preprocessing.text import (
-    TextBlock,
-    count_lines,
-    drop_header,
-    file_columns,
-    parse_text,
-    read_text,
-)
-
-PARQUET_ROWS = 65536
-"""Rows of a block that is read from Parquet."""
+from preprocessing.inputs import Piece, Shard
+from preprocessing.jsonl import parse_json
+from preprocessing.lines import TextBlock, read_text
+from preprocessing.parquet import count_parquet_rows, parquet_tables
+from preprocessing.text import count_lines, delimited_blocks, parse_text
 
 
 @dataclass
@@ -39,14 +29,57 @@ class Block:
     """Bytes of the stored file that this block took."""
 
 
+@dataclass(frozen=True)
+class RowPlace:
+    """Where the rows of a block of Parquet are."""
+
+    name: str
+    """Of the file."""
+    first: int
+    """Index in the file of the block's first row."""
+
+    def __call__(self, row: int) -> str:
+        """The place of a row of the block."""
+        return f"{self.name}: row {self.first + row + 1}"
+
+
 def count_rows(shard: Shard, config: PreprocessConfig) -> Iterator[tuple[int, int]]:
-    """(rows, bytes) of each block; reads no values."""
-    if config.format.type == "parquet":
-        with fsspec.open(shard.url, "rb") as file:
-            yield _open_parquet(file, shard).metadata.num_rows, shard.end
-        return
-    for block in _body(shard, config.format):
-        yield count_lines(block), block.consumed
+    """(rows, bytes) of each block; reads no values.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
+    for piece in shard.pieces:
+        if config.format.type == "parquet":
+            yield count_parquet_rows(piece), piece.end - piece.start
+        else:
+            for block, _ in _texts(piece, config.format, config.columns):
+                yield count_lines(block), block.consumed
+
+
+def read_text_blocks(
+    shard: Shard, config: PreprocessConfig
+) -> Iterator[tuple[TextBlock, list[str]]]:
+    """Unparsed blocks of a text or of JSON lines, in order, without headers.
+
+    Yields:
+        The block, and the names of all columns of its file in their order; those of the config for
+        JSON lines.
+
+    Raises:
+        DataError: files that cannot be read, or whose headers lack a column.
+    """
+    for piece in shard.pieces:
+        yield from _texts(piece, config.format, config.columns)
+
+
+def parse_block(block: TextBlock, names: Sequence[str], config: PreprocessConfig) -> Block:
+    """The rows of a block from :func:`read_text_blocks`.
+
+    Raises:
+        DataError: rows that are not as the config says, with the place of the first.
+    """
+    return _parsed(block, names, config.format, config.columns, wanted_columns(config))
 
 
 def read_blocks(shard: Shard, config: PreprocessConfig) -> Iterator[Block]:
@@ -55,89 +88,59 @@ def read_blocks(shard: Shard, config: PreprocessConfig) -> Iterator[Block]:
     Raises:
         DataError: rows or files that are not as the config says, with their place.
     """
-    wanted = _wanted(config)
-    yield from read_file(
-        shard, config.format, config.columns, None if config.split.by == "hash" else wanted
-    )
+    for piece in shard.pieces:
+        yield from read_file(piece, config.format, config.columns, wanted_columns(config))
 
 
 def read_file(
-    shard: Shard,
+    piece: Piece,
     layout: FormatConfig,
     columns: Sequence[ColumnConfig],
     wanted: Sequence[str] | None,
 ) -> Iterator[Block]:
-    """The rows of a shard of any table: the wanted columns, or all of them for None."""
+    """The rows of a piece of any table: the wanted columns, or all of them for None."""
     if layout.type == "parquet":
-        blocks = _parquet_blocks(shard, columns, wanted)
-    else:
-        blocks = _text_blocks(shard, layout, columns, wanted)
-    for block in blocks:
-        yield Block(_with_nulls(block.table, layout.missing), block.where, block.consumed)
+        for table, first, stored in parquet_tables(piece, columns, wanted):
+            yield Block(_with_nulls(table, layout.missing), RowPlace(piece.name, first), stored)
+        return
+    for block, names in _texts(piece, layout, columns):
+        yield _parsed(block, names, layout, columns, wanted)
 
 
-def _wanted(config: PreprocessConfig) -> list[str]:
+def wanted_columns(config: PreprocessConfig) -> list[str] | None:
+    """The columns of the log that are to be read; None: all, for a hash of the whole row."""
+    if config.split.by == "hash":
+        return None
     keys = {join.key for join in config.joins}
     return [c.name for c in config.columns if c.role != "ignore" or c.name in keys]
 
 
-def _text_blocks(
-    shard: Shard,
+def table_block(table: pa.Table, block: TextBlock, layout: FormatConfig) -> Block:
+    """A parsed block of text as one of rows."""
+    return Block(_with_nulls(table, layout.missing), block.line, block.consumed)
+
+
+def _texts(
+    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+) -> Iterator[tuple[TextBlock, list[str]]]:
+    if layout.type == "jsonl":
+        names = [c.name for c in columns]
+        return ((block, names) for block in read_text(piece))
+    return delimited_blocks(piece, layout, columns)
+
+
+def _parsed(
+    block: TextBlock,
+    names: Sequence[str],
     layout: FormatConfig,
     columns: Sequence[ColumnConfig],
     wanted: Sequence[str] | None,
-) -> Iterator[Block]:
-    names = file_columns(shard, layout, columns)
-    for block in _body(shard, layout):
-        yield Block(
-            parse_text(block, layout, names, names if wanted is None else wanted),
-            block.line,
-            block.consumed,
-        )
-
-
-def _body(shard: Shard, layout: FormatConfig) -> Iterator[TextBlock]:
-    """Blocks without the header."""
-    header = layout.header and shard.start == 0
-    for block in read_text(shard):
-        if header and count_lines(block):
-            block, header = drop_header(block), False
-        yield block
-
-
-def _parquet_blocks(
-    shard: Shard, columns: Sequence[ColumnConfig], wanted: Sequence[str] | None
-) -> Iterator[Block]:
-    with fsspec.open(shard.url, "rb") as file:
-        parquet = _open_parquet(file, shard)
-        there = parquet.schema_arrow.names
-        lacking = [c.name for c in columns if c.name not in there]
-        if lacking:
-            raise DataError(
-                f"{shard.name}: no column {', '.join(lacking)}; it has {', '.join(there)}. "
-                "Correct `columns` in the data-set YAML."
-            )
-        first, total = 0, max(1, parquet.metadata.num_rows)
-        for batch in parquet.iter_batches(
-            batch_size=PARQUET_ROWS, columns=list(wanted or there), use_threads=False
-        ):
-            yield Block(
-                pa.table(batch), _row_place(shard, first), shard.end * batch.num_rows // total
-            )
-            first += batch.num_rows
-
-
-def _open_parquet(file: object, shard: Shard) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{shard.name}: not a Parquet file ({error}). Correct `format.type`, or --input."
-        ) from error
-
-
-def _row_place(shard: Shard, first: int) -> Callable[[int], str]:
-    return lambda row: f"{shard.name}: row {first + row + 1}"
+) -> Block:
+    if layout.type == "jsonl":
+        table = parse_json(block, layout, columns, names if wanted is None else wanted)
+    else:
+        table = parse_text(block, layout, names, names if wanted is None else wanted)
+    return table_block(table, block, layout)
 
 
 def _with_nulls(table: pa.Table, missing: Sequence[str]) -> pa.Table:

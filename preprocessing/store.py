@@ -11,6 +11,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pa_fs
+from fsspec.spec import AbstractBufferedFile
 
 
 class Store:
@@ -49,6 +50,8 @@ class Store:
                 yield file
             except BaseException:
                 file.discard()
+                if isinstance(file, AbstractBufferedFile):
+                    file.closed = True  # or else it is sent once nobody holds it any more
                 raise
             file.close()
             return
@@ -89,6 +92,11 @@ class Store:
         handler = pa_fs.FSSpecHandler(self._fs)
         return pa_fs.PyFileSystem(handler).open_input_file(self.at(name))
 
+    def is_file(self) -> bool:
+        """Whether there is a file in the directory's place."""
+        self._fs.invalidate_cache()
+        return bool(self._fs.isfile(self._root))
+
     def exists(self, name: str) -> bool:
         """Whether the file is there, whole."""
         self._fs.invalidate_cache()
@@ -110,3 +118,11 @@ class Store:
             self._fs.rm(self.at(folder), recursive=True)
         except FileNotFoundError:
             return
+
+    def remove_empty(self) -> None:
+        """Removes the directory, if there is nothing in it but empty folders."""
+        if not self.local or not os.path.isdir(self._root):
+            return
+        for folder, _, _ in os.walk(self._root, topdown=False):
+            if not os.listdir(folder):
+                os.rmdir(folder)

@@ -1,40 +1,51 @@
-"""What runs in Ray's workers: three generators over the blocks of a shard, and what drives them.
+"""What runs in Ray's workers: a generator for each kind of task.
 
-Each yields a :class:`Step` per block, for the progress bar, and its result last.
+Each yields a :class:`Step` now and then, for the progress bar, and its summary last. It leaves its
+files in the work directory, then its mark, and returns what the mark says: so it may be killed at
+any moment and run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import ray
 
-from ctrdist.data.manifest import SPLITS, DataFile
-from ctrdist.errors import DataError, UserError
-from preprocessing import split
+from ctrdist.data.manifest import SPLITS
+from preprocessing.coded import CodedWriter, read_coded
 from preprocessing.config import PreprocessConfig
-from preprocessing.encode import arrow_schema, encode, schema_of
-from preprocessing.fields import Fields, typed
+from preprocessing.derived import Derived
+from preprocessing.dictionary import Dictionary, PlainDictionary
+from preprocessing.division import Assigner, Division, Tally
+from preprocessing.executor import Step
 from preprocessing.inputs import Shard
-from preprocessing.joins import Side, attach
-from preprocessing.output import Output, PartWriter
-from preprocessing.progress import Progress
-from preprocessing.reader import count_rows, read_blocks
-from preprocessing.statistics import Counts, Encoding
+from preprocessing.joins import Side
+from preprocessing.lines import TextBlock
+from preprocessing.numbers import NumberStatistics
+from preprocessing.quarantine import BadRow, clean
+from preprocessing.reader import Block, parse_block, read_blocks, read_text_blocks
+from preprocessing.scanned import Scanned
+from preprocessing.scanner import Scanner
+from preprocessing.values import ColumnValues, ValuesIndex, read_values, write_values
+from preprocessing.vocabularies import (
+    Group,
+    MergeSummary,
+    NumberSummary,
+    Rule,
+    assign,
+    merge,
+)
+from preprocessing.work import Work
 
-
-@dataclass(frozen=True)
-class Step:
-    """A block is done."""
-
-    rows: int
-    bytes: int
-    """Of the file as it is stored."""
+Summary = dict[str, Any]
+Words = Mapping[str, Dictionary | PlainDictionary]
+_FULL = 1.5
+"""A section is full with so many times shard_bytes: uncompressed shards have one."""
+_NO_COUNTS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -44,131 +55,202 @@ class Plan:
     config: PreprocessConfig
     sides: Sequence[Side]
     """The joined tables."""
-    edges: tuple[int, int] = (0, 0)
-    """First row of valid and of test, for a split by position."""
+    work: Work
 
 
-@dataclass(frozen=True)
-class Part:
-    """A file that was written."""
+def scan(plan: Plan, index: int, shard: Shard) -> Iterator[Step | Summary]:
+    """Parses a shard, once: coded rows, values with their counts, and what the division needs.
 
-    split: str
-    file: DataFile
-    positives: int
-
-
-def count(plan: Plan, shard: Shard) -> Iterator[Step | int]:
-    """Counts the rows of a shard."""
-    total = 0
-    for rows, stored in count_rows(shard, plan.config):
-        total += rows
-        yield Step(rows, stored)
-    yield total
-
-
-def scan(plan: Plan, shard: Shard, first: int) -> Iterator[Step | Counts]:
-    """Checks all rows of a shard and counts its training rows; `first` is its first row's place."""
-    counts = Counts()
-    for fields, chosen, stored in _blocks(plan, shard, first):
-        counts.add(fields, chosen, plan.config.categorical)
-        yield Step(len(chosen), stored)
-    yield counts.compact()
+    A shard that turns out to be much larger than planned, as a compressed file may, is cut into
+    sections, which the later passes take for shards: no task ever holds more than one.
+    """
+    sections: list[Summary] = []
+    blocks = _blocks(plan.config, shard)
+    while True:
+        name = f"{index:05d}-{len(sections):04d}"
+        section = yield from _section(plan, name, shard, blocks)
+        if section is None:
+            break
+        sections.append(section)
+    summary = {"sections": sections}
+    plan.work.mark(f"scan-{index:05d}", summary)
+    yield summary
 
 
-def write(
-    plan: Plan, encoding: Encoding, output: Output, shard: Shard, first: int, names: dict[str, str]
-) -> Iterator[Step | list[Part]]:
-    """Encodes a shard into one file per split that it has rows of; `names`: split → file."""
-    target = arrow_schema(schema_of(plan.config, encoding))
-    parts: dict[str, PartWriter] = {}
-    with ExitStack() as stack:
-        for name, path in names.items():
-            parts[name] = stack.enter_context(output.part(path, target, plan.config.row_group_size))
-        for fields, chosen, stored in _blocks(plan, shard, first):
-            table = encode(fields, plan.config, encoding, target)
-            for index in np.unique(chosen):
-                if SPLITS[index] not in parts:
-                    raise DataError(
-                        f"{shard.name}: changed while it was read. Start again when it is complete."
-                    )
-                mask = chosen == index
-                part = parts[SPLITS[index]]
-                part.write(table if mask.all() else table.filter(pa.array(mask)))
-                part.positives += int(fields.label[mask].sum())
-            yield Step(len(chosen), stored)
-    yield [Part(name, part.file, part.positives) for name, part in parts.items()]
-
-
-def _blocks(plan: Plan, shard: Shard, first: int) -> Iterator[tuple[Fields, np.ndarray, int]]:
-    """(fields, split of each row, bytes) of each block."""
-    config = plan.config
-    for block in read_blocks(shard, config):
-        rows = block.table.num_rows
-        if shard.split is not None:
-            chosen = split.by_name(shard.split, rows)
-        elif config.split.by == "position":
-            chosen = split.by_position(first, rows, plan.edges)
-        else:
-            chosen = split.by_hash(block.table, config.split)
-        yield typed(attach(block, list(plan.sides)), config), chosen, block.consumed
-        first += rows
-
-
-def run_all(
-    task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], progress: Progress, workers: int
-) -> list[Any]:
-    """Runs a generator of this module for each call, some at a time, in Ray's workers.
+def recount(plan: Plan, place: int, division: Division, section: Summary) -> Iterator[Summary]:
+    """Counts a section's training rows once it is known which they are.
 
     Args:
-        task: yields steps and its result last.
-        calls: the arguments of each; object references are resolved.
-        progress: is told of the steps.
-        workers: how many at a time; 0: one per CPU.
-
-    Returns:
-        The results in the order of the calls.
-
-    Raises:
-        UserError: the first that a task raised; the others are stopped by then.
+        plan: what all share.
+        place: of the section among all.
+        division: of all sections.
+        section: from :func:`scan`.
     """
-    remote = ray.remote(num_cpus=1, num_returns="streaming")(task)
-    limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    results: list[Any] = [None] * len(calls)
-    running: dict[Any, int] = {}
-    waiting = list(enumerate(calls))[::-1]
-    try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                index, arguments = waiting.pop()
-                running[remote.remote(*arguments)] = index
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-            for generator in ready:
-                try:
-                    value = ray.get(next(generator))
-                except StopIteration:
-                    del running[generator]
-                    continue
-                if isinstance(value, Step):
-                    progress.advance(value.rows, value.bytes)
-                else:
-                    results[running[generator]] = value
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
-    finally:
-        _stop(list(running))
-    return results
+    values = read_values(plan.work.store, ValuesIndex(**section["values"]))
+    name = section["name"]
+    out = f"counted/{name}"
+    counted = {**section, **_count(plan, name, division.shard(place), values, out)}
+    plan.work.mark(f"count-{name}", counted)
+    yield counted
 
 
-def _stop(generators: list[Any]) -> None:
-    """Ends tasks, and waits until they have: nothing is written after this."""
-    for generator in generators:
-        # Only once it runs: Ray (2.60) may abort the whole process, by a check of its own, where a
-        # task is cancelled between being submitted and being sent to its worker.
-        ray.wait([generator], timeout=30)
-        ray.cancel(generator, force=True)
-    for generator in generators:
-        with suppress(StopIteration, ray.exceptions.RayError):
-            while True:
-                ray.get(next(generator), timeout=30)
+def merge_group(
+    plan: Plan,
+    index: int,
+    group: Group,
+    shards: Sequence[ValuesIndex],
+    rules: Mapping[str, Rule],
+    parents: Sequence[ValuesIndex],
+) -> Iterator[Summary]:
+    """Counts and orders the values of a group."""
+    out = f"merge/{index:05d}"
+    summary = asdict(merge(plan.work.store, group, shards, rules, out, parents))
+    plan.work.mark(f"merge-{index:05d}", summary)
+    yield summary
+
+
+def assign_group(
+    plan: Plan,
+    index: int,
+    merged: MergeSummary,
+    numbered: Mapping[str, NumberSummary],
+    rules: Mapping[str, Rule],
+) -> Iterator[Summary]:
+    """Writes the ids of each shard's values of a group."""
+    out = f"ids/{index:05d}"
+    summary = asdict(assign(plan.work.store, merged, numbered, rules, out))
+    plan.work.mark(f"assign-{index:05d}", summary)
+    yield summary
+
+
+def known_division(config: PreprocessConfig, shard: Shard) -> Division | None:
+    """How a shard is divided, where its rows alone tell."""
+    split = config.split
+    alone = shard.split is not None or split.by == "hash" or (split.by == "time" and split.times)
+    return Division.of(split, [Tally.of(split)], [shard.split]) if alone else None
+
+
+def split_of(assigner: Assigner, rows: Scanned) -> np.ndarray:
+    """(n,) int8 index into SPLITS."""
+    return assigner.next(rows.label, rows.timestamp, rows.row_hash)
+
+
+Raw = tuple[TextBlock, list[str]] | Block
+
+
+def _blocks(config: PreprocessConfig, shard: Shard) -> Iterator[tuple[Raw, int]]:
+    """(block before it is parsed, its bytes in memory)."""
+    if config.format.type == "parquet":
+        for block in read_blocks(shard, config):
+            yield block, block.table.nbytes
+    else:
+        for text, names in read_text_blocks(shard, config):
+            yield (text, names), len(text.raw)
+
+
+def _section(
+    plan: Plan, name: str, shard: Shard, blocks: Iterator[tuple[Raw, int]]
+) -> Generator[Step, None, Summary | None]:
+    """Scans blocks until the section is full; None where there are no more."""
+    config, store = plan.config, plan.work.store
+    first = next(blocks, None)
+    if first is None:
+        return None
+    scanner, derived = Scanner(config, plan.sides), Derived(config)
+    tally, bad, taken = Tally.of(config.split), list[BadRow](), 0
+    with CodedWriter(store, coded_name(name), config) as coded:
+        for raw, size in itertools.chain([first], blocks):
+            rows, found, stored = _parsed(config, raw, scanner)
+            derived.add(rows, scanner.dictionaries)
+            tally.add(rows.label, rows.timestamp)
+            coded.write(rows)
+            bad += found
+            taken += size
+            yield Step(len(rows.label) + len(found), stored)
+            if taken >= _FULL * config.shard_bytes:
+                break
+    if bad:
+        store.put(f"bad/{name}", "".join(f"{row.to_json()}\n" for row in bad).encode())
+    known = known_division(config, shard)
+    words: Words = {**scanner.dictionaries, **derived.dictionaries}
+    values = {n: ColumnValues(w.values(), w.hashes(), _NO_COUNTS) for n, w in words.items()}
+    assigner = None if known is None else known.shard(0)
+    return {
+        "name": name,
+        "bytes": taken,
+        "tally": tally.to_json(),
+        "bad": len(bad),
+        "reasons": Counter(row.reason for row in bad),
+        **_count(plan, name, assigner, values, f"values/{name}"),
+    }
+
+
+def _parsed(
+    config: PreprocessConfig, raw: Raw, scanner: Scanner
+) -> tuple[Scanned, list[BadRow], int]:
+    """Rows of a block, those that were left out, and its bytes as they are stored."""
+    lenient = config.bad_rows.policy == "quarantine"
+    if isinstance(raw, Block):
+        good, bad = clean(raw, [], config) if lenient else (raw, [])
+        return scanner.scan_table(good), bad, raw.consumed
+    text, names = raw
+    rows = scanner.scan(text, names)
+    if rows is not None:
+        return rows, [], text.consumed
+    if not lenient:
+        return scanner.scan_table(parse_block(text, names, config)), [], text.consumed
+    good, bad = clean(text, names, config)
+    return scanner.scan_table(good), bad, text.consumed
+
+
+def _count(
+    plan: Plan,
+    name: str,
+    assigner: Assigner | None,
+    values: Mapping[str, ColumnValues],
+    out: str,
+) -> Summary:
+    """Counts values and numbers of a section's training rows; of all while they are not known.
+
+    Also how many rows of each split there are, by index into SPLITS; None while it is not known.
+    """
+    config, store = plan.config, plan.work.store
+    numbers = NumberStatistics(config)
+    rows_of = np.zeros(len(SPLITS), np.int64)
+    positives_of = np.zeros(len(SPLITS), np.int64)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in values}
+    for rows in read_coded(store, coded_name(name)):
+        train = None
+        if assigner is not None:
+            chosen = split_of(assigner, rows)
+            train = chosen == 0
+            rows_of += np.bincount(chosen, minlength=len(SPLITS))
+            positives_of += np.bincount(chosen[rows.label != 0], minlength=len(SPLITS))
+            train = None if train.all() else train
+        numbers.add(rows.numbers, train)
+        for field, found in parts.items():
+            found.append(_train_codes(rows, field, train))
+    for field, found in parts.items():
+        column, codes = values[field], np.concatenate([np.empty(0, np.int32), *found])
+        # place 0 is that of code −1, no value
+        column.counts = np.bincount(codes + 1, minlength=len(column.values) + 1)[1:]
+    known = assigner is not None
+    return {
+        "values": asdict(write_values(store, out, values)),
+        "numbers": numbers.summary(),
+        "rows": rows_of.tolist() if known else None,
+        "positives": positives_of.tolist() if known else None,
+    }
+
+
+def _train_codes(rows: Scanned, name: str, train: np.ndarray | None) -> np.ndarray:
+    if name not in rows.lists:
+        return rows.codes[name] if train is None else rows.codes[name][train]
+    ends, codes = rows.lists[name]
+    codes = codes[ends[0] : ends[-1]]
+    return codes if train is None else codes[np.repeat(train, np.diff(ends))]
+
+
+def coded_name(name: str) -> str:
+    """Where a section's coded rows are."""
+    return f"scan/{name}.arrow"

@@ -1,97 +1,100 @@
-"""Reads text logs block by block, and says on which line an error is.
-
-Blocks end at line ends, and each is parsed on its own: memory is bounded, a block's first line is
-known by counting line ends, and the same code reads a whole file, a compressed one and a range of
-bytes.
-"""
+"""Rows of text whose columns are separated by a character, and what is wrong with a line."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+from functools import lru_cache
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from ctrdist.errors import DataError
+from ctrdist.errors import ConfigError, DataError
 from preprocessing.config import ColumnConfig, FormatConfig
-from preprocessing.inputs import Shard, compression
+from preprocessing.faults import Fault
+from preprocessing.inputs import Piece
+from preprocessing.lines import MAX_LINE_BYTES, TextBlock, read_text, without_blank_lines
 
-BLOCK_BYTES = 16 * 2**20
-MAX_LINE_BYTES = 64 * 2**20
-_STAND_IN = b"\x1f"  # Arrow separates at one character: longer separators are replaced by this
-_BOM = b"\xef\xbb\xbf"
+_STAND_IN = "\x1f"  # Arrow separates at one byte: longer separators are replaced by this
+_HEADER_BYTES = 2**16
 
-
-@dataclass
-class TextBlock:
-    """Some lines of a shard."""
-
-    shard: Shard
-    raw: bytes
-    """Ends with a line end."""
-    skipped: int
-    """Line ends between the start of the shard's first line and this block."""
-    consumed: int
-    """Bytes of the file, as it is stored, that were read since the block before."""
-
-    def line(self, row: int) -> str:
-        """file:line of the block's row-th row that is not blank."""
-        index = [i for i, line in enumerate(self.raw.split(b"\n")) if line.strip(b"\r")][row]
-        return f"{self.shard.name}:{_lines_before(self.shard) + self.skipped + index + 1}"
+csv.field_size_limit(MAX_LINE_BYTES)
 
 
-def read_text(shard: Shard) -> Iterator[TextBlock]:
-    """Blocks of a shard, in order. The header, where there is one, is still in the first.
+class LineCheck:
+    """Tells what is wrong with a line; accepts those that :func:`parse_text` accepts.
+
+    Python's csv module takes the same lines apart in the same way as Arrow; a test holds that.
+    """
+
+    def __init__(self, layout: FormatConfig, names: Sequence[str]) -> None:
+        """`names`: all columns of the file, in its order."""
+        self._layout = layout
+        self._names = names
+        self._codec = _codec(layout.encoding)
+        self._quote = quote_of(layout)
+        self._separator = separator_of(layout)
+        self._shown = {"\t": "tab"}.get(self._separator, self._separator)
+
+    def __call__(self, line: bytes) -> Fault | None:
+        """What is wrong with a line as it is in the file, without its line feed; None: nothing."""
+        line = line.removesuffix(b"\r")
+        try:
+            text = line.decode(self._codec)
+        except UnicodeError as error:
+            return not_decoded(self._layout, error)
+        if "\r" in text:
+            return Fault("a carriage return within the line", "Fix the row.")
+        if _replaced(self._separator) and _STAND_IN in text:
+            return Fault(
+                "the character 0x1F, which may not occur where the separator is longer than one "
+                f"character ({self._shown})",
+                "Remove it from the row.",
+            )
+        count, opened = text.count(self._separator) + 1, False
+        if self._quote and self._quote in text:
+            fields, opened = _taken_apart(text, self._layout)
+            count = len(fields)
+        if opened:
+            return Fault(
+                f"a quote ({self._quote}) is opened and not closed on the line",
+                "Fix the row, or set `format.quote` to the character in use, or to '' for none.",
+            )
+        if count != len(self._names):
+            return Fault(
+                f"{count} columns, expected {len(self._names)} ({_short(self._names)}), "
+                f"separated by {self._shown}",
+                "Fix the row, or correct `columns` or `format` in the data-set YAML.",
+            )
+        return None
+
+
+def delimited_blocks(
+    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+) -> Iterator[tuple[TextBlock, list[str]]]:
+    """Blocks without the header, and the names of all columns of the file in its order.
 
     Raises:
-        DataError: a damaged compressed file, or a line without an end.
+        DataError: the header lacks a column or has one twice, or see :func:`read_text`.
     """
-    skipped, consumed = 0, shard.start
-    with fsspec.open(shard.url, "rb") as file:
-        for raw in _cut(_lines(_stream(file, shard.url), shard), shard):
-            now = file.tell()
-            yield TextBlock(
-                shard=shard,
-                raw=raw,
-                skipped=skipped,
-                consumed=max(0, min(now, shard.end) - consumed),
-            )
-            skipped, consumed = skipped + raw.count(b"\n"), max(consumed, min(now, shard.end))
+    names = None if layout.header else [c.name for c in columns]
+    if names is None and piece.start:
+        names = _names_in_header(piece, layout, columns)
+    for block in read_text(piece):
+        if names is None and count_lines(block):
+            names = _header(block, layout, columns)
+            block = _drop_header(block)
+        if names is not None:
+            yield block, names
+    if names is None:
+        raise _no_header(piece)
 
 
 def count_lines(block: TextBlock) -> int:
     """Rows of a block, a header included."""
-    return _without_blank_lines(block.raw).count(b"\n")
-
-
-def file_columns(shard: Shard, config: FormatConfig, columns: Sequence[ColumnConfig]) -> list[str]:
-    """Names of the columns in the file, in its order: from its header, or those of the config.
-
-    Raises:
-        DataError: the header lacks a column.
-    """
-    if not config.header:
-        return [c.name for c in columns]
-    whole = Shard(url=shard.url, name=shard.name, start=0, end=2**62)
-    for block in read_text(whole):
-        lines = _without_blank_lines(_recode(block, config)).split(b"\n")
-        if lines[0]:
-            names = _fields(lines[0].decode().rstrip("\r"), config)
-            lacking = [c.name for c in columns if c.name not in names]
-            if lacking:
-                raise DataError(
-                    f"{block.line(0)}: the header has no column {', '.join(lacking)}; "
-                    f"it has {', '.join(names)}. "
-                    "Correct `columns` or `format` in the data-set YAML."
-                )
-            return names
-    raise DataError(
-        f"{shard.name}: empty; it should begin with a header. Set `format.header` if it has none."
-    )
+    return without_blank_lines(block.raw).count(b"\n")
 
 
 def parse_text(
@@ -108,208 +111,174 @@ def parse_text(
     Raises:
         DataError: a line has another number of columns, or bytes that are not of the encoding.
     """
-    raw = _without_blank_lines(_recode(block, config))
+    raw = without_blank_lines(block.raw)
+    table = parse_lines(raw, config, names, wanted)
+    if table is not None:
+        return table
+    check = LineCheck(config, names)
+    for row, line in enumerate(raw.split(b"\n")[:-1]):
+        if fault := check(line):
+            raise fault.error(block.line(row))
+    raise DataError(f"{block.line(0)} and following: not readable as {config.type}. Fix the rows.")
+
+
+def parse_lines(
+    raw: bytes, config: FormatConfig, names: Sequence[str], wanted: Sequence[str]
+) -> pa.Table | None:
+    """The wanted columns of lines of which none is blank; None where a line cannot be right."""
     rows = raw.count(b"\n")
-    strings = {name: pa.string() for name in wanted}
     if rows == 0:
         return pa.table({name: pa.array([], pa.string()) for name in wanted})
+    separator, quote = separator_of(config), quote_of(config)
+    if b"\r" in raw and raw.count(b"\r") != raw.count(b"\r\n"):
+        return None
+    last = raw[raw.rfind(b"\n", 0, -1) + 1 : -1]
+    if quote and quote.encode() in last and LineCheck(config, names)(last):
+        return None  # Arrow takes a quote that is open at the end for a value with a line end
     try:
+        if not raw.isascii():
+            raw = raw.decode(_codec(config.encoding)).encode()
+        if _replaced(separator):
+            if _STAND_IN.encode() in raw:
+                return None
+            raw, separator = raw.replace(separator.encode(), _STAND_IN.encode()), _STAND_IN
         table = pa_csv.read_csv(
             pa.BufferReader(raw),
             read_options=pa_csv.ReadOptions(
                 column_names=list(names), block_size=len(raw) + 1, use_threads=False
             ),
-            parse_options=pa_csv.ParseOptions(
-                delimiter=_delimiter(config), quote_char=_quote(config) or False
-            ),
+            parse_options=pa_csv.ParseOptions(delimiter=separator, quote_char=quote or False),
             convert_options=pa_csv.ConvertOptions(
-                column_types=strings, include_columns=list(wanted), strings_can_be_null=False
+                column_types={name: pa.string() for name in wanted},
+                include_columns=list(wanted),
+                strings_can_be_null=False,
             ),
         )
-    except pa.ArrowInvalid as error:
-        raise _explain(block, raw, config, names, str(error)) from error
-    if table.num_rows != rows:  # an opened quote swallowed line ends
-        raise _explain(
-            block, raw, config, names, f"{rows} lines, and {table.num_rows} rows in them"
-        )
-    return table.combine_chunks()
+    except (pa.ArrowInvalid, UnicodeError):
+        return None
+    # Fewer rows than lines: an opened quote swallowed line ends.
+    return table.combine_chunks() if table.num_rows == rows else None
 
 
-def drop_header(block: TextBlock) -> TextBlock:
-    """The block without its first line that is not blank."""
-    lines = block.raw.split(b"\n")
-    first = next((i for i, line in enumerate(lines) if line.strip(b"\r")), len(lines) - 1)
-    rest = b"\n".join(lines[first + 1 :])
-    return TextBlock(
-        shard=block.shard, raw=rest, skipped=block.skipped + first + 1, consumed=block.consumed
-    )
-
-
-def _stream(file: IO[bytes], path: str) -> Any:
-    codec = compression(path)
-    return pa.CompressedInputStream(file, codec) if codec else file
-
-
-def _lines(stream: Any, shard: Shard) -> Iterator[tuple[int, bytes]]:
-    """Chunks with the position of their first byte, from one byte before the shard's start."""
-    position = max(0, shard.start - 1)
-    if position:
-        stream.seek(position)
-    while True:
-        try:
-            chunk = b"".join(_full(stream))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(
-                f"{shard.name}: damaged or cut off ({error}). Copy the file again."
-            ) from error
-        if not chunk:
-            return
-        yield position, chunk
-        position += len(chunk)
-
-
-def _full(stream: Any) -> Iterator[bytes]:
-    """Parts of BLOCK_BYTES in all, unless the stream ends: one read may return less than asked."""
-    left = BLOCK_BYTES
-    while left and (part := stream.read(left)):
-        yield part
-        left -= len(part)
-
-
-def _cut(chunks: Iterator[tuple[int, bytes]], shard: Shard) -> Iterator[bytes]:
-    """Whole lines: from the first that begins in the shard to the last that does."""
-    end = 2**62 if compression(shard.url) else shard.end
-    carry, started = b"", shard.start == 0
-    for position, chunk in chunks:
-        if position == 0 and started and chunk.startswith(_BOM):
-            chunk, position = chunk[len(_BOM) :], len(_BOM)
-        base = position - len(carry)
-        chunk = carry + chunk
-        if not started:
-            begin = chunk.find(b"\n") + 1
-            if begin == 0:
-                carry = _bounded(chunk, shard)
-                continue
-            if base + begin >= end:
-                return
-            chunk, base, started = chunk[begin:], base + begin, True
-        last = chunk.find(b"\n", max(0, end - 1 - base)) if base + len(chunk) >= end else -1
-        if last >= 0:
-            yield chunk[: last + 1]
-            return
-        cut = chunk.rfind(b"\n") + 1
-        carry = _bounded(chunk[cut:], shard)
-        if cut:
-            yield chunk[:cut]
-    if carry and started:
-        yield carry + b"\n"
-
-
-def _bounded(carry: bytes, shard: Shard) -> bytes:
-    if len(carry) > MAX_LINE_BYTES:
-        raise DataError(
-            f"{shard.name}: a line of more than {MAX_LINE_BYTES:,} bytes. "
-            "Give a text with one row per line."
-        )
-    return carry
-
-
-def _without_blank_lines(raw: bytes) -> bytes:
-    if raw[:1] not in b"\r\n" and b"\n\n" not in raw and b"\n\r\n" not in raw:
-        return raw
-    return b"".join(line + b"\n" for line in raw.split(b"\n") if line.strip(b"\r"))
-
-
-def _recode(block: TextBlock, config: FormatConfig) -> bytes:
-    """The block in UTF-8, columns separated by one character."""
-    raw = block.raw
-    if config.encoding.lower() not in ("utf-8", "utf8", "ascii"):
-        try:
-            raw = raw.decode(config.encoding).encode()
-        except UnicodeDecodeError as error:
-            raise _not_decoded(block, error, config) from error
-    separator = _separator(config)
-    if len(separator) == 1:
-        return raw
-    if _STAND_IN in raw:
-        row = _without_blank_lines(raw)[: _without_blank_lines(raw).index(_STAND_IN)].count(b"\n")
-        raise DataError(
-            f"{block.line(row)}: the character 0x1F, which may not occur where the separator is "
-            f"longer than one character ({separator}). Remove it from the row."
-        )
-    return raw.replace(separator.encode(), _STAND_IN)
-
-
-def _separator(config: FormatConfig) -> str:
-    return config.separator or {"tsv": "\t", "csv": ","}[config.type]
-
-
-def _delimiter(config: FormatConfig) -> str:
-    separator = _separator(config)
-    return separator if len(separator) == 1 else _STAND_IN.decode()
-
-
-def _quote(config: FormatConfig) -> str:
-    return {"tsv": "", "csv": '"'}[config.type] if config.quote is None else config.quote
-
-
-def _fields(line: str, config: FormatConfig) -> list[str]:
-    quote = _quote(config)
-    if not quote:
-        return line.split(_delimiter(config))
-    return next(csv.reader([line], delimiter=_delimiter(config), quotechar=quote))
-
-
-def _explain(
-    block: TextBlock, raw: bytes, config: FormatConfig, names: Sequence[str], otherwise: str
-) -> DataError:
-    """The error of the first line that cannot be right: Arrow does not tell its number."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        return _not_decoded(block, error, config)
-    separator = {"\t": "tab"}.get(_separator(config), _separator(config))
-    for row, line in enumerate(text.split("\n")[:-1]):
-        count = len(_fields(line.rstrip("\r"), config))
-        if count != len(names):
-            return DataError(
-                f"{block.line(row)}: {count} columns, expected {len(names)} "
-                f"({_short(names)}), separated by {separator}. "
-                "Fix the row, or correct `columns` or `format` in the data-set YAML."
-            )
-        quote = _quote(config)
-        if quote and line.count(quote) % 2:
-            return DataError(
-                f"{block.line(row)}: a quote ({quote}) is opened and not closed on the line. "
-                "Fix the row, or set `format.quote` to the character in use, or to '' for none."
-            )
-        if "\r" in line.rstrip("\r"):
-            return DataError(f"{block.line(row)}: a carriage return within the line. Fix the row.")
-    return DataError(f"{block.line(0)} and following: not readable as {config.type} ({otherwise}).")
-
-
-def _not_decoded(block: TextBlock, error: UnicodeDecodeError, config: FormatConfig) -> DataError:
-    lines = error.object[: error.start].split(b"\n")[:-1]
-    row = sum(1 for line in lines if line.strip(b"\r"))  # blank ones may be gone by now
-    return DataError(
-        f"{block.line(row)}: not {config.encoding} ({error.reason}). "
+def not_decoded(layout: FormatConfig, error: UnicodeError) -> Fault:
+    """Bytes that are not of the encoding."""
+    reason = getattr(error, "reason", str(error))
+    return Fault(
+        f"not {layout.encoding} ({reason})",
         "Set `format.encoding` to the file's, such as latin-1; "
-        "a compressed file's name must end in .gz or .zst."
+        "a compressed file's name must end in .gz or .zst.",
     )
+
+
+def decoded(raw: bytes, layout: FormatConfig) -> bytes:
+    """Text in UTF-8; raises UnicodeError."""
+    return raw if raw.isascii() else raw.decode(_codec(layout.encoding)).encode()
+
+
+def _names_in_header(
+    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+) -> list[str]:
+    """Of a file that is read from somewhere in its middle."""
+    top = Piece(url=piece.url, name=piece.name, start=0, end=2**62)
+    for block in read_text(top, _HEADER_BYTES):
+        if count_lines(block):
+            return _header(block, layout, columns)
+    raise _no_header(piece)
+
+
+def _header(block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConfig]) -> list[str]:
+    """Names in the first line that is not blank. Those that nobody needs are made unique."""
+    line = next(line for line in block.raw.split(b"\n") if line.strip(b"\r")).removesuffix(b"\r")
+    try:
+        text = line.decode(_codec(layout.encoding))
+    except UnicodeError as error:
+        raise not_decoded(layout, error).error(block.line(0)) from error
+    fields, opened = _taken_apart(text, layout)
+    counts = Counter(fields)
+    remedy = "Correct `columns` or `format` in the data-set YAML."
+    lacking = [c.name for c in columns if c.name not in counts]
+    if lacking or opened:
+        shown = ", ".join(fields if len(text) < 2000 else [*fields[:5], "…"])[:2000]
+        raise DataError(
+            f"{block.line(0)}: the header has no column {', '.join(lacking)}; it has {shown}. "
+            + remedy
+        )
+    twice = [c.name for c in columns if counts[c.name] > 1]
+    if twice:
+        raise DataError(
+            f"{block.line(0)}: the header has column {', '.join(twice)} more than once. "
+            "Rename one in the file."
+        )
+    return [name if counts[name] == 1 else f"{name}\0{i}" for i, name in enumerate(fields)]
+
+
+def _drop_header(block: TextBlock) -> TextBlock:
+    lines = block.raw.split(b"\n")
+    first = next(i for i, line in enumerate(lines) if line.strip(b"\r"))
+    return TextBlock(
+        piece=block.piece,
+        raw=b"\n".join(lines[first + 1 :]),
+        skipped=block.skipped + first + 1,
+        consumed=block.consumed,
+    )
+
+
+def _no_header(piece: Piece) -> DataError:
+    return DataError(
+        f"{piece.name}: empty; it should begin with a header. Set `format.header` if it has none."
+    )
+
+
+def _taken_apart(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
+    """Its values, and whether a quote stays open."""
+    separator, quote = separator_of(layout), quote_of(layout)
+    if not quote:
+        return line.split(separator), False
+    if _replaced(separator):
+        line, separator = line.replace(separator, _STAND_IN), _STAND_IN
+    try:
+        rows = csv.reader(iter([line, ""]), delimiter=separator, quotechar=quote)
+        return next(rows), rows.line_num > 1
+    except csv.Error:
+        return [], True
+
+
+@lru_cache
+def _codec(encoding: str) -> str:
+    """Python's name of an encoding in which line ends are bytes of their own."""
+    try:
+        if bytes(range(128)).decode(encoding).encode() == bytes(range(128)):
+            return codecs.lookup("utf-8" if encoding == "ascii" else encoding).name
+    except (LookupError, UnicodeError):
+        pass
+    raise ConfigError(
+        f"format.encoding is {encoding}; give one of Python's encodings that keep ASCII, such as "
+        "utf-8 or latin-1, and convert other files."
+    )
+
+
+def separator_of(layout: FormatConfig) -> str:
+    """What stands between two columns of a text."""
+    separator = layout.separator or {"tsv": "\t", "csv": ","}[layout.type]
+    if "\n" in separator or "\r" in separator:
+        raise ConfigError("format.separator has a line end in it; rows end there. Give another.")
+    return separator
+
+
+def _replaced(separator: str) -> bool:
+    return len(separator.encode()) > 1
+
+
+def quote_of(layout: FormatConfig) -> str:
+    """The character around values that contain the separator; empty for none."""
+    quote = {"tsv": "", "csv": '"'}[layout.type] if layout.quote is None else layout.quote
+    if len(quote.encode()) > 1 or (quote and quote in "\r\n" + separator_of(layout)):
+        raise ConfigError(
+            f"format.quote is {quote!r}; give one ASCII character that is not in the separator, "
+            "or '' for none."
+        )
+    return quote
 
 
 def _short(names: Sequence[str]) -> str:
     return ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
-
-
-def _lines_before(shard: Shard) -> int:
-    """Line ends before the first line that begins in the shard; read only to word an error."""
-    if shard.start == 0:
-        return 0
-    count = 0
-    with fsspec.open(shard.url, "rb") as file:
-        left = shard.start - 1
-        while left and (part := file.read(min(left, BLOCK_BYTES))):
-            count += part.count(b"\n")
-            left -= len(part)
-        return count + file.readline().count(b"\n")

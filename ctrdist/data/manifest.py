@@ -61,6 +61,10 @@ class Manifest:
     """Categorical column → sha256 of its file in vocabulary/."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved preprocessing config."""
+    transforms: Mapping[str, Any] = field(default_factory=dict)
+    """Numeric column → what was learned of it: mean and deviation, range, edges of quantiles."""
+    parent: str | None = None
+    """Fingerprint of the data set whose ids this one keeps."""
 
     @property
     def fingerprint(self) -> str:

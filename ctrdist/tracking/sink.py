@@ -201,7 +201,12 @@ class MlflowSink:
             digest=values["fingerprint"][:36],
             source_type="local" if "://" not in values["path"] else values["path"].split("://")[0],
             source=json.dumps({"uri": values["path"]}),
-            profile=json.dumps({f"{split}_rows": rows for split, rows in values["rows"].items()}),
+            profile=json.dumps(
+                {
+                    **{f"{split}_rows": rows for split, rows in values["rows"].items()},
+                    **values.get("profile", {}),  # absent in the events of older runs
+                }
+            ),
         )
         tags = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(self.state.run_id, [DatasetInput(dataset=dataset, tags=tags)])

@@ -162,7 +162,14 @@ class RunTracker:
         stored = path.relative_to(self.run_dir).as_posix()
         self._log.append("artifact", {"name": stored, "path": stored})
 
-    def log_dataset(self, name: str, path: str, fingerprint: str, rows: Mapping[str, int]) -> None:
+    def log_dataset(
+        self,
+        name: str,
+        path: str,
+        fingerprint: str,
+        rows: Mapping[str, int],
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
         """Records which data the run saw.
 
         Args:
@@ -170,8 +177,15 @@ class RunTracker:
             path: its directory, local or s3://.
             fingerprint: of its manifest.
             rows: split → number of rows.
+            profile: further figures, ready for JSON.
         """
-        values = {"name": name, "path": path, "fingerprint": fingerprint, "rows": dict(rows)}
+        values = {
+            "name": name,
+            "path": path,
+            "fingerprint": fingerprint,
+            "rows": dict(rows),
+            "profile": dict(profile or {}),
+        }
         self._log.append("dataset", values)
 
     def finish(self, status: Status, summary: Mapping[str, Any] | None = None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ctrdist.config.parse import to_dict, to_yaml
+from ctrdist.data.report import REPORT_PAGE, read_report
 from ctrdist.errors import UserError
 from ctrdist.tracking import RunTracker, calibration_figure, learning_curves_figure, roc_figure
 from ctrdist.training.callbacks import Callback, Started, Stepped
@@ -45,12 +46,16 @@ class Tracking(Callback):
                 "schema.json": engine.dataset.schema.to_json(),
             },
         )
+        report = read_report(engine.dataset.path)
         self._tracker.log_dataset(
             engine.dataset.schema.name,
             engine.dataset.path,
             engine.dataset.manifest.fingerprint,
             {name: split.rows for name, split in engine.dataset.manifest.splits.items()},
+            report.summary,
         )
+        if report.page:
+            self._tracker.log_artifact_text(f"data/{REPORT_PAGE}", report.page)
 
     def on_step(self, event: Stepped) -> None:
         """Every few steps, and at the end of an epoch: means since the last time."""

@@ -18,6 +18,7 @@ from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import DataError
 from preprocessing.config import (
+    BadRowsConfig,
     ColumnConfig,
     FormatConfig,
     JoinConfig,
@@ -128,10 +129,13 @@ def test_a_joined_table_has_each_key_once(log):
 
 
 def test_a_finished_data_set_is_replaced_only_when_told_and_only_by_a_good_one(log):
-    preprocess(config(log))
+    first = preprocess(config(log))
     before = tree(log.parent / "out")
+    again = preprocess(config(log))
+    assert again.unchanged and not first.unchanged and again.manifest == first.manifest
+    assert tree(log.parent / "out") == before
     with pytest.raises(DataError, match=r"a finished data set is there.*--overwrite true"):
-        preprocess(config(log))
+        preprocess(config(log, min_count=2))
     log.write_text("\n".join([*GOOD, "0\tx\tv"]) + "\n")
     with pytest.raises(DataError, match=r"day_3\.tsv:201"):
         preprocess(config(log, overwrite=True))
@@ -140,7 +144,8 @@ def test_a_finished_data_set_is_replaced_only_when_told_and_only_by_a_good_one(l
     result = preprocess(config(log, overwrite=True, split=SplitConfig(fractions=[1, 0, 0])))
     assert result.rows == 400
     assert {name.split("/")[0] for name in tree(log.parent / "out")} == {
-        *("train", "vocabulary", "schema.json", "manifest.json")
+        *("train", "vocabulary", "schema.json", "manifest.json"),
+        *("report.json", "report.html", ".source.json"),
     }
 
 
@@ -153,14 +158,47 @@ def test_somebody_elses_directory_is_let_be(log):
     assert tree(out) == {"thesis.tex": b"years of work"}
 
 
-def test_a_failure_while_writing_leaves_nothing(log, monkeypatch):
+def test_a_full_disk_is_told_with_what_is_done_and_gone_on_from(log, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("preprocessing.pipeline.schema_of", full)  # after the parts are written
-    with pytest.raises(OSError, match="No space left"):
-        preprocess(config(log))
-    assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]
+    with monkeypatch.context() as patched:
+        patched.setattr("preprocessing.pipeline.schema_of", full)  # after the parts are written
+        with pytest.raises(
+            DataError,
+            match=r"No space left on device\. reading is done, .*writing is done; what comes after "
+            r"is not\. Free space there, .*; the same command goes on from there",
+        ):
+            preprocess(config(log))
+    with pytest.raises(DataError, match="no finished data set"):
+        open_dataset(str(log.parent / "out"))
+    kept = tree(log.parent / "out")
+    assert preprocess(config(log)).rows == len(GOOD)
+    done = tree(log.parent / "out")
+    assert {n: kept[n] for n in kept if n in done} == {n: done[n] for n in done if n in kept}
+    undisturbed = preprocess(config(log, output=str(log.parent / "other")))
+    assert tree(log.parent / "other") == done and undisturbed.rows == len(GOOD)
+
+
+def test_rows_that_are_bad_are_put_aside_up_to_the_limit(log):
+    lines = [*GOOD[:50], "0\tnone\tv", *GOOD[50:], "1\t2", "7\t2\tv"]
+    log.write_text("\n".join(lines) + "\n")
+    lenient = BadRowsConfig(policy="quarantine", limit=0.02)
+    result = preprocess(config(log, bad_rows=lenient))
+    assert result.rows == len(GOOD) and result.quarantined == 3
+    text = (log.parent / "out/quarantine/part-00000.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [row["line"] for row in found] == [51, 202, 203]
+    assert [row["text"] for row in found] == ["0\tnone\tv", "1\t2", "7\t2\tv"]
+    assert 'wants an integer, got "none"' in found[0]["reason"]
+    report = json.loads((log.parent / "out/report.json").read_text())
+    assert sum(report["quarantine"].values()) == 3
+    strict = BadRowsConfig(policy="quarantine", limit=0.01)
+    with pytest.raises(
+        DataError, match=r"3 of 203 rows are bad, more than bad_rows\.limit \(0\.01"
+    ):
+        preprocess(config(log, bad_rows=strict, overwrite=True))
+    assert open_dataset(result.output).manifest == result.manifest
 
 
 def test_after_a_kill_the_next_run_cleans_up(log):
@@ -196,7 +234,9 @@ def test_a_run_at_work_is_not_disturbed(log):
     out.mkdir()
     owner = {"host": os.uname().nodename, "pid": os.getppid()}
     (out / MARKER).write_text(json.dumps(owner))
-    with pytest.raises(DataError, match=f"another run .process {os.getppid()}. is writing there"):
+    with pytest.raises(
+        DataError, match=f"another run .process {os.getppid()} on .*. is writing there"
+    ):
         preprocess(config(log))
 
 

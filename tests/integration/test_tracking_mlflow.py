@@ -152,7 +152,8 @@ def test_the_default_store_gets_everything_and_a_resumed_run_goes_on(tmp_path, m
     for step in range(1500):
         tracker.log_metrics({"train/loss": 1 / (step + 1), "odd (name)!": step}, step)
     tracker.log_metrics({"valid/gauc": float("nan")}, 1)
-    tracker.log_dataset("tiny", "s3://bucket/tiny", "0123456789abcdef", {"train": 10, "test": 2})
+    rows, figures = {"train": 10, "test": 2}, {"warnings": [{"column": "C1", "kind": "drift"}]}
+    tracker.log_dataset("tiny", "s3://bucket/tiny", "0123456789abcdef", rows, figures)
     tracker.finish("FAILED", {"test": {"auc": 0.75}})
     first_id, uri = tracker.run_id, tracker.tracking_uri
     assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
@@ -173,7 +174,9 @@ def test_the_default_store_gets_everything_and_a_resumed_run_goes_on(tmp_path, m
     assert run.data.tags["changed.train.epochs"] == "5" and run.data.tags["purpose"] == "test"
     assert run.data.tags["data.fingerprint"] == "0123456789abcdef"
     assert run.data.metrics["odd _name__"] == 1499 and run.data.metrics["final/test/auc"] == 0.75
-    assert run.inputs.dataset_inputs[0].dataset.digest == "0123456789abcdef"
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert dataset.digest == "0123456789abcdef"
+    assert json.loads(dataset.profile) == {"train_rows": 10, "test_rows": 2, **figures}
     assert steps_of(uri, first_id) == list(range(1501))
     stored = tmp_path / "runs" / "mlartifacts" / first_id / "artifacts"
     assert (stored / "config.yaml").read_text() == "a: 1\n"

@@ -25,7 +25,7 @@ def read(
 
 
 def test_bucket_is_the_floor_of_the_squared_logarithm_above_two():
-    values = [-3.0, -0.5, 0.0, 1.0, 2.0, 3.0, 7.0, 1e6, math.nan]
+    values = [-3.0, -0.5, 0.0, 1.0, 2.0, 2.5, 3.0, 7.0, 2.0**14 - 1, 2.0**14, 1e6, math.nan]
     expected = [str(math.floor(math.log(x) ** 2)) if x > 2 else str(int(x)) for x in values[:-1]]
     assert bucket(np.array(values)).to_pylist() == [*expected, None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import fsspec
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing.output import MARKER, Output
+from preprocessing.output import MARKER, SOURCE, Output
 
 SCHEMA = pa.schema([pa.field("label", pa.float32(), nullable=False)])
 
@@ -30,7 +31,6 @@ def rows(count: int) -> pa.Table:
 @pytest.mark.parametrize("writes", [[25], [3, 7, 15], [1] * 25, [0, 10, 10, 5, 0]])
 def test_row_groups_have_one_size_however_rows_arrive(path, writes):
     output = Output(path)
-    output.begin()
     with output.part("train/part-00000.parquet", SCHEMA, 10) as part:
         for count in writes:
             part.write(rows(count))
@@ -40,19 +40,43 @@ def test_row_groups_have_one_size_however_rows_arrive(path, writes):
     assert pq.read_table(pa.BufferReader(raw)).num_rows == 25
 
 
-def test_what_was_begun_is_marked_until_it_is_finished_or_gone(path):
+def test_what_is_being_written_is_marked(path):
     output, fs = Output(path), fsspec.filesystem("memory")
-    output.begin()
-    output.write_table("vocabulary/c.parquet", rows(1))
-    output.write_text("schema.json", "{}")
+    claim = output.claim()
+    output.store.put("schema.json", b"{}")
+    claim.stop()
     assert fs.exists(f"/sets/one/{MARKER}")
-    output.abandon()
+    output.check(overwrite=False)  # what a run left may be gone on with
+    output.store.put("manifest.json", b"{}")
+    claim.give_up()
+    assert not fs.exists(f"/sets/one/{MARKER}")
+    with pytest.raises(DataError, match="a finished data set is there"):
+        output.check(overwrite=False)
+    output.check(overwrite=True)
+    output.clear()
     assert fs.find("/sets") == []
-    output.begin()
-    output.finish("{}")
-    assert fs.find("/sets") == ["/sets/one/manifest.json"]
-    output.abandon()  # too late: it is finished
-    assert fs.find("/sets") == ["/sets/one/manifest.json"]
+
+
+def test_a_run_at_work_elsewhere_is_let_be_until_it_is_silent(path, monkeypatch):
+    output = Output(path)
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    claim = output.claim()
+    claim.stop()
+    monkeypatch.setattr("socket.gethostname", lambda: "this")
+    with pytest.raises(DataError, match=r"another run \(process \d+ on another\)"):
+        output.check(overwrite=True)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 61)
+    output.check(overwrite=False)
+
+
+def test_only_the_same_source_is_nothing_to_do(path):
+    output = Output(path)
+    assert not output.is_of({"files": "1"})
+    output.store.put(SOURCE, b'{"files": "1"}')
+    assert not output.is_of({"files": "1"})  # not finished
+    output.store.put("manifest.json", b"{}")
+    assert output.is_of({"files": "1"}) and not output.is_of({"files": "2"})
 
 
 def test_files_that_no_run_left_are_refused(path):
@@ -75,4 +99,4 @@ def test_a_file_or_an_unknown_protocol_is_no_directory(tmp_path):
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        Output(str(tmp_path / "file" / "out")).begin()
+        Output(str(tmp_path / "file" / "out")).claim()

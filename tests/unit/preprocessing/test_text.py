@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing import text
+from preprocessing import lines
 from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.inputs import Shard, find_shards
+from preprocessing.inputs import Piece, Shard, find_shards
 from preprocessing.reader import count_rows, read_file
 
 TSV = FormatConfig(type="tsv")
 COLUMNS = [ColumnConfig(name=n) for n in ("a", "b")]
 
 
-def whole(path: Path) -> Shard:
-    return Shard(url=str(path), name=path.name, start=0, end=path.stat().st_size)
+def whole(path: Path) -> Piece:
+    return Piece(url=str(path), name=path.name, start=0, end=path.stat().st_size)
 
 
 def rows_of(
-    shard: Shard, layout: FormatConfig = TSV, columns: list[ColumnConfig] = COLUMNS
+    piece: Piece, layout: FormatConfig = TSV, columns: list[ColumnConfig] = COLUMNS
 ) -> list[tuple]:
     names = [c.name for c in columns]
-    blocks = read_file(shard, layout, columns, names)
+    blocks = read_file(piece, layout, columns, names)
     return [
         row
         for b in blocks
@@ -40,7 +40,7 @@ def rows_of(
 def test_all_ranges_together_give_every_line_once(
     tmp_path, monkeypatch, rng, block_bytes, ending, closed
 ):
-    monkeypatch.setattr(text, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
     expected = [(f"x{i}", "y" * int(rng.integers(1, 30))) for i in range(60)]
     path = tmp_path / "log.tsv"
     body = ending.join("\t".join(row) for row in expected) + (ending if closed else "")
@@ -52,19 +52,18 @@ def test_all_ranges_together_give_every_line_once(
         sorted({0, size, *rng.integers(1, size, 9).tolist()}),
     ):
         ranges = pairwise(edges)
-        shards = [Shard(url=str(path), name="log", start=low, end=high) for low, high in ranges]
-        assert [row for shard in shards for row in rows_of(shard)] == expected
+        pieces = [Piece(url=str(path), name="log", start=low, end=high) for low, high in ranges]
+        assert [row for piece in pieces for row in rows_of(piece)] == expected
         config = PreprocessConfig(columns=[ColumnConfig(name="l", role="label"), *COLUMNS])
-        assert sum(rows for shard in shards for rows, _ in count_rows(shard, config)) == len(
-            expected
-        )
+        shard = Shard(pieces=tuple(pieces))
+        assert sum(rows for rows, _ in count_rows(shard, config)) == len(expected)
 
 
 def test_bytes_read_add_up_to_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 100)
     path = tmp_path / "log.tsv"
     path.write_text("1\t2\n" * 500)
-    assert sum(b.consumed for b in text.read_text(whole(path))) == path.stat().st_size
+    assert sum(b.consumed for b in lines.read_text(whole(path))) == path.stat().st_size
 
 
 def test_a_larger_text_is_cut_into_ranges_and_a_compressed_one_is_not(tmp_path):
@@ -75,25 +74,22 @@ def test_a_larger_text_is_cut_into_ranges_and_a_compressed_one_is_not(tmp_path):
     shards = find_shards(
         PreprocessConfig(input=[str(plain), str(packed)], columns=columns, shard_bytes=400)
     )
-    assert [(s.start, s.end) for s in shards if s.url == str(plain)] == [
-        (0, 400),
-        (400, 800),
-        (800, 1200),
-    ]
-    assert len([s for s in shards if s.url == str(packed)]) == 1
+    pieces = [[(p.url, p.start, p.end) for p in shard.pieces] for shard in shards]
+    plain_pieces = [[(str(plain), i, i + 400)] for i in (0, 400, 800)]
+    assert pieces == [*plain_pieces, [(str(packed), 0, packed.stat().st_size)]]
 
 
 def test_the_line_is_named_also_after_blank_lines_and_in_a_later_range(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 16)
     path = tmp_path / "log.tsv"
-    lines = ["1\t2", "", "3\t4", "5\t6", "", "", "7\t8", "9\t10\t11", "12\t13"]
-    path.write_text("\n".join(lines) + "\n")
-    late = Shard(url=str(path), name="log.tsv", start=9, end=path.stat().st_size)
-    for shard in (whole(path), late):
+    rows = ["1\t2", "", "3\t4", "5\t6", "", "", "7\t8", "9\t10\t11", "12\t13"]
+    path.write_text("\n".join(rows) + "\n")
+    late = Piece(url=str(path), name="log.tsv", start=9, end=path.stat().st_size)
+    for piece in (whole(path), late):
         with pytest.raises(
             DataError, match=r"^log\.tsv:8: 3 columns, expected 2 \(a, b\), separated by tab\. Fix"
         ):
-            rows_of(shard)
+            rows_of(piece)
 
 
 def test_long_separators_foreign_encodings_and_marks_at_the_start(tmp_path):

@@ -1,0 +1,229 @@
+"""report.json: from the counts of a data set's rows to what a person should know of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ctrdist.data.manifest import SPLITS
+from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID, CategoricalField
+from preprocessing.profile import HEAD, Profile, Series
+from preprocessing.report import measures
+from preprocessing.report.measures import by_split, short
+from preprocessing.report.warn import column_warnings, split_warnings
+
+REPORT_VERSION = 1
+TOP, TOP_WHEN_WIDE, WIDE = 10, 5, 200
+"""Values shown of a column; of more columns than WIDE, fewer."""
+POINTS = 120
+"""Of the click rate over place or time."""
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+
+TopValues = Callable[[str, int], list[str]]
+"""Of a field, its first n values in the order of ids from 2 upwards, or fewer; none for hashes."""
+
+
+def build_report(
+    profile: Profile,
+    *,
+    fingerprint: str,
+    rows_read: int,
+    quarantined: Mapping[str, int],
+    top_values: TopValues,
+) -> dict[str, Any]:
+    """The content of report.json, all that report.html shows too.
+
+    Args:
+        profile: of all rows that were written.
+        fingerprint: of the manifest.
+        rows_read: rows of the log.
+        quarantined: reason → number of rows that were left out.
+        top_values: looks up the texts of ids.
+
+    Returns:
+        JSON-ready: summary (for trackers; no texts of the log but names of columns), quarantine,
+        series, and columns, first those that need attention.
+    """
+    columns = [_number(name, profile) for name in profile.schema.numeric]
+    top = TOP_WHEN_WIDE if profile.schema.num_fields > WIDE else TOP
+    columns += [_field(f, profile, top_values, top) for f in profile.schema.categorical]
+    splits = _splits(profile)
+    warnings = split_warnings(splits, rows_read, sum(quarantined.values()))
+    for place, column in enumerate(columns):
+        column["place"] = place
+        column["warnings"] = column_warnings(column)
+        column["attention"] = _attention(column)
+        warnings += [
+            {"column": column["name"], "place": place, **one} for one in column["warnings"]
+        ]
+    columns.sort(key=lambda column: (-column["attention"], column["place"]))
+    warnings.sort(key=lambda one: -one["weight"])
+    return {
+        "version": REPORT_VERSION,
+        "summary": {
+            "name": profile.schema.name,
+            "fingerprint": fingerprint,
+            "rows_read": rows_read,
+            "rows_kept": int(profile.groups.sum()),
+            "rows_quarantined": sum(quarantined.values()),
+            "splits": splits,
+            "warnings": warnings,
+            "columns": {
+                c["name"]: {
+                    key: c[key] for key in ("kind", "null_rate", "unknown_rate", "psi", "auc")
+                }
+                for c in columns
+            },
+        },
+        "quarantine": dict(sorted(quarantined.items(), key=lambda item: (-item[1], item[0]))),
+        "series": _series(profile.series),
+        "columns": columns,
+    }
+
+
+def _splits(profile: Profile) -> dict[str, dict[str, Any]]:
+    found = {}
+    for index, name in enumerate(SPLITS):
+        misses, clicks = (int(n) for n in profile.groups[2 * index : 2 * index + 2])
+        rows = misses + clicks
+        rate = short(clicks / rows) if rows else None
+        found[name] = {"rows": rows, "clicks": clicks, "click_rate": rate}
+    return found
+
+
+def _number(name: str, profile: Profile) -> dict[str, Any]:
+    numbers = profile.numbers[name]
+    rows = int(profile.groups.sum())
+    total = numbers.counts.sum(axis=1)
+    count = int(total.sum())
+    found = measures.quantiles(numbers, total, QUANTILES)
+    constant = count > 0 and numbers.least == numbers.greatest
+    single = measures.single(numbers)
+    return {
+        "name": name,
+        "kind": "number",
+        "null_rate": _share(int(numbers.missing.sum()), rows),
+        "unknown_rate": {},
+        "distinct": len(numbers.bins),
+        "at_least": not (constant or single.all()),
+        "constant": constant and count == rows,
+        "dominant": _share(int(total[single].max(initial=0)), rows),
+        "psi": _drift(measures.psi_cells_of_numbers(numbers)),
+        "auc": _short(measures.area_of_numbers(numbers)),
+        "least": short(numbers.range[0], 15) if count else None,
+        "greatest": short(numbers.range[1], 15) if count else None,
+        "mean": short(numbers.sum / count + numbers.offset, 9) if count else None,
+        "quantiles": {f"{q:g}": short(x, 9) for q, x in zip(QUANTILES, found, strict=True)}
+        if count
+        else {},
+        "histogram": measures.histogram(numbers),
+    }
+
+
+def _field(
+    field: CategoricalField, profile: Profile, top_values: TopValues, top: int
+) -> dict[str, Any]:
+    table = profile.ids[field.name]
+    splits = by_split(table)
+    total = splits.sum(axis=0)
+    rows = int(profile.groups.sum())
+    shared = field.name in profile.folded and field.vocabulary_size > HEAD
+    beyond = splits[HEAD:].sum(axis=0)
+    single = splits[:HEAD].sum(axis=1)
+    return {
+        "name": field.name,
+        "kind": "values" if field.multi_valued else "value",
+        "null_rate": _share(profile.missing[field.name], rows),
+        "unknown_rate": {
+            name: _share(int(splits[UNKNOWN_ID, i]), int(total[i]))
+            for i, name in enumerate(SPLITS)
+            if total[i]
+        },
+        "distinct": field.vocabulary_size - FIRST_VALUE_ID,
+        "at_least": False,
+        "hashed": field.name in profile.folded,
+        "constant": bool(np.count_nonzero(splits.any(axis=1)) == 1 and not beyond.any()),
+        "dominant": _share(int(single.max()), int(total.sum())),
+        "psi": _drift(measures.psi_cells_of_values(splits)),
+        "auc": _short(measures.area_of_values(table)),
+        "mean_length": short(total.sum() / max(1, rows)) if field.multi_valued else None,
+        "top": [] if shared else _top(field, profile, top_values, top),
+    }
+
+
+def _top(
+    field: CategoricalField, profile: Profile, top_values: TopValues, top: int
+) -> list[dict[str, Any]]:
+    """The most frequent ids of the training rows, and unknown where it is among them."""
+    table = profile.ids[field.name][:HEAD]
+    splits = by_split(table)
+    total = by_split(profile.ids[field.name]).sum(axis=0)
+    order = np.argsort(-splits[:, 0], kind="stable")[:top]
+    order = [int(i) for i in order if splits[i].any()]
+    values = top_values(field.name, max([0, *(i - FIRST_VALUE_ID + 1 for i in order)]))
+    found = []
+    for i in order:
+        clicks, rows = int(table[i, 1::2].sum()), int(table[i].sum())
+        place = i - FIRST_VALUE_ID
+        found.append(
+            {
+                "id": i,
+                "value": values[place] if 0 <= place < len(values) else None,
+                "rows": rows,
+                "clicks": clicks,
+                "share": {
+                    name: _share(int(splits[i, s]), int(total[s]))
+                    for s, name in enumerate(SPLITS)
+                    if total[s]
+                },
+            }
+        )
+    return found
+
+
+def _drift(cells: np.ndarray) -> dict[str, dict[str, float]]:
+    """Split → PSI against training and what chance alone would make of it."""
+    found = {}
+    for index, name in list(enumerate(SPLITS))[1:]:
+        value = measures.psi(cells[:, 0], cells[:, index])
+        if value is not None:
+            found[name] = {"psi": short(value[0]), "chance": short(value[1])}
+    return found
+
+
+def _series(series: Series) -> dict[str, Any]:
+    """The click rate over place or time, in at most POINTS steps."""
+    step = max(1, math.ceil(len(series.counts) / POINTS))
+    counts = np.pad(series.counts, ((0, -len(series.counts) % step), (0, 0)))
+    counts = counts.reshape(-1, step, counts.shape[1]).sum(axis=1)
+    splits = by_split(counts)
+    rows = splits.sum(axis=1)
+    main = splits.argmax(axis=1)
+    clear = (rows > 0) & (splits.max(axis=1, initial=0) >= 0.9 * rows)
+    return {
+        "over": "time" if series.time else "position",
+        "start": series.first * series.width,
+        "width": series.width * step,
+        "rows": rows.tolist(),
+        "clicks": counts[:, 1::2].sum(axis=1).tolist(),
+        "split": [SPLITS[i] if ok else None for i, ok in zip(main, clear, strict=True)],
+    }
+
+
+def _attention(column: dict[str, Any]) -> float:
+    """How much a column wants to be looked at; its warnings first."""
+    weight = sum(100 * one["weight"] for one in column["warnings"])
+    drift = max([0.0, *(one["psi"] - one["chance"] for one in column["psi"].values())])
+    unknown = max([0.0, *column["unknown_rate"].values()])
+    return short(weight + drift + unknown + abs((column["auc"] or 0.5) - 0.5))
+
+
+def _share(part: int, whole: int) -> float:
+    return short(part / whole) if whole else 0.0
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else short(value)

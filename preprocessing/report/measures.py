@@ -1,0 +1,196 @@
+"""What the report says of a column, as functions of counts alone."""
+
+# m cells or bins, S = 3 splits, B bars, T points
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from preprocessing.sketch import NumberCounts, quantiles
+
+FEW_CLICKS = 100
+"""Fewer held-out clicks than this say little, and training rows are taken instead."""
+PRIOR_ROWS = 10
+"""So many rows of the mean click rate are added to each value's."""
+BARS = 40
+PSI_VALUES, PSI_PARTS = 20, 10
+"""PSI compares so many of the most frequent values, or equal parts of the training numbers."""
+
+
+def by_split(counts: np.ndarray) -> np.ndarray:
+    """(m, 6) counts by split and label → (m, S) by split."""
+    return counts.reshape(*counts.shape[:-1], counts.shape[-1] // 2, 2).sum(axis=-1)
+
+
+def area(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> float | None:
+    """AUC of (m,) scores that so many negatives and positives have; None without both."""
+    if not negatives.sum() or not positives.sum():
+        return None
+    _, rank = np.unique(scores, return_inverse=True)
+    below = np.bincount(rank, weights=negatives)
+    equal = np.bincount(rank, weights=positives)
+    pairs = (equal * (np.cumsum(below) - below / 2)).sum()
+    return float(pairs / negatives.sum() / positives.sum())
+
+
+def area_of_values(counts: np.ndarray) -> float | None:
+    """AUC of ranking rows by the training click rate of their value, on rows not trained on.
+
+    With few of those, on the training rows, where rare values are taken together: alone, each would
+    know its own label.
+
+    Args:
+        counts: (m, 6) by value, split and label.
+    """
+    shown = counts[:, 2:].reshape(len(counts), -1, 2).sum(axis=1)
+    if shown.sum(axis=0).min() < FEW_CLICKS:
+        rare = counts[:, :2].sum(axis=1) < FEW_CLICKS
+        counts = np.vstack([counts[~rare], counts[rare].sum(axis=0, keepdims=True)])
+        shown = counts[:, :2]
+    rows = counts[:, :2].sum(axis=1)
+    mean = counts[:, 1].sum() / max(1, rows.sum())
+    rates = (counts[:, 1] + PRIOR_ROWS * mean) / (rows + PRIOR_ROWS)
+    return area(rates, shown[:, 0], shown[:, 1])
+
+
+def area_of_numbers(numbers: NumberCounts) -> float | None:
+    """AUC of ranking rows by the number, rising or falling; missing ones first or last."""
+    counts = np.vstack([numbers.counts, numbers.missing[None]])
+    negatives, positives = counts[:, 0::2].sum(axis=1), counts[:, 1::2].sum(axis=1)
+    best = None
+    for place in (-1, len(numbers.bins)):
+        scores = np.append(np.arange(len(numbers.bins)), place)
+        found = area(scores, negatives, positives)
+        if found is not None:
+            best = max(best or 0.0, found, 1 - found)
+    return best
+
+
+def psi(train: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:
+    """Population stability index of (m,) counts against those of training.
+
+    Returns:
+        Σ (p − q) ln(p / q), half a row added to each cell, and what chance alone makes of it on
+        average; None where either has no rows.
+    """
+    if not train.sum() or not other.sum():
+        return None
+    p = (train + 0.5) / (train + 0.5).sum()
+    q = (other + 0.5) / (other + 0.5).sum()
+    chance = (len(train) - 1) * (1 / train.sum() + 1 / other.sum())
+    return float(((q - p) * np.log(q / p)).sum()), float(chance)
+
+
+def psi_cells_of_values(splits: np.ndarray) -> np.ndarray:
+    """(m, S) rows by id → unknown, the most frequent in training, and all others: (≤ 22, S)."""
+    values = splits[2:]
+    order = np.argsort(-values[:, 0], kind="stable")
+    head, rest = values[order[:PSI_VALUES]], values[order[PSI_VALUES:]]
+    return np.vstack([splits[1:2], head, rest.sum(axis=0, keepdims=True)])
+
+
+def psi_cells_of_numbers(numbers: NumberCounts) -> np.ndarray:
+    """Missing, and tenths of the training rows' numbers: (11, S)."""
+    splits = by_split(numbers.counts)
+    train = splits[:, 0]
+    part = (np.cumsum(train) - train) * PSI_PARTS // max(1, train.sum())
+    cells = np.zeros((PSI_PARTS + 1, splits.shape[1]), np.int64)
+    np.add.at(cells, np.minimum(part, PSI_PARTS - 1), splits)
+    cells[-1] = by_split(numbers.missing)
+    return cells
+
+
+def histogram(numbers: NumberCounts) -> dict[str, object] | None:
+    """Bars of equal width, on a symmetric logarithm where the numbers are skewed.
+
+    Returns:
+        scale, edges (B + 1,), shares by split (S lists of B; of the rows that have a number) and
+        the click rate of all rows of each bar (B; None where there are none).
+    """
+    if not len(numbers.bins):
+        return None
+    total = numbers.counts.sum(axis=1)
+    quarter, three = quantiles(numbers, total, (0.25, 0.75))
+    low, high = numbers.range
+    skewed = high - low > 20 * (three - quarter)
+    whole = _whole(numbers)
+    if skewed and high - low > 10:
+        grid = np.linspace(_symlog(low), _symlog(high), BARS + 1)
+        edges = np.sign(grid) * np.expm1(np.abs(grid))
+        edges[0], edges[-1] = low, high
+        if whole:  # a bar without an integer in it would look like a gap
+            edges = np.unique(np.round(edges) - 0.5)
+            edges = np.append(edges, high + 0.5)
+    elif whole and high - low < BARS:
+        edges = np.arange(low - 0.5, high + 1)
+    else:
+        spread = (high - low) or abs(low) or 1.0
+        edges = np.linspace(low, low + spread, BARS + 1)
+    edges = np.unique([short(edge, 15) for edge in edges])
+    counts = _spread(numbers, edges)
+    splits, clicks = by_split(counts), counts[:, 1::2].sum(axis=1)
+    rows = splits.sum(axis=1)
+    shares = splits / np.maximum(1, splits.sum(axis=0))
+    return {
+        "scale": "symlog" if skewed and high - low > 10 else "linear",
+        "edges": edges.tolist(),
+        "shares": [[short(x) for x in one] for one in shares.T],
+        "click_rate": [
+            short(c / n) if n >= 0.5 else None for c, n in zip(clicks, rows, strict=True)
+        ],
+        "rows": [round(float(n)) for n in rows],
+    }
+
+
+def interval(clicks: float, rows: float) -> tuple[float, float]:
+    """95 % confidence interval of a click rate (Wilson 1927)."""
+    if not rows:
+        return 0.0, 1.0
+    z = 1.96
+    rate = clicks / rows
+    middle = (rate + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z / (1 + z * z / rows) * math.sqrt(rate * (1 - rate) / rows + z * z / (4 * rows**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def single(numbers: NumberCounts) -> np.ndarray:
+    """(m,) whether the bin holds one value only: an integer among integers, and not too large."""
+    distance = np.abs(numbers.edges()[0] - numbers.offset)
+    return (distance < 2 ** (numbers.bits + 1)) & _whole(numbers)
+
+
+def short(value: float, digits: int = 6) -> float:
+    """Few digits are enough to read, and do not depend on the machine's rounding."""
+    return float(f"{value:.{digits}g}")
+
+
+def _whole(numbers: NumberCounts) -> bool:
+    """Whether all numbers seem to be integers: those that have bins of their own are."""
+    edges = numbers.edges()[0]
+    near = np.abs(edges - numbers.offset) < 2**numbers.bits
+    return bool(near.any() and (edges[near] == np.round(edges[near])).all())
+
+
+def _symlog(value: float) -> float:
+    return math.copysign(math.log1p(abs(value)), value)
+
+
+def _spread(numbers: NumberCounts, edges: np.ndarray) -> np.ndarray:
+    """(B, 6) counts between the edges; each bin's are spread evenly over its width."""
+    near, far = numbers.edges()
+    far = np.where(single(numbers), near, far)  # one value is no range
+    low, high = np.minimum(near, far), np.maximum(near, far)
+    low, high = np.maximum(low, numbers.range[0]), np.minimum(high, numbers.range[1])
+    high = np.maximum(high, low)
+    width = high - low
+    out = np.zeros((len(edges) - 1, numbers.counts.shape[1]))
+    for bar in range(len(out)):
+        left, right = edges[bar], edges[bar + 1]
+        overlap = np.clip(np.minimum(high, right) - np.maximum(low, left), 0, None)
+        last = bar == len(out) - 1
+        inside = (low >= left) & ((low < right) | (last & (low <= right)))
+        share = np.where(width > 0, overlap / np.where(width > 0, width, 1), inside)
+        out[bar] = share @ numbers.counts
+    return out

@@ -1,0 +1,373 @@
+/* Parses raw text into columns in one pass, some rows at a time, so that they stay in the cache.
+ *
+ * It takes what is plain, and refuses a block with anything odd in it; Python then reads the block
+ * the slow way, which knows all cases and words the errors. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+enum { ROWS = 256, ABSENT = -1 }; /* as in dictionary.c */
+
+/* The first `length` ≤ 8 bytes as a little-endian number; reads no byte from `limit` on. */
+static inline uint64_t word(const uint8_t *at, uint32_t length, const uint8_t *limit)
+{
+    uint64_t value = 0;
+    if (limit - at >= 8) {
+        memcpy(&value, at, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        value = __builtin_bswap64(value);
+#endif
+        return length == 8 ? value : value & ((1ULL << 8 * length) - 1);
+    }
+    for (uint32_t i = 0; i < length; i++) value |= (uint64_t)at[i] << 8 * i;
+    return value;
+}
+
+#define ROTATE(x, b) ((x) << (b) | (x) >> (64 - (b)))
+#define ROUND                                                                                      \
+    v0 += v1, v2 += v3, v1 = ROTATE(v1, 13) ^ v0, v3 = ROTATE(v3, 16) ^ v2, v0 = ROTATE(v0, 32);   \
+    v2 += v1, v0 += v3, v1 = ROTATE(v1, 17) ^ v2, v3 = ROTATE(v3, 21) ^ v0, v2 = ROTATE(v2, 32)
+
+/* SipHash-2-4 (Aumasson, Bernstein 2012), mixed further as pandas.util.hash_array does it. */
+static uint64_t siphash(const uint64_t key[2], const uint8_t *at, uint32_t length,
+                        const uint8_t *limit)
+{
+    uint64_t v0 = key[0] ^ 0x736f6d6570736575ULL, v1 = key[1] ^ 0x646f72616e646f6dULL;
+    uint64_t v2 = key[0] ^ 0x6c7967656e657261ULL, v3 = key[1] ^ 0x7465646279746573ULL;
+    const uint64_t last = (uint64_t)length << 56;
+    for (; length >= 8; length -= 8, at += 8) {
+        const uint64_t m = word(at, 8, limit);
+        v3 ^= m;
+        ROUND;
+        ROUND;
+        v0 ^= m;
+    }
+    const uint64_t m = last | word(at, length, limit);
+    v3 ^= m;
+    ROUND;
+    ROUND;
+    v0 ^= m;
+    v2 ^= 0xff;
+    ROUND;
+    ROUND;
+    ROUND;
+    ROUND;
+    uint64_t x = v0 ^ v1 ^ v2 ^ v3;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ULL;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBULL;
+    return x ^ x >> 31;
+}
+
+/* A whole number in at most 18 digits. */
+static inline int parse_integer(const uint8_t *at, int32_t length, const uint8_t *limit,
+                                int64_t *out)
+{
+    const int negative = length > 1 && *at == '-';
+    uint64_t value = 0;
+    at += negative;
+    length -= negative;
+    if (length < 1 || length > 18) return 0;
+    if (length <= 8) { /* eight digits at once, without a branch for each length */
+        const uint64_t zeros = 0x3030303030303030ULL;
+        uint64_t x = word(at, (uint32_t)length, limit) << (64 - 8 * length);
+        x |= zeros >> (8 * length - 1) >> 1;
+        if (((x + 0x4646464646464646ULL) | (x - zeros)) & 0x8080808080808080ULL) return 0;
+        x = (x & 0x0F0F0F0F0F0F0F0FULL) * 2561 >> 8;
+        x = (x & 0x00FF00FF00FF00FFULL) * 6553601 >> 16;
+        value = (x & 0x0000FFFF0000FFFFULL) * 42949672960001ULL >> 32;
+    } else
+        for (int32_t i = 0; i < length; i++) {
+            if (at[i] < '0' || at[i] > '9') return 0;
+            value = value * 10 + (at[i] - '0');
+        }
+    *out = negative ? -(int64_t)value : (int64_t)value;
+    return 1;
+}
+
+/* A decimal whose digits and power of ten are exact in a double: one operation rounds it right
+ * (Clinger 1990). */
+static int parse_number(const uint8_t *at, int32_t length, double *out)
+{
+    static const double power[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                   1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                   1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const uint8_t *end = at + length;
+    const int negative = length > 1 && *at == '-';
+    uint64_t value = 0;
+    int digits = 0, exponent = 0, any = 0;
+    for (at += negative; at < end && *at >= '0' && *at <= '9'; at++, any = 1) {
+        value = value * 10 + (*at - '0');
+        if ((digits += value > 0) > 15) return 0;
+    }
+    if (!any) return 0;
+    if (at < end && *at == '.') {
+        const uint8_t *point = at++;
+        for (; at < end && *at >= '0' && *at <= '9'; at++) {
+            value = value * 10 + (*at - '0');
+            if ((digits += value > 0) > 15) return 0;
+        }
+        if (at - point < 2 || at - point > 1000) return 0;
+        exponent = (int)(point + 1 - at);
+    }
+    if (at < end && (*at == 'e' || *at == 'E')) {
+        const int less = ++at < end && *at == '-';
+        if (less || (at < end && *at == '+')) at++;
+        if (end - at < 1 || end - at > 3) return 0;
+        int shift = 0;
+        for (; at < end && *at >= '0' && *at <= '9'; at++) shift = shift * 10 + (*at - '0');
+        exponent += less ? -shift : shift;
+    }
+    if (at != end || exponent < -22 || exponent > 22) return 0;
+    const double size =
+        exponent < 0 ? (double)value / power[-exponent] : (double)value * power[exponent];
+    *out = negative ? -size : size;
+    return 1;
+}
+
+/* ---- columns ---- */
+
+enum kind { IGNORE, LABEL, INTEGER, NUMBER, TIMESTAMP, CATEGORICAL, LIST };
+
+typedef struct {
+    int64_t kind;
+    void *words;       /* the dictionary of CATEGORICAL and LIST */
+    void *out;         /* (n,) float32 | float64 | float64 | int64 | int32; LIST: (n + 1,) int32 */
+    int32_t *codes;    /* of LIST */
+    int64_t *user;     /* (n,) hashes of a CATEGORICAL, or NULL */
+    int64_t token;     /* CATEGORICAL: whether a missing value is the empty one */
+    int64_t separator; /* LIST: between two values */
+    int64_t most;      /* LIST: values of a row */
+    double threshold;  /* LABEL: NaN for none */
+} column;
+
+typedef struct {
+    const uint8_t *at;
+    int64_t length;
+} text;
+
+typedef int (*look_up)(void *words, const uint8_t *const *at, const int32_t *length, int64_t n,
+                       const uint8_t *limit, int32_t *codes);
+
+typedef struct {
+    look_up look_up;
+    const text *missing; /* texts that stand for no value */
+    int64_t missing_count;
+    uint64_t user_key[2], row_key[2];
+    uint64_t *row_hash; /* (n,), or NULL */
+    int64_t separator, C;
+} layout;
+
+/* ROWS values of a column. */
+typedef struct {
+    const uint8_t *at[ROWS];
+    int32_t length[ROWS]; /* ABSENT where missing */
+} values;
+
+/* What is in a text: 1 NUL, 2 a byte beyond ASCII, 4 a carriage return, 8 the quote; and how many
+ * lines. quote: 256 for none. */
+int ctrdist_scan_inspect(const uint8_t *raw, int64_t size, int32_t quote, int64_t *lines)
+{
+    uint8_t nul = 0, high = 0, cr = 0, quoted = 0;
+    *lines = 0;
+    for (int64_t begin = 0; begin < size; begin += 128) {
+        const int64_t end = begin + 128 < size ? begin + 128 : size;
+        uint8_t count = 0;
+        for (int64_t i = begin; i < end; i++) {
+            nul |= raw[i] == 0;
+            high |= raw[i];
+            cr |= raw[i] == '\r';
+            quoted |= raw[i] == (uint8_t)quote;
+            count += raw[i] == '\n';
+        }
+        *lines += count;
+    }
+    return nul | (high >> 7) << 1 | cr << 2 | (quoted && quote < 256) << 3;
+}
+
+/* Where in 64 bytes the separator or a line's end is. */
+static inline uint64_t ends_of(const uint8_t *at, uint8_t separator)
+{
+    uint64_t found = 0;
+#if defined(__AVX2__)
+    for (int half = 0; half < 2; half++) {
+        const __m256i bytes = _mm256_loadu_si256((const __m256i *)(at + 32 * half));
+        const __m256i hit =
+            _mm256_or_si256(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8((char)separator)),
+                            _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\n')));
+        found |= (uint64_t)(uint32_t)_mm256_movemask_epi8(hit) << 32 * half;
+    }
+#else
+    for (int i = 0; i < 64; i++) found |= (uint64_t)(at[i] == separator || at[i] == '\n') << i;
+#endif
+    return found;
+}
+
+static int read_categorical(const column *c, const layout *l, values *v, int64_t first,
+                            int64_t rows, const uint8_t *limit)
+{
+    if (c->user)
+        for (int64_t i = 0; i < rows; i++)
+            c->user[first + i] = (int64_t)siphash(
+                l->user_key, v->at[i], v->length[i] < 0 ? 0 : (uint32_t)v->length[i], limit);
+    if (c->token)
+        for (int64_t i = 0; i < rows; i++) v->length[i] = v->length[i] < 0 ? 0 : v->length[i];
+    return l->look_up(c->words, v->at, v->length, rows, limit, (int32_t *)c->out + first);
+}
+
+static int read_lists(const column *c, const layout *l, const values *v, int64_t first,
+                      int64_t rows, const uint8_t *limit)
+{
+    int32_t *ends = (int32_t *)c->out + first;
+    if (first == 0) ends[0] = 0;
+    int32_t *codes = c->codes + ends[0];
+    values parts;
+    int64_t waiting = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        const uint8_t *at = v->at[i], *end = at + (v->length[i] < 0 ? 0 : v->length[i]), *stop;
+        int64_t count = 0;
+        for (; at < end && count < c->most; at = stop + 1) {
+            stop = memchr(at, (int)c->separator, (size_t)(end - at));
+            if (stop == NULL) stop = end;
+            if (stop == at) continue;
+            if (waiting == ROWS) {
+                if (l->look_up(c->words, parts.at, parts.length, ROWS, limit, codes)) return -1;
+                codes += ROWS;
+                waiting = 0;
+            }
+            parts.at[waiting] = at;
+            parts.length[waiting++] = (int32_t)(stop - at);
+            count++;
+        }
+        ends[i + 1] = ends[i] + (int32_t)count;
+    }
+    return l->look_up(c->words, parts.at, parts.length, waiting, limit, codes);
+}
+
+static int read_numbers(const column *c, const values *v, int64_t first, int64_t rows,
+                        const uint8_t *limit)
+{
+    int good = 1;
+    if (c->kind == TIMESTAMP) {
+        int64_t *out = (int64_t *)c->out + first;
+        for (int64_t i = 0; i < rows; i++)
+            good &= parse_integer(v->at[i], v->length[i], limit, out + i);
+    } else if (c->kind == LABEL) {
+        float *out = (float *)c->out + first;
+        const int plain = isnan(c->threshold);
+        for (int64_t i = 0; i < rows; i++) {
+            double value = 0;
+            good &= parse_number(v->at[i], v->length[i], &value);
+            good &= !plain || value == 0 || value == 1;
+            out[i] = (float)(plain ? value : value >= c->threshold);
+        }
+    } else {
+        double *out = (double *)c->out + first;
+        for (int64_t i = 0; i < rows; i++) {
+            int64_t whole = 0;
+            if (v->length[i] == ABSENT)
+                out[i] = NAN;
+            else if (c->kind == NUMBER)
+                good &= parse_number(v->at[i], v->length[i], out + i);
+            else {
+                good &= parse_integer(v->at[i], v->length[i], limit, &whole);
+                out[i] = (double)whole;
+            }
+        }
+    }
+    return good ? 0 : 1;
+}
+
+static void find_missing(const layout *l, values *v, int64_t rows)
+{
+    for (int64_t m = 0; m < l->missing_count; m++) {
+        const text missing = l->missing[m];
+        for (int64_t i = 0; i < rows; i++)
+            if (v->length[i] == missing.length &&
+                (missing.length == 0 || memcmp(v->at[i], missing.at, (size_t)missing.length) == 0))
+                v->length[i] = ABSENT;
+    }
+}
+
+/* rows ≤ ROWS rows from row `first` on; ends: (rows, C), where in `raw` each value ends; begin:
+ * where the first one begins. */
+static int read_rows(const column *columns, const layout *l, const uint8_t *raw, int64_t size,
+                     const uint32_t *ends, uint32_t begin, int64_t first, int64_t rows)
+{
+    const int64_t C = l->C;
+    values v;
+    for (int64_t c = 0; c < C; c++) {
+        const column *column = columns + c;
+        if (column->kind == IGNORE && l->row_hash == NULL) continue;
+        for (int64_t i = 0; i < rows; i++) {
+            const int64_t at = i * C + c;
+            const uint32_t from = at ? ends[at - 1] + 1 : begin;
+            v.at[i] = raw + from;
+            v.length[i] = (int32_t)(ends[at] - from);
+        }
+        if (c == C - 1)
+            for (int64_t i = 0; i < rows; i++)
+                if (v.length[i] > 0 && v.at[i][v.length[i] - 1] == '\r') v.length[i]--;
+        if (C == 1) /* a blank line is no row */
+            for (int64_t i = 0; i < rows; i++)
+                if (v.length[i] == 0) return 1;
+        find_missing(l, &v, rows);
+        if (l->row_hash)
+            for (int64_t i = 0; i < rows; i++) {
+                const uint32_t length = v.length[i] < 0 ? 0 : (uint32_t)v.length[i];
+                const uint64_t state = c ? l->row_hash[first + i] : 0xCBF29CE484222325ULL;
+                l->row_hash[first + i] =
+                    (state ^ siphash(l->row_key, v.at[i], length, raw + size)) * 0x100000001B3ULL;
+            }
+        int failed = 0;
+        if (column->kind == CATEGORICAL)
+            failed = read_categorical(column, l, &v, first, rows, raw + size);
+        else if (column->kind == LIST)
+            failed = read_lists(column, l, &v, first, rows, raw + size);
+        else if (column->kind != IGNORE)
+            failed = read_numbers(column, &v, first, rows, raw + size);
+        if (failed) return failed;
+    }
+    return 0;
+}
+
+/* Reads a text of n lines, the last of which has its end, into (C,) columns. Carriage returns stand
+ * before line ends only.
+ *
+ * Returns 0; 1 where anything is odd: the dictionaries and outputs then hold parts of it; -1
+ * without memory. */
+int ctrdist_scan(const uint8_t *raw, int64_t size, int64_t n, const column *columns,
+                 const layout *l)
+{
+    const int64_t batch = ROWS * l->C;
+    uint32_t *ends = malloc((size_t)(batch + 64) * sizeof(uint32_t));
+    if (ends == NULL) return -1;
+    int64_t first = 0, found = 0;
+    uint32_t begin = 0;
+    int failed = 0;
+    for (int64_t at = 0; at < size && !failed; at += 64) {
+        uint8_t tail[64] = {0};
+        const uint8_t *chunk = raw + at;
+        if (size - at < 64) chunk = memcpy(tail, chunk, (size_t)(size - at));
+        for (uint64_t hits = ends_of(chunk, (uint8_t)l->separator); hits; hits &= hits - 1)
+            ends[found++] = (uint32_t)at + (uint32_t)__builtin_ctzll(hits);
+        const int last = at + 64 >= size;
+        while (!failed && (found >= batch || (last && found))) {
+            const int64_t rows = found < batch ? found / l->C : ROWS, taken = rows * l->C;
+            failed = rows == 0 || first + rows > n;
+            for (int64_t row = 1; row <= rows && !failed; row++)
+                failed = raw[ends[row * l->C - 1]] != '\n';
+            if (failed) break;
+            failed = read_rows(columns, l, raw, size, ends, begin, first, rows);
+            first += rows;
+            begin = ends[taken - 1] + 1;
+            found -= taken;
+            memmove(ends, ends + taken, (size_t)found * sizeof(uint32_t));
+        }
+    }
+    free(ends);
+    return failed ? failed : first != n;
+}

@@ -1,0 +1,118 @@
+"""Reading goes on when the S3 server is killed and started anew: a real one (rclone), killed."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from ctrdist.errors import DataError
+from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
+from preprocessing.inputs import find_shards
+from preprocessing.reader import read_blocks
+from tests.integration.test_s3 import rclone
+
+ROWS = 20_000
+
+
+class Server:
+    """Serves a folder's folders as buckets, always at the same port."""
+
+    def __init__(self, root: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._command = [
+            *(str(rclone()), "serve", "s3", "--auth-key", "key,secret", "--vfs-cache-mode", "off"),
+            *("--addr", f"127.0.0.1:{self.port}", str(root)),
+        ]
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet)
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    if rclone() is None:
+        pytest.skip("no rclone here: it is in the extra `dev`")
+    (tmp_path / "logs").mkdir()
+    server = Server(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.start()
+    yield server
+    server.kill()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def config(*inputs: str, **settings: object) -> PreprocessConfig:
+    columns = [ColumnConfig(name="label", role="label"), ColumnConfig(name="c")]
+    return PreprocessConfig(columns=columns, input=list(inputs), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(16, marks=pytest.mark.slow)])
+def test_a_server_that_is_killed_while_a_log_is_read(server, tmp_path, seconds):
+    text = "".join(f"{i % 2}\tv{i}\n" for i in range(ROWS)).encode()
+    for name, stored in (("a.tsv", text), ("b.tsv.gz", gzip.compress(text)), ("c.tsv", text)):
+        (tmp_path / "logs" / name).write_bytes(stored)
+    settings = config("s3://logs/")
+    (shard,) = find_shards(settings)
+    assert [piece.url for piece in shard.pieces] == [
+        f"s3://logs/{name}" for name in ("a.tsv", "b.tsv.gz", "c.tsv")
+    ]
+    blocks = read_blocks(shard, settings)
+    values = next(blocks).table.column("c").to_pylist()
+    server.kill()
+    back = threading.Timer(seconds, server.start)
+    back.start()
+    for block in blocks:
+        values += block.table.column("c").to_pylist()
+    back.join()
+    assert values == [f"v{i}" for i in range(ROWS)] * 3
+
+
+def test_folders_globs_and_splits_there(server, tmp_path):
+    for day in range(3):
+        folder = tmp_path / "logs" / f"day={day}"
+        folder.mkdir()
+        (folder / "part-0.jsonl").write_text(f'{{"label": 1, "c": "v{day}"}}\n')
+        (folder / "_SUCCESS").write_text("")
+    split = SplitConfig(by="file", valid=["day=1/*"], test=["day=2/*"])
+    settings = config("s3://logs/day=*", format=FormatConfig(type="jsonl"), split=split)
+    shards = find_shards(settings)
+    assert [shard.split for shard in shards] == ["train", "valid", "test"]
+    rows = [b.table.column("c").to_pylist() for s in shards for b in read_blocks(s, settings)]
+    assert rows == [["v0"], ["v1"], ["v2"]]
+
+
+def test_a_file_that_is_gone_by_the_time_it_is_read_is_named(server, tmp_path):
+    (tmp_path / "logs" / "a.tsv").write_text("1\tx\n")
+    settings = config("s3://logs/a.tsv")
+    (shard,) = find_shards(settings)
+    store, _ = fsspec.core.url_to_fs("s3://logs")
+    store.rm_file("logs/a.tsv")
+    with pytest.raises(DataError, match=r"s3://logs/a\.tsv: cannot be read \(.*Check that it is"):
+        list(read_blocks(shard, settings))

@@ -1,0 +1,100 @@
+"""What is learned of numbers is that of a straight count, however the rows are cut into blocks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from preprocessing.config import ColumnConfig, PreprocessConfig
+from preprocessing.moments import Moments
+from preprocessing.numbers import NumberStatistics, quantile_ids, quantile_texts, transformed
+
+CONFIG = PreprocessConfig(
+    columns=[
+        ColumnConfig(name="label", role="label"),
+        ColumnConfig(name="log", role="numeric"),
+        ColumnConfig(name="plain", role="numeric", transform="standardise"),
+        ColumnConfig(name="raw", role="numeric", transform="raw"),
+        ColumnConfig(name="unit", role="numeric", transform="min_max"),
+        ColumnConfig(
+            name="part", role="numeric", numeric_as="bucket", buckets="quantile", num_quantiles=4
+        ),
+    ]
+)
+NAMES = [c.name for c in CONFIG.of_role("numeric")]
+
+
+def of(name: str) -> ColumnConfig:
+    return next(c for c in CONFIG.columns if c.name == name)
+
+
+@pytest.mark.parametrize("sizes", [[100], [1, 99], [30, 30, 40], [10] * 10])
+def test_moments_of_parts_are_those_of_the_whole(rng, sizes):
+    values = 1e4 + rng.normal(size=100)
+    total = Moments()
+    for part in np.split(values, np.cumsum(sizes)[:-1]):
+        total = total + Moments.of(part)
+    assert total.count == 100
+    np.testing.assert_allclose(
+        [total.mean, total.deviation], [values.mean(), values.std()], rtol=1e-9
+    )
+
+
+def test_no_values_or_equal_ones_divide_by_one():
+    assert Moments().deviation == 1
+    assert Moments.of(np.full(5, 3.0)).deviation == 1
+    assert (Moments() + Moments.of(np.ones(2))).count == 2
+
+
+def learned(values: np.ndarray, train: np.ndarray, cuts: list[int]) -> dict:
+    """Through as many shards as there are parts, each in two blocks, as the marks keep them."""
+    total = NumberStatistics(CONFIG)
+    for part, chosen in zip(np.split(values, cuts), np.split(train, cuts), strict=True):
+        shard = NumberStatistics(CONFIG)
+        half = len(part) // 2
+        shard.add(dict.fromkeys(NAMES, part[:half]), chosen[:half])
+        shard.add(dict.fromkeys(NAMES, part[half:]), chosen[half:])
+        total.merge(json.loads(json.dumps(shard.summary())))
+    return total.learn()
+
+
+@pytest.mark.parametrize("cuts", [[], [10], [1, 400, 401, 900]])
+def test_transforms_are_learned_from_training_rows_alone(rng, cuts):
+    values = np.round(np.exp(rng.normal(3, 2, 1000)))
+    values[rng.random(1000) < 0.1] = np.nan
+    train = rng.random(1000) < 0.7
+    found = learned(values, train, cuts)
+    own = values[train & ~np.isnan(values)]
+    logs = np.log1p(own)
+    expected = {
+        "log": (np.log1p(values) - logs.mean()) / logs.std(),
+        "plain": (values - own.mean()) / own.std(),
+        "raw": values,
+        "unit": np.clip((values - own.min()) / (own.max() - own.min()), 0, 1),
+    }
+    for name, wanted in expected.items():
+        got = transformed(values, of(name), found.get(name, {}))
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, np.nan_to_num(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_are_cut_into_parts_of_equal_size(rng):
+    values = rng.integers(0, 100, 4000).astype(np.float64)
+    values[::10] = np.nan
+    found = learned(values, np.ones(4000, bool), [1234])["part"]
+    ids = quantile_ids(values, found)
+    assert len(found["edges"]) == 3 and len(quantile_texts(found)) == 5
+    shares = np.bincount(ids, minlength=7)[2:6] / 3600
+    np.testing.assert_allclose(shares, 0.25, atol=0.03)
+    assert (ids[::10] == 6).all()  # a missing value is a part of its own
+    order = np.argsort(values[~np.isnan(values)], kind="stable")
+    assert (np.diff(ids[~np.isnan(values)][order]) >= 0).all()
+
+
+def test_a_column_without_any_value_is_learned_too():
+    found = learned(np.full(10, np.nan), np.ones(10, bool), [])
+    for name in ("log", "plain", "unit"):
+        assert (transformed(np.array([np.nan, 2.0]), of(name), found[name])[:1] == 0).all()
+    assert quantile_ids(np.array([np.nan, 1.0]), found["part"]).tolist() == [3, 2]

@@ -32,7 +32,7 @@ class Texts:
 
     starts: np.ndarray
     """(n + 1,) int64: byte at which each begins, and the end."""
-    bytes: np.ndarray
+    content: np.ndarray
     """uint8."""
 
     @classmethod
@@ -69,7 +69,7 @@ class Texts:
 
     def array(self) -> pa.Array:
         """(n,) large_string, not copied."""
-        buffers = [None, pa.py_buffer(self.starts), pa.py_buffer(self.bytes)]
+        buffers = [None, pa.py_buffer(self.starts), pa.py_buffer(self.content)]
         return pa.LargeStringArray.from_buffers(len(self), *buffers[1:])
 
     def take(self, order: np.ndarray) -> Texts:
@@ -80,17 +80,17 @@ class Texts:
         order = np.ascontiguousarray(order, np.int32)
         lengths = self.starts[1:][order] - self.starts[order]
         taken = Texts.joined(lengths, np.empty(int(lengths.sum()), np.uint8))
-        given = (_at(x) for x in (self.starts, self.bytes, taken.starts, taken.bytes))
+        given = (_at(x) for x in (self.starts, self.content, taken.starts, taken.content))
         library.ctrdist_gather(_at(order), len(order), *given)
         return taken
 
     def part(self, start: int, end: int) -> Texts:
         """Texts [start, end), not copied but for their starts."""
         starts = self.starts[start : end + 1]
-        return Texts(starts - starts[0], self.bytes[starts[0] : starts[-1]])
+        return Texts(starts - starts[0], self.content[starts[0] : starts[-1]])
 
     def __getitem__(self, index: int) -> bytes:
-        return self.bytes[self.starts[index] : self.starts[index + 1]].tobytes()
+        return self.content[self.starts[index] : self.starts[index + 1]].tobytes()
 
 
 @dataclass
@@ -126,7 +126,7 @@ def partition(texts: Texts, hashes: np.ndarray, counts: np.ndarray) -> Buckets:
     blocks: np.ndarray = np.empty(places[-1], np.uint8)
     codes: np.ndarray = np.empty(n, np.int32)
     library.ctrdist_partition(
-        *(_at(x) for x in (hashes, counts, lengths, texts.bytes)),
+        *(_at(x) for x in (hashes, counts, lengths, texts.content)),
         n,
         *(_at(x) for x in (entries, places, blocks, codes)),
     )
@@ -222,7 +222,7 @@ class _NativeDistinct:
         if size == 0:
             return np.empty(0, dtype)
         raw = (ctypes.c_char * (size * np.dtype(dtype).itemsize)).from_address(int(place))
-        return np.frombuffer(raw, dtype)
+        return np.frombuffer(memoryview(raw).cast("B"), dtype)
 
 
 class _PythonDistinct:
@@ -266,7 +266,7 @@ def order(chosen: np.ndarray, counts: np.ndarray, texts: Texts) -> np.ndarray:
         return chosen[found.to_numpy()]
     out: np.ndarray = np.empty(len(chosen), np.int32)
     counts = np.ascontiguousarray(counts, np.int64)
-    arrays = (_at(x) for x in (counts, texts.starts, texts.bytes, out))
+    arrays = (_at(x) for x in (counts, texts.starts, texts.content, out))
     if library.ctrdist_order(_at(chosen), len(chosen), *arrays):
         raise MemoryError
     return out
@@ -281,7 +281,9 @@ def hashed(texts: Texts, num_buckets: int) -> np.ndarray:
     else:
         out = np.empty(len(texts), np.uint64)
         key = np.frombuffer(_SIP_KEY.encode(), np.uint64)
-        library.ctrdist_siphash(_at(texts.starts), _at(texts.bytes), len(texts), _at(key), _at(out))
+        library.ctrdist_siphash(
+            _at(texts.starts), _at(texts.content), len(texts), _at(key), _at(out)
+        )
     return (out % np.uint64(num_buckets)).astype(np.int32)
 
 
@@ -294,7 +296,7 @@ def _partition_in_numpy(texts: Texts, hashes: np.ndarray, counts: np.ndarray) ->
     for start, end in pairwise(entries.tolist()):
         part = texts.part(start, end)
         block = b"".join(
-            x.tobytes() for x in (hashes[start:end], counts[start:end], part.lengths, part.bytes)
+            x.tobytes() for x in (hashes[start:end], counts[start:end], part.lengths, part.content)
         )
         blocks.append(block + bytes(-len(block) % 8))
         places.append(places[-1] + len(blocks[-1]))

@@ -234,7 +234,7 @@ class _Values:
         return cls(
             np.concatenate([v.parents for v in values]),
             np.concatenate([v.counts for v in values]),
-            Texts.joined(lengths, np.concatenate([v.texts.bytes for v in values])),
+            Texts.joined(lengths, np.concatenate([v.texts.content for v in values])),
         )
 
 
@@ -256,7 +256,7 @@ class _Stream:
     def fill(self) -> None:
         """Reads on, so that about the wanted number is held, or one at least."""
         wanted = self._rows - len(self.held.counts)
-        if self.ended or len(self.held.texts.bytes) >= self._max_bytes or wanted <= 0:
+        if self.ended or len(self.held.texts.content) >= self._max_bytes or wanted <= 0:
             return
         start, end = self._next, min(self._next + wanted, self._part.kept)
         lengths = self._read(2, 4 * start, 4 * end, np.uint32)

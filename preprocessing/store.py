@@ -29,7 +29,11 @@ class Store:
     def __init__(self, url: str) -> None:
         """`url`: a local path or s3://…; it need not exist."""
         self.url = url
-        self._fs, root = fsspec.core.url_to_fs(url)
+        options: dict[str, Any] = {}
+        if url.startswith("s3://"):
+            # some servers send the whole file's checksum with a part of it, and parts are read here
+            options["config_kwargs"] = {"response_checksum_validation": "when_required"}
+        self._fs, root = fsspec.core.url_to_fs(url, **options)
         self._root = root.rstrip("/")
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
@@ -86,7 +90,9 @@ class Store:
         return bytes(self._fs.cat_file(self.at(name)))
 
     def get_range(self, name: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of a file; raises FileNotFoundError."""
+        """Bytes [start, end) of a file; raises FileNotFoundError, where there are any."""
+        if start >= end:  # S3 refuses a range of none
+            return b""
         if self.local:
             with open(self.at(name), "rb") as file:
                 file.seek(start)

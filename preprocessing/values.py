@@ -77,7 +77,7 @@ def write_values(
             file.write(codes + bytes(-len(codes) % 8))
             index.footer += len(buckets.blocks) + -(-len(codes) // 8) * 8
             index.entries.append(len(texts))
-            index.bytes.append(len(texts.bytes))
+            index.bytes.append(len(texts.content))
         file.write(footer.tobytes())
     return index
 

@@ -301,7 +301,7 @@ def _finish(
     for array in (counts[chosen], parents[by_id], lengths):
         file.write(array.data)
     for start in range(0, len(chosen), _ROWS):
-        file.write(texts.take(chosen[start : start + _ROWS]).bytes.data)
+        file.write(texts.take(chosen[start : start + _ROWS]).content.data)
     file.write(rank.data)
     if rule.num_buckets is not None:
         file.write(hashed(texts, rule.num_buckets).data)

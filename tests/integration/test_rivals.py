@@ -18,6 +18,7 @@ from preprocessing.synthetic import LogConfig, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 30_000
+"""Enough that rare values, unknown in training or not, are there."""
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.processes import Usage, measured  # noqa: E402
-from benchmarks.same_rows import differences  # noqa: E402
+from benchmarks.measuring.processes import Usage, measured  # noqa: E402
+from benchmarks.measuring.same_rows import differences  # noqa: E402
 from preprocessing.synthetic import TRUTH, LogConfig, write_log  # noqa: E402
 
 OURS = "ours"

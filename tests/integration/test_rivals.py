@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.same_rows import differences
+from benchmarks.measuring.same_rows import differences
 from preprocessing.synthetic import LogConfig, write_log
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -185,7 +185,11 @@ def test_after_a_mended_row_only_its_file_is_read_again(log, monkeypatch, caplog
     days = [log.with_name(f"day_{day}.tsv") for day in (4, 5, 6)]
     for day in days:
         day.write_text(log.read_text())
-    whole = {"input": [str(day) for day in days], "shard_bytes": log.stat().st_size + 99, "workers": 1}
+    whole = {
+        "input": [str(day) for day in days],
+        "shard_bytes": log.stat().st_size + 99,
+        "workers": 1,
+    }
     bad = log.read_text().replace("1\t199\t", "1\tnone\t")
     days[2].write_text(bad)
     with pytest.raises(

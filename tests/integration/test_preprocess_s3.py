@@ -75,7 +75,7 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path):
     server = serve(root, port)
     outages = 0
     try:
-        process = job(tmp_path, "s3://logs/*.tsv", "s3://logs/out", env)
+        process = job(tmp_path, "s3://logs/log.tsv", "s3://logs/out", env)
         for wanted in ("done", "vocabulary"):  # the first marks; the first vocabulary
             deadline = time.monotonic() + 200
             while not any(root.rglob(f"{wanted}/*")) and process.poll() is None:

@@ -179,7 +179,7 @@ class Runner:
                 if total_bytes is None:
                     progress.advance(0, 1)
 
-            with Progress(title, total) as progress:
+            with Progress(title, total, parts=total_bytes is None) as progress:
                 new = run_all(
                     task,
                     [calls[k] for k in missing],

@@ -244,7 +244,6 @@ def _counted(
         [(shared, k, division, sections[k], runner.stamp) for k in again],
         [runner.mark(f"count-{sections[k]['name']}") for k in again],
         [sections[k]["name"] for k in again],
-        len(again),
     )
     for k, section in zip(again, counted, strict=True):
         sections[k] = section

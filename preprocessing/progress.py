@@ -13,9 +13,11 @@ LINE_SECONDS = 5.0
 class Progress:
     """Progress of one pass, with rate and time left. Use as a context."""
 
-    def __init__(self, title: str, total_bytes: int) -> None:
+    def __init__(self, title: str, total: int, *, parts: bool = False) -> None:
+        """`total`: bytes of the pass; with `parts`, its tasks, which then count as one byte each."""
         self._title = title
-        self._total = max(1, total_bytes)
+        self._total = max(1, total)
+        self._parts = parts
         self._rows = self._bytes = 0
         self._start = self._last = time.monotonic()
         self._bar: Any = None
@@ -74,4 +76,6 @@ class Progress:
 
     def _rate(self) -> str:
         seconds = max(1e-9, time.monotonic() - self._start)
+        if self._parts:
+            return f"{self._bytes:,} of {self._total:,} parts"
         return f"{self._rows:,} rows, {self._rows / seconds:,.0f} rows/s"

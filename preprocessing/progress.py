@@ -14,7 +14,7 @@ class Progress:
     """Progress of one pass, with rate and time left. Use as a context."""
 
     def __init__(self, title: str, total: int, *, parts: bool = False) -> None:
-        """`total`: bytes of the pass; with `parts`, its tasks, which then count as one byte each."""
+        """`total`: bytes of the pass; with `parts`, its tasks, each of which counts as a byte."""
         self._title = title
         self._total = max(1, total)
         self._parts = parts

@@ -57,17 +57,15 @@ def _init(num_cpus: int | None, worker_output: bool) -> None:
         _check_reachable(address)
         # A submitted job brings its working directory to every node; a driver started by hand
         # names the root, which must then be at the same place on every node.
-        there = {} if _JOB_CONFIG in os.environ else _project_on_path()
+        path = {"env_vars": {"PYTHONPATH": _project_on_path()}}
+        there = {} if _JOB_CONFIG in os.environ else path
         ray.init(address="auto", runtime_env=there, **quiet)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        runtime_env=_project_on_path(),
-        **quiet,
-    )
+    # Inherited by all that Ray starts. In a runtime environment it would mean that the workers which
+    # Ray starts beforehand are of no use, and others have to be started.
+    os.environ["PYTHONPATH"] = _project_on_path()
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
 
 
 def _silence_raylet() -> None:
@@ -83,14 +81,14 @@ def _silence_raylet() -> None:
     worker.print_to_stdstream = to_log
 
 
-def _project_on_path() -> dict[str, dict[str, str]]:
-    """Runtime environment in which workers can import the project."""
+def _project_on_path() -> str:
+    """PYTHONPATH with which workers can import the project."""
     there = [
         path
         for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if path and path != str(ROOT)
     ]
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT), *there])}}
+    return os.pathsep.join([str(ROOT), *there])
 
 
 def _check_reachable(address: str) -> None:

@@ -194,8 +194,8 @@ class PreprocessConfig:
     """An uncompressed text that is larger is read, and written, in parts of about so many bytes;
     smaller files are read together up to this."""
     work: str = ""
-    """Directory for what passes between the passes, about half of the raw text: local or s3://,
-    seen by all nodes. Empty: within the output."""
+    """Directory for what passes between the passes, nearly the size of the raw text: local or
+    s3://, seen by all nodes. Empty: within the output."""
     workers: int = 0
     """Shards that are read at a time; 0: one per CPU. The output does not depend on it."""
     overwrite: bool = False

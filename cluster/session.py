@@ -62,7 +62,7 @@ def _init(num_cpus: int | None, worker_output: bool) -> None:
         ray.init(address="auto", runtime_env=there, **quiet)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Inherited by all that Ray starts. In a runtime environment it would mean that the workers which
+    # Inherited by all that Ray starts. In a runtime environment it would mean that workers which
     # Ray starts beforehand are of no use, and others have to be started.
     os.environ["PYTHONPATH"] = _project_on_path()
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)

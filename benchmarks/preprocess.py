@@ -29,8 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.processes import Usage, measured  # noqa: E402
-from benchmarks.same_rows import differences  # noqa: E402
+from benchmarks.measuring.processes import Usage, measured  # noqa: E402
+from benchmarks.measuring.same_rows import differences  # noqa: E402
 from preprocessing.synthetic import TRUTH, LogConfig, write_log  # noqa: E402
 
 OURS = "ours"
@@ -242,23 +242,23 @@ def size_of(folder: Path) -> float:
 
 
 def show(results: list[Result]) -> None:
-    """A table for each log; the ratios are another's time over ours."""
-    for rows in dict.fromkeys(result.rows for result in results):
-        here = [result for result in results if result.rows == rows and not result.failed]
-        base = next((result for result in here if result.case == OURS), None)
-        print(f"\n{rows:,} rows")
+    """A table for one log; the ratios are another's time over ours."""
+    here = [result for result in results if not result.failed]
+    base = next((result for result in here if result.case == OURS), None)
+    rows = results[0].rows
+    print(f"\n{rows:,} rows")
+    print(
+        f"{'case':24}{'s':>8}{'in all':>8}{'rows/s':>11}{'÷ ours':>8}{'in all':>8}{'cpu s':>8}"
+        f"{'process MiB':>13}{'own MiB':>9}{'sum MiB':>9}{'output':>8}{'written':>9}  equal"
+    )
+    for r in here:
+        alone = f"{r.seconds / base.seconds:.2f}" if base else "–"
+        whole = f"{r.wall / base.wall:.2f}" if base else "–"
         print(
-            f"{'case':24}{'s':>8}{'in all':>8}{'rows/s':>11}{'÷ ours':>8}{'in all':>8}{'cpu s':>8}"
-            f"{'process MiB':>13}{'own MiB':>9}{'sum MiB':>9}{'output':>8}{'written':>9}  equal"
+            f"{r.case:24}{r.seconds:8.1f}{r.wall:8.1f}{rows / r.seconds:11,.0f}{alone:>8}"
+            f"{whole:>8}{r.cpu:8.1f}{r.peak_process:13,.0f}{r.peak_anonymous:9,.0f}"
+            f"{r.peak_sum:9,.0f}{r.output:8,.0f}{r.written:9,.0f}  {r.equal or '–'}"
         )
-        for r in here:
-            alone = f"{r.seconds / base.seconds:.2f}" if base else "–"
-            whole = f"{r.wall / base.wall:.2f}" if base else "–"
-            print(
-                f"{r.case:24}{r.seconds:8.1f}{r.wall:8.1f}{rows / r.seconds:11,.0f}{alone:>8}"
-                f"{whole:>8}{r.cpu:8.1f}{r.peak_process:13,.0f}{r.peak_anonymous:9,.0f}{r.peak_sum:9,.0f}{r.output:8,.0f}"
-                f"{r.written:9,.0f}  {r.equal or '–'}"
-            )
 
 
 def main() -> int:
@@ -284,19 +284,21 @@ def main() -> int:
     chosen = [case for case in CASES if case.name == OURS or case.name in options.cases]
     cases, versions = available(chosen, options.pythons)
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
-    results: list[Result] = []
+    tables: list[list[Result]] = []
     with tempfile.TemporaryDirectory(prefix="ctrdist-bench-") as temporary:
         work = Path(options.work or temporary)
         small = [case for case in cases if case.small]
         if small and options.small_rows:
             log = made(work, options.small_rows, options.files)
-            results += compare([cases[0], *small], options.small_rows, log, work, options)
+            tables.append(compare([cases[0], *small], options.small_rows, log, work, options))
         for rows in options.rows:
             log = made(work, rows, options.files)
             large = [case for case in cases if not case.small]
-            results += compare(large, rows, log, work, options)
+            tables.append(compare(large, rows, log, work, options))
         shutil.rmtree(work / "out", ignore_errors=True)
-    show(results)
+    for table in tables:
+        show(table)
+    results = [result for table in tables for result in table]
     if options.json:
         print(json.dumps({"versions": versions, "results": [asdict(r) for r in results]}))
     return int(any(result.failed or result.equal not in ("", "yes") for result in results))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.config import PreprocessConfig
-from preprocessing.scanned import Scanned
+from preprocessing.scanned import Scanned, counted, measured
 from preprocessing.store import Store
 
 _LABEL, _TIME, _USER, _HASH = "label", "timestamp", "user", "row hash"
@@ -18,8 +18,8 @@ _LABEL, _TIME, _USER, _HASH = "label", "timestamp", "user", "row hash"
 
 def _schema(config: PreprocessConfig) -> pa.Schema:
     kinds = [pa.field(_LABEL, pa.float32())]
-    kinds += [pa.field(f"number {c.name}", pa.float64()) for c in config.of_role("numeric")]
-    for column in config.categorical:
+    kinds += [pa.field(f"number {c.name}", pa.float64()) for c in measured(config)]
+    for column in counted(config):
         kind = pa.list_(pa.int32()) if column.role == "multi_valued" else pa.int32()
         kinds.append(pa.field(f"code {column.name}", kind))
     kinds += [pa.field(f"code {name}", pa.int32()) for name in config.derived]

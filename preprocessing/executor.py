@@ -16,7 +16,7 @@ import ray
 
 from ctrdist.errors import DataError, UserError
 from preprocessing.progress import Progress
-from preprocessing.work import Work
+from preprocessing.work import Work, stamped
 
 ATTEMPTS = 4
 """How often a task may be started whose worker dies under it."""
@@ -130,9 +130,12 @@ def run_all(
 class Runner:
     """Runs the passes of one run: what is marked as done is not done again."""
 
-    def __init__(self, work: Work, workers: int) -> None:
+    def __init__(self, work: Work, workers: int, stamp: str) -> None:
         self._work = work
+        self.stamp = stamp
+        """Of the files of the run: what was made of others is not done."""
         self._workers = workers
+        work.store.be_patient()
         self.done = work.marks()
         """Marks of the tasks that are done."""
         self.seconds: dict[str, float] = {}
@@ -189,6 +192,10 @@ class Runner:
                 results[k] = summary
         self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - start
         return results  # type: ignore[return-value]
+
+    def mark(self, task: str) -> str:
+        """The mark of a task of these files."""
+        return stamped(task, self.stamp)
 
     def first_time(self, mark: str) -> bool:
         """Whether something is not marked as done."""

@@ -38,6 +38,8 @@ def _load(join: JoinConfig, config: PreprocessConfig) -> Side:
     piece = find_beside(join.file, config)
     wanted = [c.name for c in join.columns if c.role != "ignore" or c.name == join.key]
     blocks = list(read_file(piece, join.format or config.format, join.columns, wanted))
+    if not blocks:
+        raise DataError(f"{piece.name}: no rows; it is joined to the log. Give a file with rows.")
     table = pa.concat_tables(block.table for block in blocks).combine_chunks()
     keys = table.column(join.key).cast(pa.string()).combine_chunks()
     counts = pc.value_counts(keys)

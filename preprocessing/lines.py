@@ -112,7 +112,7 @@ class StoredFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         """Raises DataError where the store does not give the bytes."""
         try:
-            return bytes(self._file.read(-1 if size is None else size))
+            return self._file.read(-1 if size is None else size)
         except Exception as error:  # each store has its own classes
             raise _not_read(self._piece, error) from error
 
@@ -143,13 +143,14 @@ def _chunks(stream: Any, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]
     position = max(0, piece.start - 1)
     if position:
         stream.seek(position)
+    # A compressed one is read in small parts: where it is damaged, a read loses all that it read.
+    whole = isinstance(stream, StoredFile)
     while True:
         parts: list[bytes] = []
         good = position
         try:
-            # In parts: one read may return less than asked, and an error loses what it has read.
-            while good < position + size:
-                part = stream.read(min(_PART_BYTES, position + size - good))
+            while left := position + size - good:  # one read may return less than asked
+                part = stream.read(left if whole else min(_PART_BYTES, left))
                 if not part:
                     break
                 parts.append(part)

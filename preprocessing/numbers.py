@@ -11,6 +11,7 @@ import numpy as np
 from ctrdist.schema import FIRST_VALUE_ID
 from preprocessing.config import ColumnConfig, PreprocessConfig
 from preprocessing.moments import Moments
+from preprocessing.scanned import measured
 from preprocessing.sketch import NumberSketch
 
 
@@ -18,7 +19,7 @@ class NumberStatistics:
     """What is known of the training rows' numbers; mergeable in the order of the log."""
 
     def __init__(self, config: PreprocessConfig) -> None:
-        self._columns = config.of_role("numeric")
+        self._columns = measured(config)
         self.moments = {
             c.name: Moments()
             for c in self._columns

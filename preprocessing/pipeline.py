@@ -41,6 +41,8 @@ from preprocessing.work import Work, digest
 
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3
+KEPT_AFTER_S = 60.0
+"""After bad input, what was done stays only where it took longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def preprocess(config: PreprocessConfig) -> Result:
 
     Raises:
         DataError: input that is not as the config says, or an output that may not be written. What
-            is done stays in the work directory, unless there is nothing.
+            is done stays in the work directory, unless it is bad input that was found soon.
     """
     start = time.monotonic()
     shards = check(config)
@@ -123,18 +125,19 @@ def preprocess(config: PreprocessConfig) -> Result:
     parent = open_parent(config)
     claim = output.claim()
     runner: Runner | None = None
+    resumed = False
     try:
         source = _source(config, shards)
-        resumed = work.open({"source": source})
-        runner = Runner(work, config.workers)
+        resumed = work.open({key: source[key] for key in ("config", "parent")})
+        runner = Runner(work, config.workers, source["files"])
         if resumed and runner.done:
             logger.warning("going on: %d tasks of an earlier run are done", len(runner.done))
         result = _run(config, shards, output, work, parent, runner)
         output.store.put(SOURCE, json.dumps(source).encode())
         output.store.put(MANIFEST_NAME, result[0].to_json().encode())
     except BaseException as error:
-        nothing = runner is None or not runner.done
-        if isinstance(error, UserError) and nothing:
+        little = runner is None or time.monotonic() - start < KEPT_AFTER_S
+        if isinstance(error, UserError) and little and not resumed:
             work.remove()
             claim.give_up()
             output.store.remove_empty()
@@ -172,7 +175,7 @@ def _run(
         "reading",
         tasks.scan,
         [(shared, index, shard) for index, shard in enumerate(shards)],
-        [f"scan-{index:05d}" for index in range(len(shards))],
+        [tasks.scan_mark(index, shard) for index, shard in enumerate(shards)],
         [shard.name for shard in shards],
         sum(shard.bytes for shard in shards),
     )
@@ -191,9 +194,9 @@ def _run(
             f"{', '.join(config.input)}: none of the {sum(t.rows for t in tallies):,} rows is for "
             "training. Give more rows, or change `split` in the data-set YAML."
         )
-    if runner.first_time("begin"):
+    if runner.first_time(runner.mark("begin")):
         output.clear()  # only now: all rows have been checked, and what it replaces was whole
-        work.mark("begin", {})
+        work.mark(runner.mark("begin"), {})
     vocabularies = vocabulary_pass.run(plan, shared, sections, parent, runner, output)
     transforms = _transforms(config, sections, parent)
     encoding = Encoding(vocabularies.sizes, transforms)
@@ -238,8 +241,8 @@ def _counted(
     counted = runner.run(
         "counting",
         tasks.recount,
-        [(shared, k, division, sections[k]) for k in again],
-        [f"count-{sections[k]['name']}" for k in again],
+        [(shared, k, division, sections[k], runner.stamp) for k in again],
+        [runner.mark(f"count-{sections[k]['name']}") for k in again],
         [sections[k]["name"] for k in again],
         len(again),
     )

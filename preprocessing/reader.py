@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.inputs import Piece, Shard
 from preprocessing.jsonl import parse_json
-from preprocessing.lines import TextBlock, read_text
+from preprocessing.lines import BLOCK_BYTES, TextBlock, read_text
 from preprocessing.parquet import count_parquet_rows, parquet_tables
 from preprocessing.text import count_lines, delimited_blocks, parse_text
 
@@ -69,8 +69,9 @@ def read_text_blocks(
     Raises:
         DataError: files that cannot be read, or whose headers lack a column.
     """
+    size = min(BLOCK_BYTES, config.shard_bytes)
     for piece in shard.pieces:
-        yield from _texts(piece, config.format, config.columns)
+        yield from _texts(piece, config.format, config.columns, size)
 
 
 def parse_block(block: TextBlock, names: Sequence[str], config: PreprocessConfig) -> Block:
@@ -121,12 +122,15 @@ def table_block(table: pa.Table, block: TextBlock, layout: FormatConfig) -> Bloc
 
 
 def _texts(
-    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+    piece: Piece,
+    layout: FormatConfig,
+    columns: Sequence[ColumnConfig],
+    block_bytes: int | None = None,
 ) -> Iterator[tuple[TextBlock, list[str]]]:
     if layout.type == "jsonl":
         names = [c.name for c in columns]
-        return ((block, names) for block in read_text(piece))
-    return delimited_blocks(piece, layout, columns)
+        return ((block, names) for block in read_text(piece, block_bytes))
+    return delimited_blocks(piece, layout, columns, block_bytes)
 
 
 def _parsed(

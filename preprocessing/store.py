@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -12,6 +12,15 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 from fsspec.spec import AbstractBufferedFile
+
+from preprocessing.patience import outlast_outages
+
+
+def _sent(url: str) -> Store:
+    """The store in another process, a task's: it was there a moment ago."""
+    store = Store(url)
+    store.be_patient()
+    return store
 
 
 class Store:
@@ -27,8 +36,13 @@ class Store:
         self._fs, root = fsspec.core.url_to_fs(url, **options)
         self._root = root.rstrip("/")
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.url,)
+    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
+        return _sent, (self.url,)
+
+    def be_patient(self) -> None:
+        """From now on, what finds no server is tried again for a while."""
+        if "s3" in self._fs.protocol:
+            outlast_outages()
 
     @property
     def local(self) -> bool:

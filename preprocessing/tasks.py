@@ -22,7 +22,7 @@ from preprocessing.derived import Derived
 from preprocessing.dictionary import Dictionary, PlainDictionary
 from preprocessing.division import Assigner, Division, Tally
 from preprocessing.executor import Step
-from preprocessing.inputs import Shard
+from preprocessing.inputs import Shard, versions
 from preprocessing.joins import Side
 from preprocessing.lines import TextBlock
 from preprocessing.numbers import NumberStatistics
@@ -39,7 +39,7 @@ from preprocessing.vocabularies import (
     assign,
     merge,
 )
-from preprocessing.work import Work
+from preprocessing.work import Work, digest, stamped
 
 Summary = dict[str, Any]
 Words = Mapping[str, Dictionary | PlainDictionary]
@@ -73,11 +73,18 @@ def scan(plan: Plan, index: int, shard: Shard) -> Iterator[Step | Summary]:
             break
         sections.append(section)
     summary = {"sections": sections}
-    plan.work.mark(f"scan-{index:05d}", summary)
+    plan.work.mark(scan_mark(index, shard), summary)
     yield summary
 
 
-def recount(plan: Plan, place: int, division: Division, section: Summary) -> Iterator[Summary]:
+def scan_mark(index: int, shard: Shard) -> str:
+    """The mark of a shard that is scanned: another one when its files have changed."""
+    return f"scan-{index:05d}-{digest(versions([shard]))}"
+
+
+def recount(
+    plan: Plan, place: int, division: Division, section: Summary, stamp: str
+) -> Iterator[Summary]:
     """Counts a section's training rows once it is known which they are.
 
     Args:
@@ -85,12 +92,13 @@ def recount(plan: Plan, place: int, division: Division, section: Summary) -> Ite
         place: of the section among all.
         division: of all sections.
         section: from :func:`scan`.
+        stamp: of the files of the run; so below.
     """
     values = read_values(plan.work.store, ValuesIndex(**section["values"]))
     name = section["name"]
     out = f"counted/{name}"
     counted = {**section, **_count(plan, name, division.shard(place), values, out)}
-    plan.work.mark(f"count-{name}", counted)
+    plan.work.mark(stamped(f"count-{name}", stamp), counted)
     yield counted
 
 
@@ -101,11 +109,12 @@ def merge_group(
     shards: Sequence[ValuesIndex],
     rules: Mapping[str, Rule],
     parents: Sequence[ValuesIndex],
+    stamp: str,
 ) -> Iterator[Summary]:
     """Counts and orders the values of a group."""
     out = f"merge/{index:05d}"
     summary = asdict(merge(plan.work.store, group, shards, rules, out, parents))
-    plan.work.mark(f"merge-{index:05d}", summary)
+    plan.work.mark(stamped(f"merge-{index:05d}", stamp), summary)
     yield summary
 
 
@@ -115,11 +124,12 @@ def assign_group(
     merged: MergeSummary,
     numbered: Mapping[str, NumberSummary],
     rules: Mapping[str, Rule],
+    stamp: str,
 ) -> Iterator[Summary]:
     """Writes the ids of each shard's values of a group."""
     out = f"ids/{index:05d}"
     summary = asdict(assign(plan.work.store, merged, numbered, rules, out))
-    plan.work.mark(f"assign-{index:05d}", summary)
+    plan.work.mark(stamped(f"assign-{index:05d}", stamp), summary)
     yield summary
 
 

@@ -72,7 +72,10 @@ class LineCheck:
 
 
 def delimited_blocks(
-    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+    piece: Piece,
+    layout: FormatConfig,
+    columns: Sequence[ColumnConfig],
+    block_bytes: int | None = None,
 ) -> Iterator[tuple[TextBlock, list[str]]]:
     """Blocks without the header, and the names of all columns of the file in its order.
 
@@ -82,7 +85,7 @@ def delimited_blocks(
     names = None if layout.header else [c.name for c in columns]
     if names is None and piece.start:
         names = _names_in_header(piece, layout, columns)
-    for block in read_text(piece):
+    for block in read_text(piece, block_bytes):
         if names is None and count_lines(block):
             names = _header(block, layout, columns)
             block = _drop_header(block)

@@ -19,6 +19,7 @@ from preprocessing.parent import Parent
 from preprocessing.tasks import Plan, Summary
 from preprocessing.values import ValuesIndex, write_parent
 from preprocessing.vocabularies import AssignSummary, Rule, plan_groups
+from preprocessing.work import stamped
 
 MAX_BYTES = 256 * 2**20
 """Memory for the values of a group."""
@@ -65,8 +66,11 @@ def run(
         for summary in runner.run(
             "merging vocabularies",
             tasks.merge_group,
-            [(shared, k, group, shards, rules, parents) for k, group in enumerate(groups)],
-            [f"merge-{mark}" for mark in marks],
+            [
+                (shared, k, group, shards, rules, parents, runner.stamp)
+                for k, group in enumerate(groups)
+            ],
+            [runner.mark(f"merge-{mark}") for mark in marks],
             [f"vocabularies, part {k + 1} of {len(groups)}" for k in range(len(groups))],
         )
     ]
@@ -80,8 +84,8 @@ def run(
             runner.run(
                 "numbering",
                 number_column,
-                [(shared, n, of_column[n], rules[n], output) for n in rules],
-                [f"number-{n}" for n in rules],
+                [(shared, n, of_column[n], rules[n], output, runner.stamp) for n in rules],
+                [runner.mark(f"number-{n}") for n in rules],
                 [f"vocabulary of {n}" for n in rules],
             ),
             strict=True,
@@ -90,8 +94,8 @@ def run(
     assigned = runner.run(
         "assigning ids",
         tasks.assign_group,
-        [(shared, k, found, numbered, rules) for k, found in enumerate(merged)],
-        [f"assign-{mark}" for mark in marks],
+        [(shared, k, found, numbered, rules, runner.stamp) for k, found in enumerate(merged)],
+        [runner.mark(f"assign-{mark}") for mark in marks],
         [f"ids, part {k + 1} of {len(groups)}" for k in range(len(groups))],
     )
     return Vocabularies(
@@ -102,7 +106,12 @@ def run(
 
 
 def number_column(
-    plan: Plan, column: str, merged: Sequence[MergeSummary], rule: Rule, output: Output
+    plan: Plan,
+    column: str,
+    merged: Sequence[MergeSummary],
+    rule: Rule,
+    output: Output,
+    stamp: str,
 ) -> Iterator[Summary]:
     """A task: ids of a column's values, and its vocabulary."""
     summary = asdict(
@@ -116,7 +125,7 @@ def number_column(
             f"number/{column}",
         )
     )
-    plan.work.mark(f"number-{column}", summary)
+    plan.work.mark(stamped(f"number-{column}", stamp), summary)
     yield summary
 
 

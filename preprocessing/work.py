@@ -61,6 +61,11 @@ class Work:
         self.store.remove("")
 
 
+def stamped(task: str, stamp: str) -> str:
+    """The mark of a task whose work holds for these files alone."""
+    return f"{task}@{stamp}"
+
+
 def digest(value: Any) -> str:
     """16 hexadecimal characters that stand for a value that JSON can write."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -29,6 +29,7 @@ from preprocessing.profile import Profile
 from preprocessing.tasks import Plan, Summary, coded_name, split_of
 from preprocessing.values import ValuesIndex, hash_table
 from preprocessing.vocabularies import AssignSummary, code_table
+from preprocessing.work import stamped
 
 TRAIN = SPLITS[0]
 
@@ -43,6 +44,8 @@ class Writing:
     assigned: Sequence[AssignSummary]
     """The groups of the vocabularies."""
     output: Output
+    stamp: str
+    """Of the files of the run."""
     buckets: int = 0
     """Into how many buckets the training rows are scattered; 0: they keep their order."""
 
@@ -108,7 +111,7 @@ def write(
     }
     if writing.buckets:
         summary["scattered"] = _scatter(writing, name_of_section, scattered, target)
-    work.mark(f"write-{name_of_section}", summary)
+    work.mark(stamped(f"write-{name_of_section}", writing.stamp), summary)
     yield summary
 
 
@@ -137,7 +140,7 @@ def gather(
             part.write(rows.take(pa.array(order[start : start + config.row_group_size])))
     positives = int(np.count_nonzero(rows.column(0).to_numpy())) if rows.num_rows else 0
     summary = {"parts": [{"split": TRAIN, "file": asdict(part.file), "positives": positives}]}
-    work.mark(f"gather-{bucket:05d}", summary)
+    work.mark(stamped(f"gather-{bucket:05d}", writing.stamp), summary)
     yield Step(rows.num_rows, sum(end - begin for _, begin, end in places))
     yield summary
 

@@ -58,7 +58,9 @@ def run(
     config = plan.config
     raw = sum(section["bytes"] for section in sections)
     buckets = math.ceil(raw / BUCKET_BYTES) if config.shuffle else 0
-    writing = Writing(plan, division, encoding, vocabularies.assigned, output, buckets)
+    writing = Writing(
+        plan, division, encoding, vocabularies.assigned, output, runner.stamp, buckets
+    )
     shared = ray.put(writing)
     numbers = {name: itertools.count() for name in SPLITS}
     calls = []
@@ -71,7 +73,7 @@ def run(
         calls.append((shared, index, used, names))
     titles = [section["name"] for section in sections]
     summaries = runner.run(
-        "writing", write, calls, [f"write-{title}" for title in titles], titles, raw
+        "writing", write, calls, [runner.mark(f"write-{title}") for title in titles], titles, raw
     )
     profile = Profile(schema_of(config, encoding), folded=summaries[0]["profile"]["folded"])
     for summary in summaries:
@@ -89,7 +91,7 @@ def run(
             "shuffling",
             gather,
             [(shared, b, places[b], part_name(TRAIN, b)) for b in range(buckets)],
-            [f"gather-{b:05d}" for b in range(buckets)],
+            [runner.mark(f"gather-{b:05d}") for b in range(buckets)],
             [f"shuffled rows, part {b + 1} of {buckets}" for b in range(buckets)],
             sum(end - begin for row in places for _, begin, end in row),
         )

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"cluster", "ctrdist", "jobs", "preprocessing", "tests"}
+OWN = {"benchmarks", "cluster", "ctrdist", "jobs", "preprocessing", "tests"}
 DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "fbgemm_gpu": "fbgemm-gpu"}
 """Import name → name of the package, where they differ."""
 

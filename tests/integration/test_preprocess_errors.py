@@ -180,6 +180,29 @@ def test_a_full_disk_is_told_with_what_is_done_and_gone_on_from(log, monkeypatch
     assert tree(log.parent / "other") == done and undisturbed.rows == len(GOOD)
 
 
+def test_after_a_mended_row_only_its_file_is_read_again(log, monkeypatch, caplog):
+    monkeypatch.setattr("preprocessing.pipeline.KEPT_AFTER_S", 0.0)
+    days = [log.with_name(f"day_{day}.tsv") for day in (4, 5, 6)]
+    for day in days:
+        day.write_text(log.read_text())
+    whole = {
+        "input": [str(day) for day in days],
+        "shard_bytes": log.stat().st_size + 99,
+        "workers": 1,
+    }
+    bad = log.read_text().replace("1\t199\t", "1\tnone\t")
+    days[2].write_text(bad)
+    with pytest.raises(
+        DataError, match=r"day_6\.tsv:200: column n .* reading is done for 2 of 3 parts; .* goes on"
+    ):
+        preprocess(config(log, **whole))
+    days[2].write_text(log.read_text())
+    assert preprocess(config(log, **whole)).rows == 3 * len(GOOD)
+    assert "going on: 2 tasks of an earlier run are done" in caplog.text
+    preprocess(config(log, **whole, output=str(log.parent / "other")))
+    assert tree(log.parent / "out") == tree(log.parent / "other")
+
+
 def test_rows_that_are_bad_are_put_aside_up_to_the_limit(log):
     lines = [*GOOD[:50], "0\tnone\tv", *GOOD[50:], "1\t2", "7\t2\tv"]
     log.write_text("\n".join(lines) + "\n")

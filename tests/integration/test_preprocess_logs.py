@@ -47,7 +47,7 @@ def stored(output: Path, split: str) -> pd.DataFrame:
 
 
 def digests(output: Path) -> dict[str, str]:
-    files = [p for p in output.rglob("*") if p.is_file()]
+    files = [p for p in output.rglob("*") if p.is_file() and not p.name.startswith(".")]
     return {str(p.relative_to(output)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.same_rows import differences
+from benchmarks.measuring.same_rows import differences
 from preprocessing.synthetic import LogConfig, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 30_000
+"""Enough that rare values, unknown in training or not, are there."""
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-from benchmarks.processes import measured
+from benchmarks.measuring.processes import measured
 
 CHILD = """
 import os, subprocess, sys, time

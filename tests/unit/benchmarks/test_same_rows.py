@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.same_rows import differences
+from benchmarks.measuring.same_rows import differences
 
 ROWS = 1000
 

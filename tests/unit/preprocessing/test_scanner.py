@@ -165,7 +165,7 @@ def test_what_is_odd_is_the_same_or_left_to_the_slow_scan(log):
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=3_000, deadline=None)
 @given(logs(odd=False), logs(odd=True))
 def test_fast_and_slow_scan_agree_on_many_logs(plain_log, odd_log):
     check_plain(plain_log)

@@ -91,7 +91,7 @@ class _Tree:
         status = f"/proc/{process.pid}/status"  # of one that has ended and is not yet waited for: 0
         one.peak = max(one.peak, _kilobytes(status, "VmHWM:") / 1024)
         one.anonymous = max(one.anonymous, _kilobytes(status, "RssAnon:") / 1024)
-        one.written = process.io_counters().write_bytes / _MIB
+        one.written = max(one.written, process.io_counters().write_bytes / _MIB)
         one.name = process.name()
 
     def end(self) -> None:

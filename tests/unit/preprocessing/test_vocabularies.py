@@ -337,3 +337,16 @@ def test_more_values_than_ids_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"2,147,483,648 values.*min_count"):
         number(Store(str(tmp_path)), "x", [MergeSummary("m", 1, 0, [part])], None,
                Store(str(tmp_path)), "v.parquet", "ids")  # fmt: skip
+
+
+def test_values_of_one_hash_stay_apart(tmp_path, either):
+    names = [
+        *(f"{i:04d}" for i in range(40)),
+        *(f"a long common beginning {i:04d}" for i in range(40)),
+    ]
+    shards = [{"x": [(name, i + 1) for i, name in enumerate(names[start:])]} for start in (0, 30)]
+    rules = {"x": Rule()}
+    learned = Learned(
+        tmp_path, shards, rules, hashes=lambda array: np.full(len(array), 7 << 56, np.uint64)
+    )
+    check(learned, shards, rules)

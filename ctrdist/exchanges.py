@@ -1,8 +1,8 @@
 """How long this worker's steps wait for other workers, whatever carries the exchange.
 
-Shared memory's exchanges report themselves. Those of a process group (gloo, NCCL) are seen by
-standing before torch.distributed's functions, which TorchRec calls, and in the hook of
-DistributedDataParallel. A profiler would see them too, but crashed under data-parallel runs.
+Shared memory's exchanges report themselves. Those of a process group (gloo, NCCL) are seen where
+Python waits for one, and in the hook of DistributedDataParallel, which waits elsewhere. A profiler
+would see them too, but crashed under data-parallel runs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-
-_COLLECTIVES = (
-    "all_gather",
-    "all_gather_into_tensor",
-    "all_reduce",
-    "all_to_all_single",
-    "barrier",
-    "broadcast",
-    "reduce_scatter",
-    "reduce_scatter_tensor",
-)
-"""What TorchRec and this library call in a step."""
 
 
 class Exchanges:
@@ -99,46 +87,29 @@ def watch_process_group(
             DistributedDataParallel: then no hook may be registered there yet.
     """
     EXCHANGES.cuda = device.type == "cuda"
-    for name in _COLLECTIVES:
-        function = getattr(dist, name)
-        if not hasattr(function, "counted"):
-            setattr(dist, name, _counting(function))
+    # The class's own method, and no object around it: TorchRec asks whether it has a Work, and does
+    # not wait for anything else.
+    if not hasattr(dist.Work.wait, "counted"):
+        dist.Work.wait = _counting(dist.Work.wait)  # type: ignore[method-assign]
     if gradients and isinstance(module, DistributedDataParallel):
         # a lambda, as DDP refuses annotations that are strings
         module.register_comm_hook(_Averaging(), lambda state, bucket: state.average(bucket))
 
 
 def forget_process_group() -> None:
-    """torch.distributed's functions are its own again."""
+    """Waiting is no longer counted."""
     EXCHANGES.cuda = False
-    for name in _COLLECTIVES:
-        function = getattr(dist, name)
-        setattr(dist, name, getattr(function, "counted", function))
+    dist.Work.wait = getattr(dist.Work.wait, "counted", dist.Work.wait)  # type: ignore[method-assign]
 
 
-def _counting(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+def _counting(wait: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(wait)
     def counting(*args: Any, **kwargs: Any) -> Any:
         with EXCHANGES:
-            work = function(*args, **kwargs)
-        return work if work is None else _Work(work)
+            return wait(*args, **kwargs)
 
-    counting.counted = function  # type: ignore[attr-defined]
+    counting.counted = wait  # type: ignore[attr-defined]
     return counting
-
-
-class _Work:
-    """A collective under way; only waiting for it counts."""
-
-    def __init__(self, work: Any) -> None:
-        self._work = work
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)
-
-    def wait(self, *args: Any, **kwargs: Any) -> Any:
-        with EXCHANGES:
-            return self._work.wait(*args, **kwargs)
 
 
 class _Averaging:
@@ -160,8 +131,7 @@ class _Averaging:
             self._under_way += 1
             if bucket.is_last():
                 self._begun = self._now()
-        all_reduce = getattr(dist.all_reduce, "counted", dist.all_reduce)
-        future = all_reduce(gradient, async_op=True).get_future()
+        future = dist.all_reduce(gradient, async_op=True).get_future()
         return future.then(self._averaged)  # type: ignore[no-any-return]
 
     def _averaged(self, future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:

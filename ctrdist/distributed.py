@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,32 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ctrdist.errors import ConfigError, UserError
+from ctrdist.exchanges import forget_process_group
 
 T = TypeVar("T")
-
-
-class Exchanges:
-    """A context around each exchange with other workers: sums the seconds, waiting included."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.all_seen = False
-        """Whether every exchange of a step goes through it: TorchRec's collectives do not."""
-        self._depth, self._begun = 0, 0.0
-
-    def __enter__(self) -> None:
-        if self._depth == 0:  # an exchange is made of others, and a backward pass has threads:
-            self._begun = time.perf_counter()  # but only one of them exchanges at a time
-        self._depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.seconds += time.perf_counter() - self._begun
-
-
-EXCHANGES = Exchanges()
-"""Of this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +76,7 @@ def join_world(device: torch.device | None = None, timeout_s: float = 1800.0) ->
 def leave_world() -> None:
     """Leaves the process group, if there is one."""
     use_collectives(None)
+    forget_process_group()
     if dist.is_initialized():
         dist.destroy_process_group()
 

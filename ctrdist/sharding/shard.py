@@ -13,7 +13,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
-from ctrdist.distributed import EXCHANGES, World, use_collectives
+from ctrdist.distributed import World, use_collectives
+from ctrdist.exchanges import watch_process_group
 from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
 from ctrdist.sharding.cpu_kernel import use_cpu_kernel
@@ -78,25 +79,30 @@ def shard_model(
             )
     if world.device.type == "cpu":
         unpool_copies(sharded)
-        _speed_up(sharded, sharding, world)
+    averaged = world.device.type == "cpu" and _speed_up(sharded, sharding, world)
+    if world.size > 1:
+        watch_process_group(sharded._dmp_wrapped_module, world.device, gradients=not averaged)
     return sharded
 
 
-def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> None:
-    """Puts our kernel and shared memory in the place of FBGEMM and gloo, where they apply."""
+def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> bool:
+    """Puts our kernel and shared memory in the place of FBGEMM and gloo, where they apply.
+
+    Returns:
+        Whether gradients are averaged through shared memory.
+    """
     sums = open_sums(world) if sharding.shared_memory else None
     use_collectives(sums)
-    EXCHANGES.all_seen = False
     if sums is not None and isinstance(model._dmp_wrapped_module, DistributedDataParallel):
         # a lambda, as DDP refuses annotations that are strings
         model._dmp_wrapped_module.register_comm_hook(
             sums, lambda sums, bucket: sums.average_gradients(bucket)
         )
-    if not sharding.cpu_kernel:
-        return
-    use_cpu_kernel(model)
-    if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
-        EXCHANGES.all_seen = exchange_in_memory(model, world) and sums is not None
+    if sharding.cpu_kernel:
+        use_cpu_kernel(model)
+        if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
+            exchange_in_memory(model, world)
+    return sums is not None
 
 
 def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:

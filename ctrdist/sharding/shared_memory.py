@@ -22,7 +22,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from ctrdist.distributed import EXCHANGES, World
+from ctrdist.distributed import World
+from ctrdist.exchanges import EXCHANGES
 from ctrdist.sharding.cpu_kernel import load_library
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctrdist.distributed import EXCHANGES, sum_over_ranks
+from ctrdist.distributed import sum_over_ranks
+from ctrdist.exchanges import EXCHANGES
 from ctrdist.models.pairs import PairMemory
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
@@ -37,7 +38,7 @@ class Clock:
     steps: int = 0
     """Steps that were timed."""
     exchanging: float = 0.0
-    """Seconds of these steps in exchanges between workers, as far as they are seen."""
+    """Seconds of these steps in exchanges between workers."""
     _exchanged: float = 0.0
     _seen: int = 0
     _last: float = 0.0
@@ -49,6 +50,7 @@ class Clock:
         self._timing = self._seen > _WARM_UP and (
             self.device.type == "cpu" or self._seen % _SAMPLED == 0
         )
+        EXCHANGES.recording = self._timing
         self._exchanged = EXCHANGES.seconds
         self._last = self._now()
 
@@ -65,6 +67,7 @@ class Clock:
         self.steps += self._timing
         if self._timing:
             self.exchanging += EXCHANGES.seconds - self._exchanged
+            EXCHANGES.recording = False
 
     def _now(self) -> float:
         if self._timing and self.device.type == "cuda":
@@ -171,9 +174,9 @@ def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
         work: of a step of this rank.
 
     Returns:
-        Means over the ranks, JSON-ready; empty if no step was timed. communication, where workers
-        exchange everything through shared memory, is the share of a step that they spend with it,
-        waiting included, and part of the other shares.
+        Means over the ranks, JSON-ready; empty if no step was timed. communication, with more than
+        one worker, is the share of a step in which a worker exchanges or waits for others
+        (ctrdist.exchanges), and part of the other shares.
     """
     timed = torch.tensor([clock.steps], dtype=torch.int64, device=engine.world.device)
     if int(sum_over_ranks(timed)) == 0 or not clock.steps:
@@ -196,7 +199,7 @@ def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
     step = sum(phases)
     floor = flops / flops_per_s + bytes_moved / bytes_per_s
     result = {f"share_{name}": value / step for name, value in zip(PHASES, phases, strict=True)}
-    if EXCHANGES.all_seen:
+    if dist.get_world_size() > 1:
         result["communication"] = exchanging / step
     return {
         "step_ms": 1000 * step,

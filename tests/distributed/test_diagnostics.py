@@ -125,7 +125,11 @@ def fit(world: World, experiment: Experiment, run_dir: str, resume: bool = False
 
 @pytest.mark.parametrize(
     ("model", "accumulate", "precision"),
-    [("dlf", 1, "float32"), ("dlf", 3, "bfloat16"), ("dual_attention", 1, "bfloat16")],
+    [
+        ("dlf", 1, "float32"),
+        pytest.param("dlf", 3, "bfloat16", marks=pytest.mark.slow),
+        pytest.param("dual_attention", 1, "bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_weights_are_bit_equal_with_and_without(data, tmp_path, model, accumulate, precision):
     watched = experiment_for(data, model, every_steps=1)
@@ -154,7 +158,9 @@ def measured(recorded: dict[str, dict[int, float]]) -> dict[str, dict[int, float
     return {n: v for n, v in recorded.items() if n.startswith(own) or n.endswith("classified")}
 
 
-@pytest.mark.parametrize("model", ["tf4ctr", "dual_attention"])
+@pytest.mark.parametrize(
+    "model", ["tf4ctr", pytest.param("dual_attention", marks=pytest.mark.slow)]
+)
 def test_two_workers_or_slices_measure_what_one_does(data, tmp_path, model):
     whole = experiment_for(data, model)
     sliced = replace(whole, loader=replace(whole.loader, accumulate=3))

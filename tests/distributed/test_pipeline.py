@@ -105,8 +105,8 @@ def same(one: dict, other: dict) -> None:
     ("model", "kind", "slices", "workers"),
     [
         (DLF, "row_wise", 1, 2),
-        (DLF, "table_wise", 3, 2),
-        (DEA_R, "auto", 1, 2),
+        pytest.param(DLF, "table_wise", 3, 2, marks=pytest.mark.slow),
+        pytest.param(DEA_R, "auto", 1, 2, marks=pytest.mark.slow),
         (DLF, "data_parallel", 1, 1),
     ],
 )

@@ -102,7 +102,11 @@ def data(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [("row_wise", "rowwise_adagrad"), ("column_wise", "adagrad"), ("data_parallel", "adam")],
+    [
+        ("row_wise", "rowwise_adagrad"),
+        pytest.param("column_wise", "adagrad", marks=pytest.mark.slow),
+        pytest.param("data_parallel", "adam", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_mid_epoch_and_started_again_equals_undisturbed(data, tmp_path, kind, optimizer):
     undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), kind, optimizer, -1)

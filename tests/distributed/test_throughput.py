@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from ctrdist.config.experiment import LoaderConfig, OptimConfig, TableOptimConfig, experiment_of
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import Exchanges, World, sum_over_ranks, use_collectives
+from ctrdist.distributed import World, sum_over_ranks, use_collectives
+from ctrdist.exchanges import (
+    EXCHANGES,
+    Exchanges,
+    forget_process_group,
+    watch_process_group,
+)
 from ctrdist.models.configs import DLFConfig
 from ctrdist.sharding.shared_memory import open_sums
 from ctrdist.training.build import build_engine
@@ -81,6 +90,43 @@ def test_waiting_for_another_worker_is_communication():
     (waits, all_of_it), (comes_late, with_sleep) = run_ranks(exchanged, 2)
     assert 0.4 < waits <= all_of_it
     assert 0 < comes_late < with_sleep - 0.4
+
+
+def waited(world: World) -> tuple[float, float, list[float]]:
+    """Seconds waiting for a collective, for gradients, and these, as a rank comes late to each."""
+    module = torch.nn.Linear(4, 1, bias=False)
+    torch.nn.init.constant_(module.weight, 1.0)
+    plain = DistributedDataParallel(copy.deepcopy(module))
+    plain(torch.full((2, 4), float(world.rank + 1))).sum().backward()
+    watched = DistributedDataParallel(module)
+    watch_process_group(watched, world.device)
+    begun = EXCHANGES.seconds
+    if world.rank == 1:
+        time.sleep(0.4)
+    sent, received = torch.ones(2), torch.empty(2)
+    work = dist.all_to_all_single(received, sent, async_op=True)
+    work.wait()
+    assert isinstance(work, dist.Work) and torch.equal(received, sent)
+    collective = EXCHANGES.seconds - begun
+    dist.barrier()
+    begun = EXCHANGES.seconds
+    output = watched(torch.full((2, 4), float(world.rank + 1))).sum()
+    if world.rank == 1:
+        time.sleep(0.4)
+    output.backward()
+    gradients = EXCHANGES.seconds - begun
+    assert module.weight.grad is not None
+    assert torch.equal(module.weight.grad, plain.module.weight.grad)
+    forget_process_group()
+    assert not hasattr(dist.Work.wait, "counted")
+    return collective, gradients, module.weight.grad.tolist()[0]
+
+
+def test_a_process_group_s_collectives_and_gradients_count():
+    (collective, gradients, mean), late = run_ranks(waited, 2)
+    assert collective > 0.3 and gradients > 0.3
+    assert late[0] < 0.2 and late[1] < 0.2
+    assert mean == late[2] == [3.0] * 4  # (2·1 + 2·2) / 2
 
 
 def test_an_exchange_that_is_made_of_others_counts_once():

@@ -48,6 +48,7 @@ def arguments(folder: Path, data: str, **settings: object) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_study_is_trained_compared_and_gone_on_with(tmp_path, data):
     (tmp_path / "small.yaml").write_text(STUDY)
     given = arguments(tmp_path, data)

@@ -124,6 +124,7 @@ def test_the_data_set_is_the_same_as_from_local_files(preprocessed, bucket):
             assert (there / name).read_bytes() == (local / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_training_reads_it(preprocessed, bucket, tmp_path):
     arguments = ["--runs", str(tmp_path), "--workers", "2", "--json", "--train.epochs", "1", *MODEL]
     remote = last_json(

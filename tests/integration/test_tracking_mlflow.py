@@ -268,6 +268,7 @@ def test_a_server_that_hangs_and_dies_does_not_hold_up_training(tmp_path, server
     assert tracker.run_id == run_id
 
 
+@pytest.mark.slow
 def test_a_server_that_is_never_there_is_warned_of_and_served_by_replay(tmp_path, server, caplog):
     tracker = tracker_in(tmp_path)
     times = [timed(tracker.start, {"a": 1}, {}, {"config.yaml": "a: 1\n"})]

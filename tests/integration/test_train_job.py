@@ -88,6 +88,7 @@ def test_training_reports_what_it_did(trained):
     assert "WARNING" not in trained[0].stderr and "Warning" not in trained[0].stderr
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_run_gives_the_same_on_one_worker(trained, data):
     result = last_json(trained[0])
     again = last_json(

@@ -97,6 +97,7 @@ def test_torchrec_is_quiet_from_import_to_backward():
     assert stderr_of(TORCHREC) == ""
 
 
+@pytest.mark.slow
 def test_mlflow_makes_its_database_quietly(tmp_path):
     code = f"""
 from mlflow import MlflowClient

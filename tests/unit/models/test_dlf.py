@@ -171,7 +171,13 @@ def test_every_fusion_gives_the_tokens_that_its_output_says(
 
 
 @pytest.mark.parametrize(
-    ("gate", "dim"), [("max", 16), ("sigmoid", 16), ("plain", 16), ("max", 64)]
+    ("gate", "dim"),
+    [
+        pytest.param("max", 16, marks=pytest.mark.slow),
+        ("sigmoid", 16),
+        ("plain", 16),
+        ("max", 64),
+    ],
 )
 def test_twelve_layers_train_with_finite_gradients(gate: str, dim: int) -> None:
     torch.manual_seed(1)

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from ctrdist.errors import DataError, UserError
+from preprocessing.interrupted import is_of_a_store
 from preprocessing.progress import Progress
 from preprocessing.work import Work, stamped
 
@@ -119,7 +120,7 @@ def run_all(
                     results[mine.index] = value
                     finished(mine.index)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | OSError):
+        if isinstance(error.cause, UserError) or is_of_a_store(error.cause):
             raise error.cause from None
         raise
     finally:

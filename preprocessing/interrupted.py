@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from ctrdist.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.executor import Runner
+
+if TYPE_CHECKING:
+    from preprocessing.executor import Runner
 
 _REMEDIES = {
     errno.ENOSPC: "Free space there, or give --work a directory on another disk",
@@ -17,12 +20,18 @@ _REMEDIES = {
 }
 
 
-def explain(error: OSError, config: PreprocessConfig, runner: Runner | None) -> DataError:
+def is_of_a_store(error: BaseException) -> bool:
+    """Whether a disk or a store failed, and not this code: some stores' errors are no OSError."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in ("botocore", "aiobotocore", "aiohttp", "s3fs")
+
+
+def explain(error: Exception, config: PreprocessConfig, runner: Runner | None) -> DataError:
     """The message of an error of a disk or a store, with what is done and how to go on."""
-    code = error.errno if isinstance(error.errno, int) else 0
-    remedy = _REMEDIES.get(code, "Mend it")
-    where = f"{error.filename}: " if error.filename else ""
-    text = f"{where}{error.strerror or error}."
+    code = getattr(error, "errno", None)
+    remedy = _REMEDIES.get(code if isinstance(code, int) else 0, "Mend it")
+    name, told = getattr(error, "filename", None), getattr(error, "strerror", None)
+    text = f"{f'{name}: ' if name else ''}{str(told or error).rstrip('.')}."
     return DataError(f"--output {config.output}: {text} {done(runner)}{remedy}; {GO_ON}")
 
 

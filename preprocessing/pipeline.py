@@ -31,7 +31,7 @@ from preprocessing.division import Division, Tally
 from preprocessing.encode import Encoding, schema_of
 from preprocessing.executor import Runner
 from preprocessing.inputs import Shard, find_beside, find_shards, versions
-from preprocessing.interrupted import GO_ON, done, explain
+from preprocessing.interrupted import GO_ON, done, explain, is_of_a_store
 from preprocessing.joins import load_sides
 from preprocessing.numbers import NumberStatistics
 from preprocessing.output import SOURCE, Output
@@ -145,7 +145,7 @@ def preprocess(config: PreprocessConfig) -> Result:
         claim.stop()
         if isinstance(error, DataError):
             raise DataError(f"{error} {done(runner)}Then {GO_ON}") from None
-        if isinstance(error, OSError):
+        if isinstance(error, Exception) and is_of_a_store(error):
             raise explain(error, config, runner) from None
         raise
     claim.give_up()

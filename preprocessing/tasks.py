@@ -168,7 +168,7 @@ def _section(
         return None
     scanner, derived = Scanner(config, plan.sides), Derived(config)
     tally, bad, taken = Tally.of(config.split), list[BadRow](), 0
-    with CodedWriter(store, coded_name(name), config) as coded:
+    with CodedWriter(store, coded_name(name)) as coded:
         for raw, size in itertools.chain([first], blocks):
             rows, found, stored = _parsed(config, raw, scanner)
             derived.add(rows, scanner.dictionaries)
@@ -241,9 +241,10 @@ def _count(
         for field, found in parts.items():
             found.append(_train_codes(rows, field, train))
     for field, found in parts.items():
-        column, codes = values[field], np.concatenate([np.empty(0, np.int32), *found])
+        column, codes = values[field], np.concatenate([np.empty(0, np.int8), *found])
         # place 0 is that of code −1, no value
-        column.counts = np.bincount(codes + 1, minlength=len(column.values) + 1)[1:]
+        codes = codes.astype(np.int64) + 1
+        column.counts = np.bincount(codes, minlength=len(column.values) + 1)[1:]
     known = assigner is not None
     return {
         "values": asdict(write_values(store, out, values)),

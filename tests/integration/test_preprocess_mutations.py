@@ -1,0 +1,77 @@
+"""Whatever happens to a file, the whole of preprocessing writes a data set or nothing at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.session import connect
+from ctrdist.data.manifest import open_dataset
+from ctrdist.errors import DataError
+from preprocessing.config import BadRowsConfig, SplitConfig
+from preprocessing.pipeline import preprocess
+from tests.unit.preprocessing.test_mutations import (
+    PACKED,
+    TEXTS,
+    lines_of,
+    mutations,
+    refused,
+    setting,
+)
+
+LIMITS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[None]:
+    connect(2)
+    yield
+    ray.shutdown()
+
+
+def disturbed(folder: Path, kind: str, data: st.DataObject) -> None:
+    raw = data.draw(mutations(TEXTS[kind]))
+    packing = data.draw(st.sampled_from(list(PACKED)))
+    policy = data.draw(st.sampled_from(["fail", "quarantine"]))
+    path, output = folder / f"log.{kind}{packing}", folder / "out"
+    path.write_bytes(PACKED[packing](raw))
+    shutil.rmtree(output, ignore_errors=True)
+    config = replace(
+        setting(path, kind),
+        output=str(output),
+        bad_rows=BadRowsConfig(policy=policy, limit=1.0),
+        split=SplitConfig(by="hash"),
+    )
+    try:
+        result = preprocess(config)
+    except DataError as error:
+        if not str(error).startswith(f"{path}: none of the"):
+            refused(error, path, text=False)
+        assert not output.exists()
+        return
+    assert result.rows + result.quarantined == lines_of(raw) - (kind == "csv")
+    assert policy == "quarantine" or result.quarantined == 0
+    assert open_dataset(str(output)).manifest == result.manifest
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@given(data=st.data())
+@settings(max_examples=5, **LIMITS)  # type: ignore[arg-type]
+def test_some(tmp_path, kind, data):
+    disturbed(tmp_path, kind, data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("kind", TEXTS)
+@given(data=st.data())
+@settings(max_examples=340, **LIMITS)  # type: ignore[arg-type]
+def test_a_thousand(tmp_path, kind, data):
+    disturbed(tmp_path, kind, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -67,7 +68,7 @@ def write(
     name_of_section = section["name"]
     tables = _tables(writing, index, ValuesIndex(**section["values"]))
     assigner = writing.division.shard(index)
-    profile = Profile(schema, folded=_folded(config))
+    profile = Profile(schema, folded=folded(config))
     total = writing.division.rows[index + 1] - writing.division.rows[index]
     place = writing.division.rows[index]
     positives = dict.fromkeys(names, 0)
@@ -107,32 +108,36 @@ def write(
             {"split": name, "file": asdict(part.file), "positives": positives[name]}
             for name, part in parts.items()
         ],
-        "profile": profile.to_json(),
     }
+    # A file of its own: the driver would not hold those of thousands of sections at once.
+    work.store.put(profile_name(name_of_section), json.dumps(profile.to_json()).encode())
     if writing.buckets:
-        summary["scattered"] = _scatter(writing, name_of_section, scattered, target)
+        summary["edges"] = _scatter(writing, name_of_section, scattered, target)
     work.mark(stamped(f"write-{name_of_section}", writing.stamp), summary)
     yield summary
 
 
 def gather(
-    writing: Writing, bucket: int, places: Sequence[tuple[str, int, int]], name: str
+    writing: Writing, bucket: int, sections: Sequence[tuple[str, int]], name: str
 ) -> Iterator[Step | Summary]:
     """Writes one file of shuffled training rows.
 
     Args:
         writing: what all share.
         bucket: which rows.
-        places: name of each section, and the bytes of its scattered file that hold the bucket.
+        sections: name of each, and the byte of its scattered file at which the array begins that
+            tells where each bucket does.
         name: of the file.
     """
     config, work = writing.plan.config, writing.plan.work
     target = arrow_schema(schema_of(config, writing.encoding))
-    found = [
-        pa.ipc.open_stream(work.store.get_range(_scattered(section), begin, end)).read_all()
-        for section, begin, end in places
-        if end > begin
-    ]
+    found = []
+    for section, edges in sections:
+        at = edges + 8 * bucket
+        begin, end = np.frombuffer(work.store.get_range(_scattered(section), at, at + 16), np.int64)
+        if end > begin:
+            raw = work.store.get_range(_scattered(section), int(begin), int(end))
+            found.append(pa.ipc.open_stream(raw).read_all())
     rows = pa.concat_tables(found).combine_chunks() if found else target.empty_table()
     order = np.random.default_rng([config.split.seed, bucket]).permutation(rows.num_rows)
     with writing.output.part(name, target, config.row_group_size) as part:
@@ -141,19 +146,20 @@ def gather(
     positives = int(np.count_nonzero(rows.column(0).to_numpy())) if rows.num_rows else 0
     summary = {"parts": [{"split": TRAIN, "file": asdict(part.file), "positives": positives}]}
     work.mark(stamped(f"gather-{bucket:05d}", writing.stamp), summary)
-    yield Step(rows.num_rows, sum(end - begin for _, begin, end in places))
     yield summary
 
 
 _PLACE = "place in the log"
 
 
-def _scatter(
-    writing: Writing, name: str, tables: list[pa.Table], target: pa.Schema
-) -> list[tuple[int, int]]:
-    """Writes a section's training rows by bucket; the bytes that hold each."""
+def _scatter(writing: Writing, name: str, tables: list[pa.Table], target: pa.Schema) -> int:
+    """Writes a section's training rows by bucket, and where each begins.
+
+    Returns:
+        The byte at which the latter begins, an int64 array (buckets + 1,).
+    """
     rows = pa.concat_tables(tables) if tables else None
-    ranges: list[tuple[int, int]] = []
+    edges: list[int] = [0]
     with writing.plan.work.store.write(_scattered(name)) as file:
         sink = pa.PythonFile(file, mode="w")
         bucket_of = _buckets(writing, rows.column(_PLACE).to_numpy()) if rows else np.zeros(0)
@@ -161,12 +167,12 @@ def _scatter(
         order = np.argsort(bucket_of, kind="stable")
         ends = np.searchsorted(bucket_of[order], np.arange(writing.buckets + 1))
         for low, high in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-            begin = sink.tell()
             if high > low and rows is not None:
                 with pa.ipc.new_stream(sink, target) as stream:
                     stream.write_table(rows.take(pa.array(order[low:high])).combine_chunks())
-            ranges.append((begin, sink.tell()))
-    return ranges
+            edges.append(sink.tell())
+        sink.write(np.array(edges, np.int64).tobytes())
+    return edges[-1]
 
 
 def _buckets(writing: Writing, places: np.ndarray) -> np.ndarray:
@@ -189,10 +195,15 @@ def _tables(writing: Writing, index: int, values: ValuesIndex) -> dict[str, np.n
     return tables
 
 
-def _folded(config: PreprocessConfig) -> list[str]:
+def folded(config: PreprocessConfig) -> list[str]:
     """Fields whose ids do not go by falling count."""
     hashed = [c.name for c in config.categorical if not has_vocabulary(c)]
     return [*hashed, *(c.name for c in config.crosses)]
+
+
+def profile_name(section: str) -> str:
+    """Where a section's profile is."""
+    return f"profile/{section}"
 
 
 def _scattered(name: str) -> str:

@@ -22,10 +22,12 @@ from preprocessing.report.build import build_report
 from preprocessing.report.page import render
 from preprocessing.tasks import Plan, Summary
 from preprocessing.vocabulary_pass import Vocabularies
-from preprocessing.writing import TRAIN, Writing, data_file, gather, write
+from preprocessing.writing import TRAIN, Writing, data_file, folded, gather, profile_name, write
 
 BUCKET_BYTES = 64 * 2**20
 """Of raw log whose rows one process shuffles."""
+MOST_BUCKETS = 4096
+"""Beyond 256 GiB of log, buckets grow rather than their number."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def run(
     """Writes the files of all splits."""
     config = plan.config
     raw = sum(section["bytes"] for section in sections)
-    buckets = math.ceil(raw / BUCKET_BYTES) if config.shuffle else 0
+    buckets = min(math.ceil(raw / BUCKET_BYTES), MOST_BUCKETS) if config.shuffle else 0
     writing = Writing(
         plan, division, encoding, vocabularies.assigned, output, runner.stamp, buckets
     )
@@ -75,25 +77,21 @@ def run(
     summaries = runner.run(
         "writing", write, calls, [runner.mark(f"write-{title}") for title in titles], titles, raw
     )
-    profile = Profile(schema_of(config, encoding), folded=summaries[0]["profile"]["folded"])
-    for summary in summaries:
-        profile.merge(Profile.from_json(summary["profile"], profile.schema))
+    profile = Profile(schema_of(config, encoding), folded=folded(config))
+    for title in titles:
+        found = json.loads(plan.work.store.get(profile_name(title)))
+        profile.merge(Profile.from_json(found, profile.schema))
     parts = _parts(summaries)
     if buckets:
-        places = [
-            [
-                (title, *summary["scattered"][bucket])
-                for title, summary in zip(titles, summaries, strict=True)
-            ]
-            for bucket in range(buckets)
-        ]
+        scattered = ray.put(
+            [(t, summary["edges"]) for t, summary in zip(titles, summaries, strict=True)]
+        )
         gathered = runner.run(
             "shuffling",
             gather,
-            [(shared, b, places[b], part_name(TRAIN, b)) for b in range(buckets)],
+            [(shared, b, scattered, part_name(TRAIN, b)) for b in range(buckets)],
             [runner.mark(f"gather-{b:05d}") for b in range(buckets)],
             [f"shuffled rows, part {b + 1} of {buckets}" for b in range(buckets)],
-            sum(end - begin for row in places for _, begin, end in row),
         )
         parts = [p for p in _parts(gathered) if p.file.rows] + parts
     return Written(parts, profile)

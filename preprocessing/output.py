@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import posixpath
@@ -19,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, DataFile
 from ctrdist.errors import DataError
-from preprocessing.store import Store
+from preprocessing.store import HashingFile, Store
 
 MARKER = ".incomplete"
 """Lies in the directory while it is being written, and after a run that was cut off."""
@@ -191,7 +189,7 @@ class PartWriter:
             self._rows -= self._size
 
     def __enter__(self) -> PartWriter:
-        self._sink = _HashingFile(self._opening.__enter__())
+        self._sink = HashingFile(self._opening.__enter__())
         self._writer = pq.ParquetWriter(self._sink, self._schema, compression=_COMPRESSION)
         return self
 
@@ -221,28 +219,6 @@ class PartWriter:
     def _group(self, rows: pa.Table) -> None:
         self._writer.write_table(rows.combine_chunks(), row_group_size=self._size)
         self._groups.append(rows.num_rows)
-
-
-class _HashingFile(io.RawIOBase):
-    """Passes what is written on, and hashes it."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._position = 0
-        self.sha256 = hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self.sha256.update(view)
-        self._file.write(view)
-        self._position += view.nbytes
-        return view.nbytes
 
 
 def _alive(pid: int) -> bool:

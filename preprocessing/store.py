@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import posixpath
 from collections.abc import Callable, Iterator
@@ -140,3 +142,25 @@ class Store:
         for folder, _, _ in os.walk(self._root, topdown=False):
             if not os.listdir(folder):
                 os.rmdir(folder)
+
+
+class HashingFile(io.RawIOBase):
+    """Passes what is written on, and hashes it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._position = 0
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.sha256.update(view)
+        self._file.write(view)
+        self._position += view.nbytes
+        return view.nbytes

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from preprocessing.distinct import Texts
-from preprocessing.store import Store
+from preprocessing.store import HashingFile, Store
 
 GROUP_ROWS = 2**20
 """Rows of a row group."""
@@ -36,7 +34,7 @@ class VocabularyWriter:
     _SCHEMA = pa.schema([("value", pa.string()), ("id", pa.int32()), ("count", pa.int64())])
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._sink = _Hashing(file)
+        self._sink = HashingFile(file)
         # No value comes twice, so a dictionary would only cost.
         self._writer = pq.ParquetWriter(
             self._sink,
@@ -73,25 +71,3 @@ class VocabularyWriter:
 
     def _group(self, rows: pa.Table) -> None:
         self._writer.write_table(rows.combine_chunks(), row_group_size=GROUP_ROWS)
-
-
-class _Hashing(io.RawIOBase):
-    """Passes what is written on, and hashes it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._position = 0
-        self.sha256 = hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self.sha256.update(view)
-        self._file.write(view)
-        self._position += view.nbytes
-        return view.nbytes

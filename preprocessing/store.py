@@ -153,12 +153,15 @@ class HashingFile(io.RawIOBase):
         self.sha256 = hashlib.sha256()
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def tell(self) -> int:
+        """Bytes so far."""
         return self._position
 
     def write(self, data: Any) -> int:
+        """Writes and hashes bytes."""
         view = memoryview(data)
         self.sha256.update(view)
         self._file.write(view)

@@ -126,7 +126,7 @@ def run_with_a_kill(log: Path, output: Path, victim: str, after: float) -> bool:
     return hit
 
 
-@pytest.mark.parametrize("victim", ["worker", "driver"])
+@pytest.mark.parametrize("victim", ["worker", pytest.param("driver", marks=pytest.mark.slow)])
 def test_one_kill_changes_nothing(log, tmp_path, undisturbed, victim):
     expected, seconds = undisturbed
     assert run_with_a_kill(log, tmp_path / "out", victim, 0.4 * seconds)

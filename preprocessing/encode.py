@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID, CategoricalField, Schema
+from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
 from preprocessing.config import LABEL, USER, ColumnConfig, PreprocessConfig
 from preprocessing.numbers import quantile_ids, transformed
 from preprocessing.profile import Ids
@@ -135,11 +135,6 @@ def encode(
     if rows.timestamp is not None:
         columns.append(pa.array(rows.timestamp))
     return Encoded(pa.Table.from_arrays(columns, schema=target), ids, missing)
-
-
-def no_values(config: PreprocessConfig) -> dict[str, np.ndarray]:
-    """(1,) table of each field for a shard that has none of its values."""
-    return {c.name: np.full(1, UNKNOWN_ID, np.int32) for c in config.categorical}
 
 
 def _ids_of(column: ColumnConfig, encoding: Encoding) -> int:

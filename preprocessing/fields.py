@@ -36,15 +36,6 @@ class Fields:
     """(n,) int64."""
 
 
-def typed(block: Block, config: PreprocessConfig) -> Fields:
-    """As :func:`read_fields`, with the transform of numbers, but not standardised."""
-    fields = read_fields(block, config)
-    for column in config.of_role("numeric"):
-        if column.name in fields.numbers:
-            fields.numbers[column.name] = transformed(fields.numbers[column.name], column)
-    return fields
-
-
 def read_fields(block: Block, config: PreprocessConfig) -> Fields:
     """Reads the columns of a block as what they are; numbers as given.
 
@@ -95,13 +86,6 @@ def _bucket_formula(values: np.ndarray) -> np.ndarray:
     out, large = values.copy(), values > 2
     out[large] = np.floor(np.log(values[large]) ** 2)
     return out.astype(np.int64)
-
-
-def transformed(values: np.ndarray, config: ColumnConfig) -> np.ndarray:
-    """(n,) numbers as given → (n,) before they are standardised."""
-    if config.transform == "log_standardise":
-        return np.sign(values) * np.log1p(np.abs(values))
-    return values
 
 
 def hashes(column: pa.ChunkedArray | pa.Array, key: str = USER_KEY) -> np.ndarray:

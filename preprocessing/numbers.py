@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,13 +97,6 @@ def quantile_ids(values: np.ndarray, learned: Mapping[str, Any]) -> np.ndarray:
     edges = np.asarray(learned["edges"])
     ids = np.searchsorted(edges, values, side="right")
     return np.where(np.isnan(values), len(edges) + 1, ids).astype(np.int32) + FIRST_VALUE_ID
-
-
-def quantile_texts(learned: Mapping[str, Any]) -> list[str]:
-    """What each id from 2 up stands for."""
-    edges = ["-inf", *(f"{e:g}" for e in learned["edges"]), "inf"]
-    parts = [f"[{low}, {high})" for low, high in pairwise(edges)]
-    return [*parts, ""]
 
 
 def _shaped(values: np.ndarray, column: ColumnConfig) -> np.ndarray:

@@ -20,16 +20,6 @@ _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, Typ
 """What pyarrow raises for a file with wrong bytes in it."""
 
 
-def count_parquet_rows(piece: Piece) -> int:
-    """Rows of the row groups that belong to the piece; reads the footer alone.
-
-    Raises:
-        DataError: no Parquet file, or one that cannot be read.
-    """
-    with _opened(piece) as (parquet, size):
-        return sum(parquet.metadata.row_group(i).num_rows for i in _groups(parquet, piece, size))
-
-
 def parquet_tables(
     piece: Piece, columns: Sequence[ColumnConfig], wanted: Sequence[str] | None
 ) -> Iterator[tuple[pa.Table, int, int]]:

@@ -12,8 +12,8 @@ from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.inputs import Piece, Shard
 from preprocessing.jsonl import parse_json
 from preprocessing.lines import BLOCK_BYTES, TextBlock, read_text
-from preprocessing.parquet import count_parquet_rows, parquet_tables
-from preprocessing.text import count_lines, delimited_blocks, parse_text
+from preprocessing.parquet import parquet_tables
+from preprocessing.text import delimited_blocks, parse_text
 
 
 @dataclass
@@ -41,20 +41,6 @@ class RowPlace:
     def __call__(self, row: int) -> str:
         """The place of a row of the block."""
         return f"{self.name}: row {self.first + row + 1}"
-
-
-def count_rows(shard: Shard, config: PreprocessConfig) -> Iterator[tuple[int, int]]:
-    """(rows, bytes) of each block; reads no values.
-
-    Raises:
-        DataError: files that cannot be read.
-    """
-    for piece in shard.pieces:
-        if config.format.type == "parquet":
-            yield count_parquet_rows(piece), piece.end - piece.start
-        else:
-            for block, _ in _texts(piece, config.format, config.columns):
-                yield count_lines(block), block.consumed
 
 
 def read_text_blocks(

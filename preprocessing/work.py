@@ -52,10 +52,6 @@ class Work:
         loaded: dict[str, Any] = json.loads(self.store.get(f"{_MARKS}/{task}.json"))
         return loaded
 
-    def forget(self, task: str) -> None:
-        """Takes a mark away."""
-        self.store.remove(f"{_MARKS}/{task}.json")
-
     def remove(self) -> None:
         """Removes the directory."""
         self.store.remove("")

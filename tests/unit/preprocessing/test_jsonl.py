@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ctrdist.errors import DataError
 from preprocessing import jsonl, lines
 from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.fields import typed
+from preprocessing.fields import read_fields
 from preprocessing.inputs import Piece, Shard
 from preprocessing.jsonl import read_json_lines
 from preprocessing.reader import read_blocks
@@ -62,7 +62,7 @@ def test_members_become_what_their_column_is(tmp_path):
     assert [r["c"] for r in got] == texts
     lists = [["a", "b"], ["a", "b"], None, [], ["", "3", None, "true"], ["1.50", "0"], None, None]
     assert [r["m"] for r in got] == lists
-    typed(next(read_blocks(log(tmp_path / "a.jsonl", *rows), CONFIG)), CONFIG)
+    read_fields(next(read_blocks(log(tmp_path / "a.jsonl", *rows), CONFIG)), CONFIG)
 
 
 VALUES = {

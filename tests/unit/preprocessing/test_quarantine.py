@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
 from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.fields import typed
+from preprocessing.fields import read_fields
 from preprocessing.inputs import Piece, Shard
 from preprocessing.lines import TextBlock
 from preprocessing.quarantine import BadRow, clean
@@ -40,7 +40,7 @@ def block_of(raw: bytes) -> TextBlock:
 
 def cleaned(raw: bytes, settings: PreprocessConfig) -> tuple[list[dict], list[BadRow]]:
     block, bad = clean(block_of(raw), NAMES, settings)
-    typed(block, settings)  # refuses nothing that is left
+    read_fields(block, settings)  # refuses nothing that is left
     return block.table.to_pylist(), bad
 
 
@@ -125,7 +125,7 @@ def test_a_row_is_good_or_bad_on_its_own(lines, ending, quoted):
     assert [b.line for b in bad] == refused
     try:  # the usual way accepts the block where nothing is bad, and only there
         block = parse_block(block_of(raw), NAMES, settings)
-        typed(block, settings)
+        read_fields(block, settings)
     except DataError:
         assert bad
     else:
@@ -198,7 +198,7 @@ def test_many_bad_rows_do_not_make_a_block_slow():
     raw = "\n".join(rows).encode() + b"\n"
     settings = config()
     start = time.process_time()
-    typed(parse_block(block_of(good), NAMES, settings), settings)
+    read_fields(parse_block(block_of(good), NAMES, settings), settings)
     usual = time.process_time() - start
     kept, bad = clean(block_of(raw), NAMES, settings)
     took = time.process_time() - start - usual

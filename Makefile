@@ -51,7 +51,7 @@ fix: $(STAMP) ## format, and mend what ruff can mend
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP) ## all tests but the slow ones, within ten minutes
+test: $(STAMP) ## all tests but the slow ones: ten to fifteen minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests

@@ -125,7 +125,7 @@ def _check_values(
 ) -> tuple[np.ndarray, list[tuple[int, Fault]]]:
     """(n,) whether a row's values are all of their columns' kinds, and the others' first faults.
 
-    It refuses what `fields.typed` refuses.
+    It refuses what `fields.read_fields` refuses.
     """
     keep = np.ones(table.num_rows, bool)
     faults: list[tuple[int, Fault]] = []

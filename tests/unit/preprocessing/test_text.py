@@ -11,8 +11,8 @@ import pytest
 from ctrdist.errors import DataError
 from preprocessing import lines
 from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.inputs import Piece, Shard, find_shards
-from preprocessing.reader import count_rows, read_file
+from preprocessing.inputs import Piece, find_shards
+from preprocessing.reader import read_file
 
 TSV = FormatConfig(type="tsv")
 COLUMNS = [ColumnConfig(name=n) for n in ("a", "b")]
@@ -54,9 +54,6 @@ def test_all_ranges_together_give_every_line_once(
         ranges = pairwise(edges)
         pieces = [Piece(url=str(path), name="log", start=low, end=high) for low, high in ranges]
         assert [row for piece in pieces for row in rows_of(piece)] == expected
-        config = PreprocessConfig(columns=[ColumnConfig(name="l", role="label"), *COLUMNS])
-        shard = Shard(pieces=tuple(pieces))
-        assert sum(rows for rows, _ in count_rows(shard, config)) == len(expected)
 
 
 def test_bytes_read_add_up_to_the_file(tmp_path, monkeypatch):

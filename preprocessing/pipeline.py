@@ -79,9 +79,11 @@ def check(config: PreprocessConfig) -> list[Shard]:
 
     Raises:
         DataError: inputs or joined tables that do not exist, or an output that may not be written.
+        ConfigError: settings that do not go together.
     """
     if not config.output:
         raise DataError("no output: give --output a directory.")
+    vocabulary_pass.rules_of(config)
     shards = find_shards(config)
     for join in config.joins:
         find_beside(join.file, config)
@@ -138,6 +140,8 @@ def preprocess(config: PreprocessConfig) -> Result:
     except BaseException as error:
         little = runner is None or time.monotonic() - start < KEPT_AFTER_S
         if isinstance(error, UserError) and little and not resumed:
+            if runner is not None and runner.mark("begin") in work.marks():
+                output.clear()
             work.remove()
             claim.give_up()
             output.store.remove_empty()

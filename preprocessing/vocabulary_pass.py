@@ -55,7 +55,7 @@ def run(
         output: the data set.
     """
     config = plan.config
-    rules = _rules(config)
+    rules = rules_of(config)
     parents = _parents(shared, parent, runner)
     indices = [ValuesIndex(**section["values"]) for section in sections]
     groups = plan_groups([*indices, *parents], list(rules), max_bytes=MAX_BYTES)
@@ -152,7 +152,8 @@ def _parents(shared: Any, parent: Parent | None, runner: Runner) -> list[ValuesI
     return [ValuesIndex(**index) for summary in found for index in summary["values"]]
 
 
-def _rules(config: PreprocessConfig) -> dict[str, Rule]:
+def rules_of(config: PreprocessConfig) -> dict[str, Rule]:
+    """By field with a vocabulary; raises ConfigError for what cannot go together."""
     rules = {c.name: Rule.of(c, config) for c in config.categorical if has_vocabulary(c)}
     every = ColumnConfig(name="", min_count=1)  # an hour that is rare is an hour all the same
     return rules | {name: Rule.of(every, config) for name in config.derived}

@@ -180,6 +180,18 @@ def test_a_full_disk_is_told_with_what_is_done_and_gone_on_from(log, monkeypatch
     assert tree(log.parent / "other") == done and undisturbed.rows == len(GOOD)
 
 
+def test_bad_input_that_is_found_late_leaves_nothing_either(log, monkeypatch):
+    def late(*_: object) -> None:
+        raise DataError("found late")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("preprocessing.writing_pass.run", late)  # vocabularies are written by then
+        with pytest.raises(DataError, match=r"^found late$"):
+            preprocess(config(log))
+    assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]
+    assert preprocess(config(log)).rows == len(GOOD)
+
+
 def test_after_a_mended_row_only_its_file_is_read_again(log, monkeypatch, caplog):
     monkeypatch.setattr("preprocessing.pipeline.KEPT_AFTER_S", 0.0)
     days = [log.with_name(f"day_{day}.tsv") for day in (4, 5, 6)]

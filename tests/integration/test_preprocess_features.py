@@ -235,6 +235,13 @@ def test_new_days_keep_the_ids_and_add_their_own(tmp_path, frame):
     np.testing.assert_array_equal(got, rows["plain"].map(ids).fillna(1))
     assert table[kept.output]["value"].tolist() == before["value"].tolist()
     assert (stored(kept.output, "train")["plain"][rows["plain"] == "new"] == 1).all()
+    before = digests(first.output)
+    tail = [replace(c, num_buckets=5) if c.name == "tail" else c for c in columns]
+    with pytest.raises(ConfigError, match="tail has num_buckets 5, whose ids follow"):
+        preprocess(
+            config(new, "first", parent=kept.output, columns=tail, split=everything, overwrite=True)
+        )
+    assert digests(first.output) == before
     other = [replace(c, max_size=2) if c.name == "plain" else c for c in columns]
     with pytest.raises(ConfigError, match="it was made with other columns"):
         preprocess(config(new, "third", parent=first.output, columns=other, split=everything))

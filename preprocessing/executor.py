@@ -137,6 +137,7 @@ class Runner:
         """Of the files of the run: what was made of others is not done."""
         self._workers = workers
         work.store.be_patient()
+        work.keep_only(stamp)
         self.done = work.marks()
         """Marks of the tasks that are done."""
         self.seconds: dict[str, float] = {}

@@ -52,6 +52,12 @@ class Work:
         loaded: dict[str, Any] = json.loads(self.store.get(f"{_MARKS}/{task}.json"))
         return loaded
 
+    def keep_only(self, stamp: str) -> None:
+        """Takes away the marks of tasks that were done for other files: theirs are overwritten."""
+        for task in self.marks():
+            if "@" in task and not task.endswith(stamped("", stamp)):
+                self.store.remove(f"{_MARKS}/{task}.json")
+
     def remove(self) -> None:
         """Removes the directory."""
         self.store.remove("")

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from preprocessing.store import Store
-from preprocessing.work import Work, digest
+from preprocessing.work import Work, digest, stamped
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -70,6 +70,15 @@ def test_a_run_goes_on_where_it_was_and_another_begins_anew(url):
     assert again.marks() == set()
     again.remove()
     assert Store(url).names() == []
+
+
+def test_what_was_done_for_other_files_is_forgotten(url):
+    work = Work(url)
+    work.open({"source": "1"})
+    for mark in ("scan-00000-aa", stamped("write-a", "old"), stamped("write-a", "new")):
+        work.mark(mark, {})
+    work.keep_only("new")
+    assert work.marks() == {"scan-00000-aa", "write-a@new"}
 
 
 def test_a_digest_stands_for_content_and_not_for_order():

@@ -138,6 +138,10 @@ class OptimConfig:
     """Warm-up and decay of the learning rates."""
     max_grad_norm: float = 10.0
     """Bound of the gradient norm of dense weights, and of tables under adam; 0 switches it off."""
+    ema_decay: float = 0.0
+    """Decay per step of an exponential moving average of the weights, below 1; 0: none. The average
+    is what is evaluated and saved as the model. It is of dense weights and of tables under adam,
+    which take that much more memory; fused tables stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

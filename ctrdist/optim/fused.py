@@ -60,6 +60,11 @@ def check_optim(config: OptimConfig, device: str) -> None:
             f"optim.tables.weight_decay = {tables.weight_decay} needs a GPU: FBGEMM's CPU kernels "
             "ignore it. Use 0, or optim.tables.name = adam with optim.tables.l2."
         )
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(
+            f"optim.ema_decay = {config.ema_decay}: from 0, for no average, to below 1; 0.99 "
+            "averages over the last hundred steps or so."
+        )
     for where, value in (
         ("tables.weight_decay", tables.weight_decay),
         ("dense.weight_decay", config.dense.weight_decay),

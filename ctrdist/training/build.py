@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, check_loss
 from ctrdist.models.tables import padded_dim, table_of
+from ctrdist.optim.ema import WeightEMA
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
 from ctrdist.protocols import Output
@@ -43,6 +45,8 @@ class Engine:
     optimizers: Optimizers
     layout: Layout
     """Which worker holds what."""
+    ema: WeightEMA | None = None
+    """Average of the weights, where optim.ema_decay asks for one."""
     watch: Callable[[Output, Tensor], None] | None = None
     """Shown what the model gives for rows of training and of evaluation, and their labels (B,)."""
 
@@ -53,12 +57,26 @@ class Engine:
         return training_loss_sum(self.experiment.loss, output, label_B)
 
     def tensors(self) -> dict[str, Any]:
-        """What a checkpoint saves."""
-        return {"model": self.model.state_dict(), "optim": self.optimizers.tensors()}
+        """What a checkpoint saves.
+
+        With an average of the weights that is the model, and the trained weights lie beside it.
+        """
+        trained = {} if self.ema is None else {"trained": self.ema.trained()}
+        return {**self.model_tensors(), **trained, "optim": self.optimizers.tensors()}
 
     def model_tensors(self) -> dict[str, Any]:
         """What evaluation needs of a checkpoint."""
-        return {"model": self.model.state_dict()}
+        averages = {} if self.ema is None else self.ema.averages()
+        return {"model": {**self.model.state_dict(), **averages}}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the model computes with the average of its weights, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.in_place()
+
+    def keep_averages(self) -> None:
+        """Ends training: from now on the model computes with the average of its weights."""
+        if self.ema is not None and not self.ema.exchanged:
+            self.ema.exchange()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +160,7 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
     )
     if experiment.train.compile:
         tower.compile(dynamic=False)  # in place: names of weights stay
+    decay, dense_tables = experiment.optim.ema_decay, experiment.optim.tables.name == "adam"
     return Engine(
         experiment=experiment,
         dataset=dataset,
@@ -150,4 +169,5 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         tower=tower,
         optimizers=Optimizers(sharded, experiment.optim),
         layout=described,
+        ema=WeightEMA(sharded.state_dict(), decay, dense_tables=dense_tables) if decay else None,
     )

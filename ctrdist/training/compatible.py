@@ -31,6 +31,13 @@ def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) ->
             mine["sharding"]["tables_dtype"],
         )
     )
+    pairs.append(
+        (
+            "optim.ema_decay above 0",
+            theirs["optim"].get("ema_decay", 0.0) > 0,
+            mine["optim"]["ema_decay"] > 0,
+        )
+    )
     for key, old, new in pairs:
         if old != new:
             raise CheckpointError(

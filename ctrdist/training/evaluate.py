@@ -47,7 +47,8 @@ class Evaluation:
 def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None) -> Evaluation:
     """All metrics of a split; gAUC where the schema has users.
 
-    Every rank calls it. Batch statistics of the ranks are averaged first.
+    Every rank calls it. Batch statistics of the ranks are averaged first. With an average of the
+    weights it is that which is evaluated.
 
     Args:
         engine: what is evaluated.
@@ -70,10 +71,9 @@ def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None
     )
     require_rows_for_all(loader.rows, world, split)
     average_buffers(engine)
-    if loader.rows <= train.exact_rows:
-        evaluation = _gathered(engine, loader, beat)
-    else:
-        evaluation = _counted(engine, loader, beat)
+    score = _gathered if loader.rows <= train.exact_rows else _counted
+    with engine.averaged():
+        evaluation = score(engine, loader, beat)
     if evaluation.metrics["rows"] != loader.rows:
         raise RuntimeError(
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
@@ -172,12 +172,20 @@ def autocast(engine: Engine) -> torch.autocast:
 
 
 def average_buffers(engine: Engine) -> None:
-    """Makes the tower's running statistics equal on all ranks.
+    """Makes the tower's running statistics equal on all ranks, and so their averages over steps.
 
     They differ before, as each rank has seen another part of every batch.
     """
     if engine.world.size == 1:
         return
+    _average_over_ranks(engine)
+    if engine.ema is not None:
+        engine.ema.exchange()
+        _average_over_ranks(engine)
+        engine.ema.exchange()
+
+
+def _average_over_ranks(engine: Engine) -> None:
     for buffer in engine.tower.buffers():
         if buffer.is_floating_point():
             dist.all_reduce(buffer)

@@ -68,9 +68,16 @@ class Step:
         # gradients are averaged over the workers, whose shares of the rows may differ by one
         (loss * (world.size / batch.global_size)).backward()
         self.clock.mark("backward")
-        norm = self.engine.optimizers.step()
+        norm = self._update()
         self.clock.mark("optimizer")
         return total, norm
+
+    def _update(self) -> float:
+        """Moves the weights, and their average after them; the gradient norm."""
+        norm = self.engine.optimizers.step()
+        if self.engine.ema is not None:
+            self.engine.ema.update(self.progress.step)
+        return norm
 
     def _sliced(self, batch: Batch) -> tuple[float, float]:
         self.engine.optimizers.zero_grad()
@@ -83,7 +90,7 @@ class Step:
         if half:
             self.loss_scale.update(finite)
         # an overflow of float16 skips the step; the next has half the scale
-        return total, self.engine.optimizers.step() if finite else float("inf")
+        return total, self._update() if finite else float("inf")
 
     def _agree(self, batch: Batch, loss: Tensor) -> float:
         """The loss summed over the ranks, and with it what one of them was asked or found due."""

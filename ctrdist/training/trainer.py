@@ -280,8 +280,9 @@ class Trainer:
         return self.progress.step
 
     def _finish(self) -> dict[str, Any]:
-        """Evaluates the best checkpoint on test."""
+        """Evaluates the best checkpoint on test; it stays loaded."""
         self._await_checkpoint()
+        self.engine.keep_averages()
         assert self.progress.best_step is not None
         best = self._store.path_of(self.progress.best_step)
         if self.progress.best_step != self.progress.step:

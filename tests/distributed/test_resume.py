@@ -28,6 +28,7 @@ from ctrdist.models.configs import DLFConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
 from ctrdist.training.callbacks import Callback, Stepped
+from ctrdist.training.run import evaluate_checkpoint, experiment_of_checkpoint
 from ctrdist.training.trainer import Trainer
 from tests.datasets import write_dataset
 from tests.ranks import kill_ranks, run_ranks
@@ -58,7 +59,13 @@ class Journal(Callback):
 
 
 def train(
-    world: World, data: str, run_dir: str, kind: str, optimizer: str, kill_after: int
+    world: World,
+    data: str,
+    run_dir: str,
+    kind: str,
+    optimizer: str,
+    kill_after: int,
+    ema_decay: float = 0.0,
 ) -> dict:
     experiment = experiment_of("dlf", DLFConfig)(
         data=data,
@@ -68,7 +75,8 @@ def train(
         optim=OptimConfig(
             tables=TableOptimConfig(
                 name=optimizer, lr=0.02, l2=1e-3 if optimizer == "adam" else 0.0
-            )
+            ),
+            ema_decay=ema_decay,
         ),
         sharding=ShardingConfig(default=kind),
         train=TrainConfig(epochs=EPOCHS, seed=5),
@@ -77,12 +85,13 @@ def train(
     )
     engine = build_engine(experiment, open_dataset(data), world)
     trainer = Trainer(engine, run_dir, Journal(kill_after))
-    rows = []
+    rows, losses = [], []
     step = trainer.train_step
 
     def recorded(batch):
         rows.append((trainer.progress.step, batch.row_B.tolist()))
-        return step(batch)
+        losses.append(step(batch))
+        return losses[-1]
 
     trainer.train_step = recorded  # type: ignore[method-assign]
     summary = trainer.fit()
@@ -90,7 +99,7 @@ def train(
     weights.update(
         {f"{t}@{r},{c}": part.numpy().copy() for t, part, r, c in table_parts(engine.model)}
     )
-    return {"summary": summary, "weights": weights, "rows": rows}
+    return {"summary": summary, "weights": weights, "rows": rows, "losses": losses}
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +110,22 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "optimizer"),
+    ("kind", "optimizer", "ema_decay"),
     [
-        ("row_wise", "rowwise_adagrad"),
-        pytest.param("column_wise", "adagrad", marks=pytest.mark.slow),
-        pytest.param("data_parallel", "adam", marks=pytest.mark.slow),
+        ("row_wise", "rowwise_adagrad", 0.0),
+        pytest.param("column_wise", "adagrad", 0.9, marks=pytest.mark.slow),
+        pytest.param("data_parallel", "adam", 0.0, marks=pytest.mark.slow),
+        ("data_parallel", "adam", 0.9),
     ],
 )
-def test_killed_mid_epoch_and_started_again_equals_undisturbed(data, tmp_path, kind, optimizer):
-    undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), kind, optimizer, -1)
+def test_killed_mid_epoch_and_started_again_equals_undisturbed(
+    data, tmp_path, kind, optimizer, ema_decay
+):
+    undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), kind, optimizer, -1, ema_decay)
     killed_at = STEPS_PER_EPOCH + 8  # in the second epoch, three steps after a checkpoint
-    codes = kill_ranks(train, 2, data, str(tmp_path / "b"), kind, optimizer, killed_at)
+    codes = kill_ranks(train, 2, data, str(tmp_path / "b"), kind, optimizer, killed_at, ema_decay)
     assert codes[0] == -signal.SIGKILL
-    resumed = run_ranks(train, 2, data, str(tmp_path / "b"), kind, optimizer, -1)
+    resumed = run_ranks(train, 2, data, str(tmp_path / "b"), kind, optimizer, -1, ema_decay)
 
     first = resumed[0]["rows"][0][0]
     assert STEPS_PER_EPOCH <= first < killed_at  # it went on from a checkpoint within the epoch
@@ -124,6 +136,33 @@ def test_killed_mid_epoch_and_started_again_equals_undisturbed(data, tmp_path, k
     for key in ("test", "valid", "rows_seen", "steps", "best_step"):
         assert resumed[0]["summary"][key] == undisturbed[0]["summary"][key]
     assert resumed[0]["summary"]["rows_seen"] == 1999 * EPOCHS
+
+
+def evaluated(world: World, run_dir: str) -> dict:
+    experiment, path, _ = experiment_of_checkpoint(run_dir)
+    return evaluate_checkpoint(experiment, path, "test", world, lambda _: None)["test"]
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(data, tmp_path):
+    plain, averaged = str(tmp_path / "plain"), str(tmp_path / "averaged")
+    without = run_ranks(train, 1, data, plain, "auto", "adam", -1)[0]
+    with_it = run_ranks(train, 1, data, averaged, "auto", "adam", -1, 0.9)[0]
+    # after training the model has the averages, which are not where training went
+    away = [
+        np.abs(value - without["weights"][name]).max()
+        for name, value in with_it["weights"].items()
+        if value.dtype == np.float32
+    ]
+    assert min(away) > 1e-6
+    again = run_ranks(evaluated, 2, averaged)[0]
+    for name in ("auc", "logloss"):
+        assert again[name] == pytest.approx(with_it["summary"]["test"][name], abs=1e-6)
+    assert again["logloss"] != pytest.approx(without["summary"]["test"]["logloss"], abs=1e-5)
+    # the steps themselves see nothing of it
+    assert with_it["losses"] == without["losses"]
+
+    with pytest.raises(RuntimeError, match=r"optim.ema_decay above 0 = True, this run has"):
+        run_ranks(train, 1, data, averaged, "auto", "adam", -1)
 
 
 def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):

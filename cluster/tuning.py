@@ -72,7 +72,8 @@ def search(
                 search_alg=BasicVariantGenerator(random_state=seed),
                 scheduler=AsyncHyperBandScheduler(
                     time_attr="epoch",
-                    max_t=max(experiment.train.epochs, _GRACE_EPOCHS + 1),
+                    # past the last epoch: there a trial would be ended before it has its result
+                    max_t=max(experiment.train.epochs, _GRACE_EPOCHS) + 1,
                     grace_period=_GRACE_EPOCHS,
                     reduction_factor=_REDUCTION,
                 ),

@@ -130,6 +130,17 @@ def test_a_search_chooses_by_the_valid_split_and_goes_on(tmp_path, data):
     assert plan.returncode == 0, plan.stderr
 
 
+@pytest.mark.slow
+def test_a_trial_that_reaches_the_last_epoch_has_its_result(tmp_path, data):
+    (tmp_path / "small.yaml").write_text(SEARCH)
+    longer = {"train.epochs": 5, "train.patience": 9}  # the first rung is at the fourth epoch
+    found = job("tune", *arguments(tmp_path, data, **longer), "--trials", "2", "--json")
+    trials = last_json(found)["trials"]
+    assert any(trial["status"] == "trained" for trial in trials)
+    for trial in trials:
+        assert (trial["status"] == "trained") == (trial["result"]["epoch"] == 5)
+
+
 def test_a_space_that_cannot_be_drawn_is_refused(tmp_path, data):
     for space, message in (
         ("{model.gat: {choice: [1]}}", "there is no setting model.gat"),

@@ -66,8 +66,9 @@ class DNN(nn.Module):
 def experiment(name: str, args: argparse.Namespace) -> Experiment:
     """Of a preset; the transformer has DEA-R's without its two mechanisms."""
     model = "dual_attention" if name == "transformer" else name
-    preset = f"{ROOT}/jobs/configs/{args.presets}_{model}.yaml"
-    given = ["--config", preset, "--data", args.data, "--train.precision", args.precision]
+    preset = ROOT / f"jobs/configs/{args.presets}_{model}.yaml"
+    published = preset.with_stem(f"{preset.stem}_paper")  # sizes that a search has chosen differ
+    given = ["--config", str(published if published.exists() else preset), "--data", args.data, "--train.precision", args.precision]
     if args.compile:
         given += ["--train.compile", "true"]
     if name == "transformer":

@@ -68,7 +68,8 @@ def experiment(name: str, args: argparse.Namespace) -> Experiment:
     model = "dual_attention" if name == "transformer" else name
     preset = ROOT / f"jobs/configs/{args.presets}_{model}.yaml"
     published = preset.with_stem(f"{preset.stem}_paper")  # sizes that a search has chosen differ
-    given = ["--config", str(published if published.exists() else preset), "--data", args.data, "--train.precision", args.precision]
+    config = published if published.exists() else preset
+    given = ["--config", str(config), "--data", args.data, "--train.precision", args.precision]
     if args.compile:
         given += ["--train.compile", "true"]
     if name == "transformer":

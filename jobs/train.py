@@ -94,12 +94,12 @@ def complete(experiment: Experiment) -> Experiment:
             f"loader.batch_size {experiment.loader.batch_size} is for all workers together: "
             f"at least one row for each of the {experiment.workers}."
         )
-    for key in ("l2", "codebook_l2"):
-        value = getattr(experiment.optim.tables, key)
-        if value and experiment.optim.tables.name != "adam":
+    optim = experiment.optim
+    for of, tables in (("tables", optim.tables), ("codebooks", optim.codebooks)):
+        if tables is not None and tables.l2 and tables.name != "adam":
             raise ConfigError(
-                f"optim.tables.{key} = {value} needs optim.tables.name = adam; "
-                f"{experiment.optim.tables.name} touches looked-up rows only. Set one or the other."
+                f"optim.{of}.l2 = {tables.l2} needs optim.{of}.name = adam; {tables.name} touches "
+                "looked-up rows only. Set one or the other."
             )
     check_loss(experiment.loss, experiment.model_name)
     name = experiment.run_name

@@ -80,9 +80,6 @@ class TableOptimConfig:
     """Added to the root of the second moment."""
     l2: float = 0.0
     """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to each step's loss. Only with adam."""
-    codebook_l2: float | None = None
-    """λ of codebooks that are looked up at pairs of ids, in place of l2, which is too much for
-    codewords that few rows use; null: l2. Only with adam."""
     weight_decay: float = 0.0
     """Decoupled: looked-up rows lose lr·weight_decay of themselves in each step.
     Not with adagrad, sgd and adam, and only on a GPU: FBGEMM's CPU kernels ignore it."""
@@ -132,6 +129,9 @@ class OptimConfig:
 
     tables: TableOptimConfig = field(default_factory=TableOptimConfig)
     """Of the embedding tables."""
+    codebooks: TableOptimConfig | None = None
+    """Of tables that are looked up at hashed pairs of ids, with the same keys as tables; null: they
+    have the tables' optimiser."""
     dense: DenseOptimConfig = field(default_factory=DenseOptimConfig)
     """Of everything else."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

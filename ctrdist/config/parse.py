@@ -34,6 +34,9 @@ _EXPECTED = re.compile(
 _GROUP = re.compile(r"Group '(?P<group>[\w.]+)'")
 
 
+_OPTIONAL = re.compile(r"^.* Errors: - (?P<errors>.*) - Expected an? <class 'NoneType'>.*$")
+"""What is said of a section that may be null: what is wrong with the section, and that it is not
+null."""
 _INNER = re.compile(r"[\w.]+: ")
 _TYPES = {
     "int": "an integer",
@@ -53,7 +56,7 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
         where = ".".join(_KEYS.findall(text))
-        text = _KEYS.sub("", text)
+        text = _OPTIONAL.sub(r"\g<errors>", _KEYS.sub("", text))
         match = _UNKNOWN.search(text)
         if match:
             given = match["argument"] or match["key"] or match["option"]

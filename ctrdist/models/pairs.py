@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ctrdist.errors import ConfigError
 from ctrdist.models.layers import short_softmax
 from ctrdist.models.pair_hash import pair_addresses
-from ctrdist.models.tables import STORED, Codebook, table_name
+from ctrdist.models.tables import STORED, Codebook, codebook_name
 from ctrdist.protocols import Batch, PairCodebooks
 from ctrdist.schema import Schema
 
@@ -78,7 +78,7 @@ class PairMemory(nn.Module):
         self._fixed("number_X", number_FF.flatten())
         self.tables = [
             Codebook(
-                name=table_name("codebook", str(k)),
+                name=codebook_name(k),
                 init_std=declared.init_std,
                 ids_per_row=len(i_P),
             )

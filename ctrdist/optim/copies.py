@@ -9,13 +9,13 @@ their state under the same names and shapes: a checkpoint loads under either kin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from ctrdist.config.experiment import OptimConfig
-from ctrdist.models.tables import table_of
+from ctrdist.config.experiment import OptimConfig, TableOptimConfig
+from ctrdist.models.tables import optimizer_of, table_of
 
 FIRST, SECOND = "momentum1", "exp_avg_sq"
 """TorchRec's names of the state of fused tables."""
@@ -34,17 +34,19 @@ class CopiedTables:
             tables: name of the parameter → (R, D) weights.
             config: algorithm and rate.
         """
-        self._name = config.tables.name
         self._config = config
         self._tables = dict(tables)
-        self._state = {name: self._new_state(weight) for name, weight in tables.items()}
+        self._state = {
+            name: self._new_state(optimizer_of(str(table_of(name)), config).name, weight)
+            for name, weight in tables.items()
+        }
 
     @torch.no_grad()
-    def step(self, lr: float, iteration: int) -> None:
+    def step(self, lr_of: Callable[[str], float], iteration: int) -> None:
         """Updates all tables.
 
         Args:
-            lr: rate of this step.
+            lr_of: name of a table → its rate in this step.
             iteration: its number, from 1.
         """
         for name, parameter in self._tables.items():
@@ -54,9 +56,11 @@ class CopiedTables:
             grad_RD = parameter.grad.as_subclass(Tensor)
             rows_T = grad_RD.any(dim=1).nonzero().flatten()
             grad_TD = grad_RD[rows_T].float()
-            direction_TD = self._direction(self._state[name], rows_T, grad_TD, iteration)
+            table = str(table_of(name))
+            settings, lr = optimizer_of(table, self._config), lr_of(table)
+            direction_TD = self._direction(settings, self._state[name], rows_T, grad_TD, iteration)
             kept_TD = weight_RD[rows_T].float()
-            kept_TD *= 1 - lr * self._config.tables.weight_decay
+            kept_TD *= 1 - lr * settings.weight_decay
             weight_RD[rows_T] = (kept_TD - lr * direction_TD).to(weight_RD.dtype)
 
     def zero_grad(self) -> None:
@@ -75,7 +79,7 @@ class CopiedTables:
             result[name] = {f"{table}.{key}": value for key, value in state.items()}
         return result
 
-    def _new_state(self, weight_RD: Tensor) -> dict[str, Tensor]:
+    def _new_state(self, optimizer: str, weight_RD: Tensor) -> dict[str, Tensor]:
         device = weight_RD.device
         whole, rows = tuple(weight_RD.shape), (weight_RD.shape[0],)
         shapes: dict[str, dict[str, tuple[int, ...]]] = {
@@ -87,28 +91,33 @@ class CopiedTables:
         }
         return {
             key: torch.zeros(shape, dtype=torch.float32, device=device)
-            for key, shape in shapes[self._name].items()
+            for key, shape in shapes[optimizer].items()
         }
 
     def _direction(
-        self, state: dict[str, Tensor], rows_T: Tensor, grad_TD: Tensor, iteration: int
+        self,
+        settings: TableOptimConfig,
+        state: dict[str, Tensor],
+        rows_T: Tensor,
+        grad_TD: Tensor,
+        iteration: int,
     ) -> Tensor:
         """(T, D): what the rate is multiplied by; updates the state of the rows."""
-        eps = self._config.tables.eps
-        if self._name == "sgd":
+        name, eps = settings.name, settings.eps
+        if name == "sgd":
             return grad_TD
-        if self._name == "adagrad":
+        if name == "adagrad":
             sum_TD = state[FIRST][rows_T].addcmul_(grad_TD, grad_TD)
             state[FIRST][rows_T] = sum_TD
             return grad_TD / (sum_TD.sqrt() + eps)
-        if self._name == "rowwise_adagrad":
+        if name == "rowwise_adagrad":
             sum_T = state[FIRST][rows_T] + grad_TD.square().mean(dim=1)
             state[FIRST][rows_T] = sum_T
             return grad_TD / (sum_T.sqrt() + eps).unsqueeze(1)
         beta1, beta2 = self._config.dense.beta1, self._config.dense.beta2
         first_TD = state[FIRST][rows_T].lerp_(grad_TD, 1 - beta1)
         square = grad_TD.square()
-        if self._name == "fused_rowwise_adam":
+        if name == "fused_rowwise_adam":
             square = square.mean(dim=1)
         second = state[SECOND][rows_T].lerp_(square, 1 - beta2)
         state[FIRST][rows_T], state[SECOND][rows_T] = first_TD, second

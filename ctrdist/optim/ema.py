@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,13 +22,13 @@ class WeightEMA:
     avoid. Each rank keeps its own; they are equal where the weights are.
     """
 
-    def __init__(self, state: Mapping[str, Any], decay: float, *, dense_tables: bool) -> None:
+    def __init__(self, state: Mapping[str, Any], decay: float, tables: Collection[str]) -> None:
         """Begins with the weights as they are.
 
         Args:
             state: state_dict of the sharded model: tensors that share the weights' memory.
             decay: from 0 to below 1.
-            dense_tables: whether the dense Adam has the tables.
+            tables: names of the tables under the dense Adam.
         """
         self._decay = decay
         self._live = {
@@ -36,7 +36,7 @@ class WeightEMA:
             for name, value in state.items()
             if isinstance(value, Tensor)
             and value.is_floating_point()
-            and (dense_tables or table_of(name) is None)
+            and ((table := table_of(name)) is None or table in tables)
         }
         self._other = {name: value.clone() for name, value in self._live.items()}
         """The averages; within `in_place` the trained weights."""

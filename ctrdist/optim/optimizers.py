@@ -12,9 +12,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ctrdist.config.experiment import OptimConfig
-from ctrdist.models.tables import table_of
+from ctrdist.models.tables import is_codebook, is_dense, optimizer_of, table_of
 from ctrdist.optim.copies import CopiedTables
-from ctrdist.optim.fused import set_iteration
+from ctrdist.optim.fused import fused_groups, set_iteration
 from ctrdist.optim.schedule import rate_factor
 
 
@@ -31,26 +31,27 @@ class Optimizers:
         self._config = config
         self._fused = model.fused_optimizer
         unfused = dict(in_backward_optimizer_filter(model.named_parameters()))
-        copies = {n: p for n, p in unfused.items() if table_of(n) is not None}
-        self._rest = {n: p for n, p in unfused.items() if n not in copies}
-        self._tables = copies if config.tables.name == "adam" else {}
-        self._copies = CopiedTables({} if self._tables else copies, config)
+        table_of_parameter = {n: t for n in unfused if (t := table_of(n)) is not None}
+        self._rest = {n: p for n, p in unfused.items() if n not in table_of_parameter}
+        self._tables = {n: unfused[n] for n, t in table_of_parameter.items() if is_dense(t, config)}
+        self._copies = CopiedTables(
+            {n: unfused[n] for n in table_of_parameter if n not in self._tables}, config
+        )
         groups: list[dict[str, Any]] = [
             {
+                "kind": "dense",
                 "params": list(self._rest.values()),
                 "lr": config.dense.lr,
                 "eps": config.dense.eps,
                 "weight_decay": config.dense.weight_decay,
             }
         ]
-        if self._tables:
-            groups.append(
-                {
-                    "params": list(self._tables.values()),
-                    "lr": config.tables.lr,
-                    "eps": config.tables.eps,
-                }
-            )
+        for name, parameter in self._tables.items():
+            settings = optimizer_of(table_of_parameter[name], config)
+            kind = self._kind(table_of_parameter[name])
+            if groups[-1]["kind"] != kind:
+                groups.append({"kind": kind, "params": [], "lr": settings.lr, "eps": settings.eps})
+            groups[-1]["params"].append(parameter)
         self._adam = torch.optim.Adam(
             groups,
             betas=(config.dense.beta1, config.dense.beta2),
@@ -64,8 +65,11 @@ class Optimizers:
                 "exp_avg_sq": torch.zeros_like(_plain(parameter)),
             }
         self._step = 0
-        self._table_lr = config.tables.lr
-        self._fused_lr: float | None = None
+        self._configured = {"dense": config.dense.lr, "tables": config.tables.lr}
+        if config.codebooks is not None:
+            self._configured["codebooks"] = config.codebooks.lr
+        self._lr = dict(self._configured)
+        self._fused_lr: dict[str, float] = {}
         self.watch: Callable[[], None] | None = None
         """Called before each update, while the gradients are those of the loss alone."""
 
@@ -85,12 +89,12 @@ class Optimizers:
         with torch.no_grad():
             _add_l2(self._rest.values(), self._config.dense.l2)
             for name, table in self._tables.items():
-                _add_l2([table], self._l2_of(name))
+                _add_l2([table], optimizer_of(table_of(name) or "", self._config).l2)
         norm = -1.0
         if self._config.max_grad_norm > 0:
             norm = float(nn.utils.clip_grad_norm_(self._parameters(), self._config.max_grad_norm))
         self._adam.step()
-        self._copies.step(self._table_lr, self._step + 1)
+        self._copies.step(lambda table: self._lr[self._kind(table)], self._step + 1)
         return norm
 
     def begin_step(self, step: int, factor: float, min_lr: float) -> None:
@@ -104,21 +108,20 @@ class Optimizers:
         self._step = step
         schedule = self._config.schedule
         scheduled = rate_factor(schedule, step)
-        dense_share = scheduled if schedule.applies_to != "tables" else 1.0
-        table_share = scheduled if schedule.applies_to != "dense" else 1.0
-        dense_lr = _bounded(self._config.dense.lr, factor, min_lr) * dense_share
-        self._table_lr = _bounded(self._config.tables.lr, factor, min_lr) * table_share
-        for group, lr in zip(self._adam.param_groups, (dense_lr, self._table_lr), strict=False):
-            group["lr"] = lr
+        for kind, lr in self._configured.items():
+            follows = schedule.applies_to in ("both", "dense" if kind == "dense" else "tables")
+            self._lr[kind] = _bounded(lr, factor, min_lr) * (scheduled if follows else 1.0)
+        for group in self._adam.param_groups:
+            group["lr"] = self._lr[group["kind"]]
         if not self._fused.params:
             return
         set_iteration(self._fused, step)
-        if self._table_lr != self._fused_lr:
-            for group in self._fused.param_groups:
-                group["lr"] = self._table_lr
-            # hands the rate to the kernels; the update itself happens in backward
+        if self._lr != self._fused_lr:
+            for table, group in fused_groups(self._fused):
+                group["lr"] = self._lr[self._kind(table)]
+            # hands the rates to the kernels; the update itself happens in backward
             self._fused.step()
-            self._fused_lr = self._table_lr
+            self._fused_lr = dict(self._lr)
 
     @property
     def dense_parameters(self) -> list[Tensor]:
@@ -128,7 +131,7 @@ class Optimizers:
     @property
     def learning_rates(self) -> dict[str, float]:
         """Rates of the last step, to log."""
-        return {"dense": self._adam.param_groups[0]["lr"], "tables": self._table_lr}
+        return dict(self._lr)
 
     def tensors(self) -> dict[str, Any]:
         """All state as tensors, sharded as the parameters are.
@@ -149,12 +152,9 @@ class Optimizers:
                 fused[name] = tensors
         return {"adam": adam, **({"fused": fused} if fused else {})}
 
-    def _l2_of(self, parameter: str) -> float:
-        """λ of a table's parameter."""
-        tables = self._config.tables
-        if tables.codebook_l2 is not None and (table_of(parameter) or "").startswith("codebook/"):
-            return tables.codebook_l2
-        return tables.l2
+    def _kind(self, table: str) -> str:
+        """Whose learning rate a table has."""
+        return "codebooks" if self._config.codebooks and is_codebook(table) else "tables"
 
     def _parameters(self) -> list[Tensor]:
         return [*self._rest.values(), *self._tables.values()]

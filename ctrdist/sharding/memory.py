@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
+from ctrdist.models.tables import optimizer_key, optimizer_of
 
 GIB = 2**30
 _SPLIT_ROWS = ("auto", "row_wise", "table_row_wise", "grid_shard")
@@ -18,7 +19,7 @@ def state_bytes(optimizer: str, rows: int, columns: int) -> int:
     """Bytes of the optimiser's state of a part of a table, which is float32.
 
     Args:
-        optimizer: optim.tables.name.
+        optimizer: its name.
         rows: of the part.
         columns: of the part.
     """
@@ -52,32 +53,34 @@ def explain_shortage(
         memory: bytes of each worker.
     """
     room = math.floor(memory * (1 - sharding.reserved))
-    name = optim.tables.name
+    names = {table: optimizer_of(table, optim).name for table in tables}
     have = (
         f"{room:,} bytes ({room / GIB:.2f} GiB) for tables on each of {world_size} workers: "
         f"{memory / GIB:.2f} GiB less sharding.reserved = {sharding.reserved}"
     )
-    needs = {table: _need(weight, name) for table, weight in tables.items()}
+    needs = {table: _need(weight, names[table]) for table, weight in tables.items()}
+    kinds = {table: _kind(table, sharding, name) for table, name in names.items()}
     parts = {
-        table: -(-needs[table] // _ways(weight, _kind(table, sharding, name), sharding, world_size))
+        table: -(-needs[table] // _ways(weight, kinds[table], sharding, world_size))
         for table, weight in tables.items()
     }
     worst = max(parts, key=lambda table: parts[table])
-    total = sum(needs.values())
+    copied = any(kind == "data_parallel" for kind in kinds.values())
+    total = sum(
+        needs[table] * (world_size if kind == "data_parallel" else 1)
+        for table, kind in kinds.items()
+    )
     rows, columns = (int(size) for size in tables[worst].shape)
+    name, kind = names[worst], kinds[worst]
     of_state = state_bytes(name, rows, columns)
     if parts[worst] > room:
-        kind = _kind(worst, sharding, name)
-        remedies = _remedies(worst, tables[worst], kind, name, room, parts[worst])
+        remedies = _remedies(worst, tables[worst], kind, optim, room, parts[worst])
         return (
             f"table {worst} does not fit: {rows:,} rows × {columns} take "
             f"{needs[worst] - of_state:,} bytes and their {name} state {of_state:,}; its smallest "
             f"part under {kind} is {parts[worst]:,} bytes, {parts[worst] - room:,} more than there "
             f"are: {have}. What would make it fit: {remedies}."
         )
-    copied = name == "adam" or sharding.default == "data_parallel"
-    if copied:
-        total *= world_size
     if total > room * world_size:
         least = (
             "another sharding kind or optimiser, as each worker holds a copy"
@@ -85,11 +88,11 @@ def explain_shortage(
             else f"--workers {-(-total // room)}"
         )
         return (
-            f"the tables with their {name} state take {total:,} bytes on all workers, "
-            f"{total - room * world_size:,} more than there are: {have}. The largest table is "
-            f"{worst} with {rows:,} rows × {columns}. What would make them fit: {least}, a smaller "
-            "optimiser state (rowwise_adagrad, sgd), a smaller embedding_dim, a higher min_count, "
-            "or --sharding.memory_gb if there is more."
+            f"the tables with their {' and '.join(sorted(set(names.values())))} state take "
+            f"{total:,} bytes on all workers, {total - room * world_size:,} more than there are: "
+            f"{have}. The largest table is {worst} with {rows:,} rows × {columns}. What would make "
+            f"them fit: {least}, a smaller optimiser state (rowwise_adagrad, sgd), a smaller "
+            "embedding_dim, a higher min_count, or --sharding.memory_gb if there is more."
         )
     return (
         f"the tables take {total:,} bytes, which could fit ({have}), but not with these kinds and "
@@ -118,7 +121,10 @@ def _ways(weight: Tensor, kind: str, sharding: ShardingConfig, world_size: int) 
     return 1
 
 
-def _remedies(table: str, weight: Tensor, kind: str, optimizer: str, room: int, part: int) -> str:
+def _remedies(
+    table: str, weight: Tensor, kind: str, optim: OptimConfig, room: int, part: int
+) -> str:
+    optimizer = optimizer_of(table, optim).name
     rows, columns = (int(size) for size in weight.shape)
     need, size = _need(weight, optimizer), weight.element_size()
     workers = -(-need // room)
@@ -133,7 +139,7 @@ def _remedies(table: str, weight: Tensor, kind: str, optimizer: str, room: int, 
         if state_bytes(name, rows, columns) < state_bytes(optimizer, rows, columns)
     ]
     if smaller:
-        found.append(f"--optim.tables.name {smaller[0]}, with less state")
+        found.append(f"--{optimizer_key(table, optim)} {smaller[0]}, with less state")
     if size == 4 and optimizer != "adam":
         found.append("--sharding.tables_dtype float16")
     narrower = columns * room // part // 4 * 4

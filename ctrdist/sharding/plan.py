@@ -23,7 +23,7 @@ from torchrec.modules.embedding_configs import PoolingType
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.errors import ConfigError
-from ctrdist.models.tables import Codebook, table_of
+from ctrdist.models.tables import Codebook, is_dense, optimizer_key, optimizer_of, table_of
 from ctrdist.sharding.communication import codecs
 from ctrdist.sharding.memory import GIB, explain_shortage, state_bytes
 from ctrdist.sharding.replay import replay_plan
@@ -164,7 +164,7 @@ def plan_tables(
             sharding.plan_file,
             tables,
             modules(model),
-            dense=optim.tables.name == "adam",
+            dense=[table for table in tables if is_dense(table, optim)],
             world_size=world_size,
             local_size=local_size,
             device=device,
@@ -222,7 +222,7 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
     shards: list[Shard] = []
     for module in planned.plan.plan.values():
         for table, sharding in module.items():  # type: ignore[attr-defined]
-            size = weights[table].element_size()
+            size, optimizer = weights[table].element_size(), optimizer_of(table, optim).name
             spec = getattr(sharding, "sharding_spec", None)
             if spec is None:  # data parallel: a copy on each
                 rows, columns = weights[table].shape
@@ -244,7 +244,7 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
                     rows=rows_part,
                     columns=columns_part,
                     bytes=rows_part[1] * columns_part[1] * size,
-                    state_bytes=state_bytes(optim.tables.name, rows_part[1], columns_part[1]),
+                    state_bytes=state_bytes(optimizer, rows_part[1], columns_part[1]),
                 )
                 for rank, rows_part, columns_part in parts
             )
@@ -269,18 +269,19 @@ def _constraints(
     constraints = {}
     for table, weight in tables.items():
         kind = sharding.tables.get(table, sharding.default)
-        dense = optim.tables.name == "adam"
+        dense, optimizer = is_dense(table, optim), optimizer_of(table, optim).name
         if dense and kind not in ("auto", "data_parallel"):
             raise ConfigError(
-                f"sharding of {table}: {kind} cannot go with optim.tables.name = adam, which "
-                "keeps a copy of each table on each worker. Use auto or data_parallel, or another "
-                "optimiser (rowwise_adagrad, adagrad, sgd)."
+                f"sharding of {table}: {kind} cannot go with {optimizer_key(table, optim)} = adam, "
+                "which keeps a copy of each table on each worker. Use auto or data_parallel, or "
+                "another optimiser (rowwise_adagrad, adagrad, sgd)."
             )
-        if optim.tables.name == "lamb" and kind == "data_parallel":
+        if optimizer == "lamb" and kind == "data_parallel":
+            key = optimizer_key(table, optim)
             raise ConfigError(
-                f"sharding of {table}: data_parallel cannot go with optim.tables.name = lamb, "
-                "which exists as a kernel for sharded tables only. Use table_wise, row_wise or "
-                "column_wise, or another optimiser."
+                f"sharding of {table}: data_parallel cannot go with {key} = lamb, which exists as "
+                "a kernel for sharded tables only. Use table_wise, row_wise or column_wise, or "
+                "another optimiser."
             )
         kinds = ["data_parallel"] if dense else (AUTO if kind == "auto" else [kind])
         if table in ids_per_row and not set(kinds) <= set(CODEBOOK_KINDS):
@@ -337,12 +338,13 @@ def check_tables(
             "sharding.tables_dtype = bfloat16 needs a GPU: FBGEMM has no such lookup for the CPU. "
             "Use float16 or float32."
         )
-    kinds = {"data_parallel"} if optim.tables.name == "adam" else set()
+    dense = any(is_dense(table, optim) for table, _ in table_weights(model))
+    kinds = {"data_parallel"} if dense else set()
     kinds |= {sharding.default, *sharding.tables.values()}
     if half != "float32" and "data_parallel" in kinds:
         raise ConfigError(
             f"sharding.tables_dtype = {half} goes with sharded tables only: copies of a table "
-            "(data_parallel, and all tables under optim.tables.name = adam) are float32."
+            "(data_parallel, and all tables whose optimiser is adam) are float32."
         )
     for config in model.tables.embedding_bag_configs():  # type: ignore[union-attr, operator]
         kind = sharding.tables.get(config.name, sharding.default)

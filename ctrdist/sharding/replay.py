@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import fsspec
@@ -22,7 +22,7 @@ def replay_plan(
     tables: Mapping[str, Tensor],
     modules: Mapping[str, str],
     *,
-    dense: bool,
+    dense: Collection[str],
     world_size: int,
     local_size: int,
     device: str,
@@ -33,7 +33,7 @@ def replay_plan(
         path: plan.json, local or s3://.
         tables: name → weight, on the meta device.
         modules: name → path of the collection in the model that holds it.
-        dense: whether the tables' optimiser is dense, so that each worker has a copy.
+        dense: tables whose optimiser is the dense Adam, so that each worker has a copy.
         world_size: workers.
         local_size: workers on one machine.
         device: cpu or cuda.
@@ -63,10 +63,10 @@ def replay_plan(
                 f"table {table} has {shape[0]:,} rows × {shape[1]} there, and "
                 f"{weight.shape[0]:,} × {weight.shape[1]} here",
             )
-        if dense and not copied:
+        if table in dense and not copied:
             raise _differs(
                 path,
-                f"table {table} is {kind} there, and optim.tables.name = adam here keeps a copy on "
+                f"table {table} is {kind} there, and its optimiser here, adam, keeps a copy on "
                 "each worker",
             )
         kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED

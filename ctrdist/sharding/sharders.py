@@ -61,9 +61,11 @@ def make_sharders(
 ) -> list[ModuleSharder[nn.Module]]:
     """The sharders to plan with and to shard with."""
     registry = codecs(sharding, device)
-    dense = optim.tables.name == "adam"
-    kinds = (TableSharder, CodebookSharder)
-    return [kind(dense=dense, registry=registry) for kind in kinds]  # type: ignore[misc]
+    codebooks = optim.codebooks or optim.tables
+    return [
+        TableSharder(dense=optim.tables.name == "adam", registry=registry),
+        CodebookSharder(dense=codebooks.name == "adam", registry=registry),
+    ]  # type: ignore[list-item]
 
 
 def _kernel(sharding_type: str, *, dense: bool) -> str:

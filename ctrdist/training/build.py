@@ -19,14 +19,14 @@ from ctrdist.errors import ConfigError
 from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, check_loss
-from ctrdist.models.tables import padded_dim, table_of
+from ctrdist.models.tables import is_dense, padded_dim, table_of
 from ctrdist.optim.ema import WeightEMA
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
 from ctrdist.protocols import Output
 from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
-from ctrdist.sharding.plan import Layout, layout, plan_tables
+from ctrdist.sharding.plan import Layout, layout, plan_tables, table_weights
 from ctrdist.sharding.shard import shard_model
 from ctrdist.training.device import prepare_device
 
@@ -160,7 +160,8 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
     )
     if experiment.train.compile:
         tower.compile(dynamic=False)  # in place: names of weights stay
-    decay, dense_tables = experiment.optim.ema_decay, experiment.optim.tables.name == "adam"
+    decay = experiment.optim.ema_decay
+    dense = {table for table, _ in table_weights(model) if is_dense(table, experiment.optim)}
     return Engine(
         experiment=experiment,
         dataset=dataset,
@@ -169,5 +170,5 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         tower=tower,
         optimizers=Optimizers(sharded, experiment.optim),
         layout=described,
-        ema=WeightEMA(sharded.state_dict(), decay, dense_tables=dense_tables) if decay else None,
+        ema=WeightEMA(sharded.state_dict(), decay, dense) if decay else None,
     )

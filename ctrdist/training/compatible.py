@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import yaml
 
 from ctrdist.checkpoint.store import Opened
@@ -24,6 +26,7 @@ def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) ->
     pairs.append(
         ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
     )
+    pairs.append(("optim.codebooks.name", _codebooks(theirs["optim"]), _codebooks(mine["optim"])))
     pairs.append(
         (
             "sharding.tables_dtype",
@@ -46,6 +49,11 @@ def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) ->
                 "--run-name to begin anew."
             )
     check_same_data(saved, schema_json)
+
+
+def _codebooks(optim: dict[str, Any]) -> str:
+    """The codebooks' optimiser, by default the tables'."""
+    return (optim.get("codebooks") or optim["tables"])["name"]
 
 
 def check_same_data(saved: Opened, schema_json: str) -> None:

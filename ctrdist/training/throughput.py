@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
+from ctrdist.config.experiment import TableOptimConfig
 from ctrdist.distributed import sum_over_ranks
 from ctrdist.exchanges import EXCHANGES
 from ctrdist.models.pairs import PairMemory
@@ -134,14 +135,20 @@ def table_bytes(engine: Engine, batch: Batch) -> int:
     Each id: its row is read by the lookup, read and written by the update, its state read and
     written, its gradient read.
     """
-    state = {"adagrad": 1.0, "adam": 2.0}.get(engine.experiment.optim.tables.name, 0.0)
+    optim = engine.experiment.optim
     width = sum(dict(engine.tower.groups).values())  # type: ignore[arg-type]
     pairs: PairMemory | None = engine.model.module.pairs
-    numbers = batch.sparse.values().numel() * width
+    numbers = batch.sparse.values().numel() * width * _moved(optim.tables)
     if pairs is not None:
         ids = sum(table.ids_per_row for table in pairs.tables) * batch.label_B.numel()
-        numbers += ids * pairs.declared.dim
-    return int(numbers * _FLOAT * (1 + 2 + 2 * state + 1))
+        numbers += ids * pairs.declared.dim * _moved(optim.codebooks or optim.tables)
+    return int(numbers * _FLOAT)
+
+
+def _moved(tables: TableOptimConfig) -> float:
+    """Numbers that move for each one that is looked up and updated."""
+    state = {"adagrad": 1.0, "adam": 2.0}.get(tables.name, 0.0)
+    return 1 + 2 + 2 * state + 1
 
 
 @dataclass(frozen=True, kw_only=True)

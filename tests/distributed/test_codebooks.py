@@ -84,10 +84,11 @@ def experiment_for(
 
 
 def train_plain(
-    data: str, optimizer: str, l2: float = 0.0, codebook_l2: float = 0.0
+    data: str, optimizer: str, codebooks: TableOptimConfig | None = None
 ) -> dict[str, Any]:
     """The same steps with torch.nn.Embedding and torch.optim: no sharding, no FBGEMM."""
     experiment = experiment_for(data, "auto", optimizer)
+    own = codebooks or experiment.optim.tables
     dataset = open_dataset(data)
     model = build_model(experiment, dataset.schema)
     assert model.frequency is not None and model.pairs is not None
@@ -102,12 +103,11 @@ def train_plain(
         padding = not name.startswith("codebook/")
         fill_table(weight.data, name, 0, 0, shape, seed=seed, std=1.0, padding=padding)
     rest = [p for p in model.parameters() if all(p is not w for w in tables.values())]
-    groups = [
-        {"params": [weight], "weight_decay": codebook_l2 if "codebook" in name else l2}
-        for name, weight in tables.items()
-    ]
+    hashed = [weight for name, weight in tables.items() if "codebook" in name]
+    fields = [weight for name, weight in tables.items() if "codebook" not in name]
     optimizers = [
-        PLAIN[optimizer](groups, lr=0.02, eps=1e-2),
+        PLAIN[optimizer](fields, lr=0.02, eps=1e-2),
+        PLAIN[own.name](hashed, lr=own.lr, eps=own.eps, weight_decay=own.l2),
         torch.optim.Adam(rest, lr=1e-3, eps=1e-2),
     ]
     start = {name: weight.detach().numpy().copy() for name, weight in tables.items()}
@@ -163,8 +163,10 @@ def whole_tables(engine: Engine, world: World) -> dict[str, np.ndarray]:
     for table, mine in whole.items():
         gathered = gather_rows(mine.reshape(-1))
         if gathered is not None:
-            total = gathered.view(world.size, *shapes[table]).sum(0)
-            result[table] = (total / (world.size if table in copied else 1)).numpy()
+            parts = gathered.view(world.size, *shapes[table])
+            if table in copied:
+                assert all(torch.equal(part, parts[0]) for part in parts[1:])
+            result[table] = (parts[0] if table in copied else parts.sum(0)).numpy()
     return result
 
 
@@ -212,12 +214,25 @@ def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, wo
         assert np.linalg.norm(sharded["end"][name] - expected["end"][name]) < 0.05 * moved, name
 
 
-def test_codebooks_have_an_l2_of_their_own(data, tmp_path):
-    experiment = experiment_for(data, "data_parallel", "adam")
-    tables = replace(experiment.optim.tables, l2=0.3, codebook_l2=0.01)
-    experiment = replace(experiment, optim=replace(experiment.optim, tables=tables))
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "codebooks", "layout"),
+    [
+        ("auto", "adam", {"name": "adam", "lr": 0.01, "l2": 0.3}, {"data_parallel"}),
+        ("auto", "adam", {"name": "rowwise_adagrad", "lr": 0.04}, {"row_wise", "table_wise"}),
+        ("data_parallel", "adam", {"name": "adagrad", "lr": 0.04}, {"data_parallel"}),
+        ("auto", "rowwise_adagrad", {"name": "adam", "lr": 0.01}, {"data_parallel"}),
+        ("row_wise", "rowwise_adagrad", {"name": "adagrad", "lr": 0.06}, {"row_wise"}),
+    ],
+)
+def test_codebooks_have_an_optimiser_of_their_own(
+    data, tmp_path, kind, optimizer, codebooks, layout
+):
+    own = TableOptimConfig(eps=1e-2, **codebooks)
+    experiment = experiment_for(data, kind, optimizer)
+    experiment = replace(experiment, optim=replace(experiment.optim, codebooks=own))
     sharded = run_ranks(train, 2, str(tmp_path), experiment)[0]
-    expected = train_plain(data, "adam", l2=0.3, codebook_l2=0.01)
+    expected = train_plain(data, optimizer, own)
+    assert sharded["kinds"] <= layout
     for name, start in expected["start"].items():
         moved = np.linalg.norm(expected["end"][name] - start)
         assert np.linalg.norm(sharded["end"][name] - expected["end"][name]) < 0.05 * moved, name
@@ -262,13 +277,24 @@ def state(engine: Engine) -> np.ndarray:
     return np.array(total)
 
 
-def test_codebooks_load_on_another_number_of_workers_and_plan(data, tmp_path):
-    saved = run_ranks(save, 2, str(tmp_path), experiment_for(data, "row_wise", "adagrad"))
+@pytest.mark.parametrize("own", [False, True])
+def test_codebooks_load_on_another_number_of_workers_and_plan(data, tmp_path, own):
+    def experiment_of(kind: str) -> Experiment:
+        if not own:
+            return experiment_for(data, kind, "adagrad")
+        experiment = experiment_for(data, "auto", "adam")
+        codebooks = TableOptimConfig(name="adagrad")
+        return replace(
+            experiment,
+            optim=replace(experiment.optim, codebooks=codebooks),
+            sharding=replace(experiment.sharding, tables={"codebook/0": kind, "codebook/1": kind}),
+        )
+
+    saved = run_ranks(save, 2, str(tmp_path), experiment_of("row_wise"))
     total = sum(float(rank["state"]) for rank in saved)
     assert total > 0
     for workers, kind in ((1, "table_wise"), (3, "row_wise")):
-        experiment = experiment_for(data, kind, "adagrad")
-        loaded = run_ranks(load, workers, str(tmp_path), experiment)
+        loaded = run_ranks(load, workers, str(tmp_path), experiment_of(kind))
         for name, value in saved[0].items():
             if name != "state":
                 np.testing.assert_array_equal(loaded[0][name], value, err_msg=name)

@@ -206,7 +206,7 @@ def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
         ([], "--data DIR is missing"),
         (["--data", "{data}", "--workers", "0"], "--workers 0"),
         (["--data", "{data}", "--optim.tables.l2", "0.1"], "needs optim.tables.name = adam"),
-        (["--data", "{data}", "--optim.tables.codebook_l2", "0.1"], "codebook_l2 = 0.1 needs"),
+        (["--data", "{data}", "--optim.codebooks.l2", "0.1"], "optim.codebooks.l2 = 0.1 needs"),
         (
             ["--data", "{data}", "--dry-run", "--sharding.tables", "{tokens/C9: row_wise}"],
             "no table 'tokens/C9'",

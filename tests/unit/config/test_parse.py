@@ -20,6 +20,8 @@ DLF = experiment_of("dlf", config_class("dlf"))
         (["--epochs", "3"], ["'epochs'", "nearest is 'train.epochs'"]),
         (["--train.epochs", "three"], ["train.epochs: got 'three'", "an integer"]),
         (["--model.gate", "mx"], ["model.gate: got 'mx'", "'max', 'sigmoid', 'none', 'plain'"]),
+        (["--optim.codebooks.nam", "sgd"], ["optim.codebooks: unknown key 'nam'", "is 'name'"]),
+        (["--optim.codebooks.lr", "x"], ["optim.codebooks.lr: got 'x'; allowed: a number"]),
         (["--config", "jobs/configs/frape_dlf.yaml"], ["no such file", "frappe_dlf.yaml"]),
     ],
 )
@@ -44,6 +46,16 @@ def test_a_mistake_inside_a_list_is_named(column, parts, tmp_path):
         parse(PreprocessConfig, ["--config", str(preset)])
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_section_that_may_be_null_is_read_from_preset_and_command_line(tmp_path):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("optim: {codebooks: {name: sgd, lr: 3.0}}\n")
+    assert parse(DLF, [])[0].optim.codebooks is None
+    over = parse(DLF, ["--config", str(preset), "--optim.codebooks.lr", "0.5"])[0].optim.codebooks
+    assert (over.name, over.lr) == ("sgd", 0.5)
+    null = parse(DLF, ["--config", str(preset), "--optim.codebooks", "null"])[0]
+    assert null.optim.codebooks is None
 
 
 def test_the_command_line_wins_over_the_preset(tmp_path):

@@ -31,7 +31,7 @@ def trained(name: str, weight_decay: float = 0.0) -> torch.Tensor:
     copies = CopiedTables({NAME: weight}, OptimConfig(tables=table))
     for step, grad in enumerate(gradients()):
         weight.grad = grad.clone()
-        copies.step(0.1, step + 1)
+        copies.step(lambda _: 0.1, step + 1)
         copies.zero_grad()
         assert weight.grad is None
     return weight.detach()

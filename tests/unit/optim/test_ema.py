@@ -35,7 +35,7 @@ def expected(history: list[np.ndarray], decay: float) -> np.ndarray:
 @pytest.mark.parametrize("decay", [0.3, 0.99])
 def test_is_the_moving_average_of_all_steps(decay):
     live = state()
-    ema = WeightEMA(live, decay, dense_tables=True)
+    ema = WeightEMA(live, decay, {"emb/user"})
     history = {name: [live[name].numpy().copy()] for name in ("tower.weight", TABLE)}
     for step in range(40):
         for name, seen in history.items():
@@ -51,7 +51,7 @@ def test_is_the_moving_average_of_all_steps(decay):
 
 def test_a_model_has_the_averages_only_within_the_block_however_deep_it_is():
     live = state()
-    ema = WeightEMA(live, 0.9, dense_tables=True)
+    ema = WeightEMA(live, 0.9, {"emb/user"})
     began = live["tower.weight"].clone()
     live["tower.weight"].add_(1.0)
     trained = live["tower.weight"].clone()
@@ -67,7 +67,7 @@ def test_a_model_has_the_averages_only_within_the_block_however_deep_it_is():
 def test_what_is_loaded_into_averages_and_trained_arrives_in_either_state():
     for exchanged in (False, True):
         live = state()
-        ema = WeightEMA(live, 0.9, dense_tables=True)
+        ema = WeightEMA(live, 0.9, {"emb/user"})
         if exchanged:
             ema.exchange()
         ema.averages()["tower.weight"].fill_(1.0)
@@ -76,8 +76,8 @@ def test_what_is_loaded_into_averages_and_trained_arrives_in_either_state():
 
 
 def test_tables_of_a_fused_optimiser_and_whole_numbers_are_left_alone():
-    assert set(WeightEMA(state(), 0.9, dense_tables=False).averages()) == {"tower.weight"}
-    assert set(WeightEMA(state(), 0.9, dense_tables=True).averages()) == {"tower.weight", TABLE}
+    assert set(WeightEMA(state(), 0.9, set()).averages()) == {"tower.weight"}
+    assert set(WeightEMA(state(), 0.9, {"emb/user"}).averages()) == {"tower.weight", TABLE}
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5])

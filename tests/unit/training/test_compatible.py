@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ctrdist.checkpoint.store import Opened, Texts
-from ctrdist.config.experiment import Experiment, LossConfig, experiment_of
+from ctrdist.config.experiment import Experiment, LossConfig, TableOptimConfig, experiment_of
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import CheckpointError
 from ctrdist.models.configs import TF4CTRConfig
@@ -53,3 +53,17 @@ def test_widths_are_compared_as_values() -> None:
     other = replace(RUN, model=TF4CTRConfig(simple_hidden_dims=(400,)))
     with pytest.raises(CheckpointError, match=r"simple_hidden_dims = \[400, 400\], .* = \[400\]"):
         check_same_model(saved(RUN), other, "{}")
+
+
+def test_codebooks_keep_their_optimiser() -> None:
+    own = replace(RUN, optim=replace(RUN.optim, codebooks=TableOptimConfig(name="adagrad")))
+    assert RUN.optim.tables.name == "rowwise_adagrad"
+    message = r"optim.codebooks.name = 'adagrad', this run has optim.codebooks.name = 'rowwise_"
+    with pytest.raises(CheckpointError, match=message):
+        check_same_model(saved(own), RUN, "{}")
+    values = to_dict(RUN)
+    del values["optim"]["codebooks"]  # a checkpoint from before there was the setting
+    older = replace(saved(RUN), texts=replace(saved(RUN).texts, config=yaml.safe_dump(values)))
+    check_same_model(older, RUN, "{}")
+    with pytest.raises(CheckpointError, match="'rowwise_adagrad', this run has .* 'adagrad'"):
+        check_same_model(older, own, "{}")

@@ -67,8 +67,9 @@ def experiment(name: str, args: argparse.Namespace) -> Experiment:
     """Of a preset; the transformer has DEA-R's without its two mechanisms."""
     model = "dual_attention" if name == "transformer" else name
     preset = ROOT / f"jobs/configs/{args.presets}_{model}.yaml"
-    published = preset.with_stem(f"{preset.stem}_paper")  # sizes that a search has chosen differ
-    config = published if published.exists() else preset
+    # what a search has chosen differs in its sizes: all are compared with 16 dimensions
+    sizes = [preset.with_stem(f"{preset.stem}_{name}") for name in ("paper", "d16")]
+    config = next((path for path in [*sizes, preset] if path.exists()))
     given = ["--config", str(config), "--data", args.data, "--train.precision", args.precision]
     if args.compile:
         given += ["--train.compile", "true"]

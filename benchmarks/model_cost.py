@@ -69,7 +69,7 @@ def experiment(name: str, args: argparse.Namespace) -> Experiment:
     preset = ROOT / f"jobs/configs/{args.presets}_{model}.yaml"
     # what a search has chosen differs in its sizes: all are compared with 16 dimensions
     sizes = [preset.with_stem(f"{preset.stem}_{name}") for name in ("paper", "d16")]
-    config = next((path for path in [*sizes, preset] if path.exists()))
+    config = next(path for path in [*sizes, preset] if path.exists())
     given = ["--config", str(config), "--data", args.data, "--train.precision", args.precision]
     if args.compile:
         given += ["--train.compile", "true"]

@@ -65,5 +65,5 @@ def test_codebooks_keep_their_optimiser() -> None:
     del values["optim"]["codebooks"]  # a checkpoint from before there was the setting
     older = replace(saved(RUN), texts=replace(saved(RUN).texts, config=yaml.safe_dump(values)))
     check_same_model(older, RUN, "{}")
-    with pytest.raises(CheckpointError, match="'rowwise_adagrad', this run has .* 'adagrad'"):
+    with pytest.raises(CheckpointError, match=r"'rowwise_adagrad', this run has .* 'adagrad'"):
         check_same_model(older, own, "{}")

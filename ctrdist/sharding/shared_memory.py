@@ -98,7 +98,11 @@ class SharedMemory:
 
 
 class SharedSums:
-    """Collectives on CPU tensors; every rank makes the same calls in the same order."""
+    """Collectives on CPU tensors; every rank makes the same calls in the same order.
+
+    torch.compile must not look inside: in place of writing a worker's own place it writes a changed
+    copy of everybody's back, over what others have written since.
+    """
 
     def __init__(self, world: World, library: ctypes.CDLL) -> None:
         """Maps the memory.
@@ -116,6 +120,7 @@ class SharedSums:
         self._made = self._memory.pieces[1].view(2, _CHUNK_BYTES)
         self._turn = 0
 
+    @torch.compiler.disable
     def sum_(self, values: Tensor) -> Tensor:
         """Element-wise sum over all ranks, in place and in rank order: equal on all ranks."""
         flat = values.view(-1)
@@ -130,6 +135,7 @@ class SharedSums:
                     torch.sum(given, 0, out=part)
         return values
 
+    @torch.compiler.disable
     def gather(self, values_N: Tensor) -> Tensor:
         """(W, N): the vectors of all W workers.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -149,14 +149,10 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
     tower = model.tower
     if world.size > 1 and experiment.train.sync_batch_norm:
         synchronise_batch_norm(tower)
-    sharding = experiment.sharding
-    if experiment.train.compile:
-        # with it, losses on two workers differed from an eager tower's by per cent; cause unknown
-        sharding = replace(sharding, shared_memory=False)
     sharded = shard_model(
         model,
         planned.plan,
-        sharding,
+        experiment.sharding,
         experiment.optim,
         world,
         seed=experiment.train.seed,

@@ -176,6 +176,29 @@ def test_sums_and_gathers(workers):
         assert all(found)
 
 
+def compiled_gathers(world: World) -> int:
+    """How often a compiled gather gave others' values wrongly."""
+    opened = open_sums(world)
+    assert opened is not None
+
+    # any backend would do: it is the capture that turns writing in place into copies
+    @torch.compile(backend="aot_eager")
+    def both(values_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return opened.gather(values_N * 2), opened.sum_(values_N * 1)
+
+    wrong = 0
+    for turn in range(300):
+        gathered, total = both(torch.full((30_000,), float(10 * turn + world.rank)))
+        expected = [20.0 * turn + 2 * rank for rank in range(world.size)]
+        wrong += gathered[:, 0].tolist() != expected or gathered[:, -1].tolist() != expected
+        wrong += not bool((total == sum(expected) / 2).all())
+    return wrong
+
+
+def test_compiled_code_does_not_write_over_others_values():
+    assert run_ranks(compiled_gathers, 2) == [0, 0]
+
+
 def one_leaves(world: World) -> str:
     opened = open_sums(world)
     assert opened is not None

@@ -137,11 +137,12 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     import yaml
 
     from ctrdist.config.experiment import experiment_of
+    from ctrdist.config.older import in_todays_names
     from ctrdist.config.parse import from_dict
     from ctrdist.models.registry import config_class
 
     saved = read(path)
-    values = yaml.safe_load(saved.texts.config)
+    values = in_todays_names(yaml.safe_load(saved.texts.config))
     name = values["model_name"]
     experiment = from_dict(
         experiment_of(name, config_class(name)), values, f"{saved.path}/config.yaml"

@@ -65,11 +65,9 @@ def explain_shortage(
         for table, weight in tables.items()
     }
     worst = max(parts, key=lambda table: parts[table])
-    copied = any(kind == "data_parallel" for kind in kinds.values())
-    total = sum(
-        needs[table] * (world_size if kind == "data_parallel" else 1)
-        for table, kind in kinds.items()
-    )
+    copied = sum(needs[table] for table, kind in kinds.items() if kind == "data_parallel")
+    split = sum(needs.values()) - copied
+    total = split + copied * world_size
     rows, columns = (int(size) for size in tables[worst].shape)
     name, kind = names[worst], kinds[worst]
     of_state = state_bytes(name, rows, columns)
@@ -84,8 +82,8 @@ def explain_shortage(
     if total > room * world_size:
         least = (
             "another sharding kind or optimiser, as each worker holds a copy"
-            if copied
-            else f"--workers {-(-total // room)}"
+            if copied >= room
+            else f"--workers {-(-split // (room - copied))}"
         )
         return (
             f"the tables with their {' and '.join(sorted(set(names.values())))} state take "

@@ -139,6 +139,15 @@ def test_all_tables_together_do_not_fit():
     assert remedy(str(caught.value), r"--workers (\d+)") == 3
 
 
+@pytest.mark.parametrize(("copies", "message"), [(1, "--workers 4"), (2, "holds a copy")])
+def test_copies_take_their_room_on_every_worker(copies, message):
+    """Half a GiB for tables on each of two workers; each table takes a quarter."""
+    kinds = {f"tokens/C{i}": "data_parallel" for i in range(copies)}
+    tight = ShardingConfig(default="table_wise", tables=kinds, memory_gb=0.625, reserved=0.2)
+    with pytest.raises(ConfigError, match=f"would make them fit: .*{message}, a smaller"):
+        planned(tight, "sgd", rows=(4 * 2**20,) * (4 + copies), workers=2)
+
+
 def test_dense_adams_state_counts():
     """1/3 GiB of weights fits the planner, which knows nothing of two moments."""
     tight = ShardingConfig(memory_gb=0.625, reserved=0.2)

@@ -155,10 +155,10 @@ def main() -> None:
         console.list_runs(runs, missing_runs)
         return
     failed = _train(missing_runs, results, config, console) if missing_runs else {}
-    rows = comparison_rows(results.all(study), study.reference)
+    rows = comparison_rows(results.all(study), study.references)
     if rows:
-        show_comparison(name, rows, study.reference)
-        text = markdown(name, rows, study.reference)
+        show_comparison(name, rows)
+        text = markdown(name, rows)
         (results.directory / "table.md").write_text(text)
         print(f"results: {results.directory}", file=sys.stderr)
     if switches["json"]:

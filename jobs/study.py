@@ -18,7 +18,7 @@ from ctrdist.errors import ConfigError
 from ctrdist.models.registry import config_class
 from jobs.train import complete
 
-_OF_VARIANT = ("preset", "model")
+_OF_VARIANT = ("preset", "model", "reference")
 """Keys of a variant that are no settings of its experiment."""
 _NOT_COMPARED = (
     "data",
@@ -43,11 +43,17 @@ class StudyFile:
     seeds: tuple[int, ...] = (2024,)
     """Each variant is trained once with each."""
     reference: str = ""
-    """Variant that differences are taken against; by default the first."""
+    """Variant that differences are taken against; by default the first. A variant may name
+    another."""
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name → settings that differ from the preset's, by their dotted names: model.gate: none."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Dotted name → values: a variant for each combination, named after its values."""
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Variant → the variant that its differences are taken against."""
+        return {name: own.get("reference", self.reference) for name, own in self.variants.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +99,13 @@ def read_study(path: str) -> StudyFile:
     if not variants or not study.seeds:
         raise ConfigError(f"{path}: there is nothing to train; give variants or a grid, and seeds.")
     reference = study.reference or next(iter(variants))
-    if reference not in variants:
-        raise ConfigError(
-            f"{path}: reference {reference} is none of the variants: {', '.join(variants)}."
-        )
-    return replace(study, variants=variants, reference=reference)
+    study = replace(study, variants=variants, reference=reference)
+    for name in (reference, *study.references.values()):
+        if name not in variants:
+            raise ConfigError(
+                f"{path}: reference {name} is none of the variants: {', '.join(variants)}."
+            )
+    return study
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -175,17 +175,22 @@ def _wide_console() -> Console:
 
 
 def comparison_rows(
-    results: Mapping[str, Mapping[int, Mapping[str, Any]]], reference: str
+    results: Mapping[str, Mapping[int, Mapping[str, Any]]], references: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """One row per variant, in the order of `results`.
 
     Args:
         results: variant → seed → results of the run.
-        reference: variant that differences are taken against.
+        references: variant → the variant that its differences are taken against.
     """
     rows = []
     for variant, by_seed in results.items():
-        row: dict[str, Any] = {"variant": variant, "seeds": sorted(by_seed)}
+        reference = references[variant]
+        row: dict[str, Any] = {
+            "variant": variant,
+            "reference": reference,
+            "seeds": sorted(by_seed),
+        }
         for split, metric in (("test", "auc"), ("test", "logloss"), ("test", "gauc")):
             values = _values(by_seed, split, metric)
             if values:
@@ -212,43 +217,53 @@ def _values(by_seed: Mapping[int, Mapping[str, Any]], split: str, metric: str) -
     }
 
 
-def _cells(row: Mapping[str, Any], reference: str) -> list[str]:
+def _cells(row: Mapping[str, Any], several: bool) -> list[str]:
     difference = row.get("auc_difference")
+    is_reference = row["variant"] == row["reference"]
     return [
         row["variant"],
         str(len(row["seeds"])),
         *(_spread(row.get(metric)) for metric in METRICS),
         _spread(row["valid_auc"]),
-        "reference" if row["variant"] == reference else _signed(difference),
+        "reference" if is_reference else _signed(difference),
+        *(["–" if is_reference else row["reference"]] if several else []),
         _p(difference),
     ]
 
 
-_HEADINGS = ("variant", "seeds", *(f"test {m}" for m in METRICS.values()), "valid AUC")
+def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the cells of each row; what differences are against, where that varies."""
+    several = len({row["reference"] for row in rows}) > 1
+    metrics = (f"test {metric}" for metric in METRICS.values())
+    against = ["against"] if several else []
+    headings = ["variant", "seeds", *metrics, "valid AUC", "Δ test AUC", *against, "p"]
+    return headings, [_cells(row, several) for row in rows]
 
 
-def show_comparison(name: str, rows: Sequence[Mapping[str, Any]], reference: str) -> None:
+def show_comparison(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints the table; the best test AUC is bold."""
-    table = Table(*_HEADINGS, "Δ test AUC", "p", title=name)
+    headings, lines = _table(rows)
+    table = Table(*headings, title=name)
     best = max(row["auc"]["mean"] for row in rows)
-    for row in rows:
-        style = "bold" if row["auc"]["mean"] == best else None
-        table.add_row(*_cells(row, reference), style=style)
+    for row, cells in zip(rows, lines, strict=True):
+        table.add_row(*cells, style="bold" if row["auc"]["mean"] == best else None)
     _wide_console().print(table)
 
 
-def markdown(name: str, rows: Sequence[Mapping[str, Any]], reference: str) -> str:
+def markdown(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The table for a result file."""
+    headings, cells = _table(rows)
+    against = "" if "against" in headings else f" against {rows[0]['reference']}"
     lines = [
         f"# {name}",
         "",
-        f"Mean ± standard deviation over seeds; Δ and p (paired t-test over common seeds) "
-        f"against {reference}.",
+        "Mean ± standard deviation over seeds; Δ and p (paired t-test over common seeds)"
+        f"{against}.",
         "",
-        "| " + " | ".join((*_HEADINGS, "Δ test AUC", "p")) + " |",
-        "|" + "---|" * (len(_HEADINGS) + 2),
+        "| " + " | ".join(headings) + " |",
+        "|" + "---|" * len(headings),
     ]
-    lines += ["| " + " | ".join(_cells(row, reference)) + " |" for row in rows]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join(lines) + "\n"
 
 

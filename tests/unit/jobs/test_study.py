@@ -11,6 +11,7 @@ import pytest
 from ctrdist.config.parse import from_dict
 from ctrdist.errors import ConfigError
 from jobs.study import Run, read_study, read_yaml, runs_of
+from jobs.study_table import comparison_rows, markdown
 from jobs.tune import SearchFile, TuneConfig, base_of, check_space
 from tests.datasets import write_dataset
 
@@ -80,6 +81,34 @@ def test_a_variant_may_be_of_another_model_and_preset(tmp_path, data):
     assert second.experiment.model.num_layers == 5
 
 
+def test_differences_may_be_against_several_references(tmp_path, data):
+    path = write(
+        tmp_path,
+        "model: dlf\nvariants: {a: {}, b: {}, c: {reference: c}, d: {reference: c}}\n",
+    )
+    study = read_study(str(path))
+    assert study.references == {"a": "a", "b": "a", "c": "c", "d": "c"}
+    assert len({json.dumps(run.compared) for run in planned(path, data)}) == 1
+    auc = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.4}
+    results = {
+        name: {
+            seed: {split: {"auc": value + seed / 100} for split in ("valid", "test")}
+            | {"train_seconds": 1.0}
+            for seed in (1, 2)
+        }
+        for name, value in auc.items()
+    }
+    rows = comparison_rows(results, study.references)
+    differences = [row.get("auc_difference", {}).get("mean") for row in rows]
+    assert differences == [None, pytest.approx(0.1), None, pytest.approx(-0.3)]
+    lines = markdown("s", rows).splitlines()
+    assert [line.split(" | ")[-2] for line in lines if line.startswith("| ")] == [
+        "against", "–", "a", "–", "c",
+    ]  # fmt: skip
+    one = comparison_rows(results, dict.fromkeys(auc, "a"))
+    assert "against a." in markdown("s", one) and "| against |" not in markdown("s", one)
+
+
 def test_paths_and_names_are_not_compared(tmp_path, data):
     run = planned(write(tmp_path, STUDY), data)[0]
     assert {"model", "optim", "train", "loader", "loss"} <= set(run.compared)
@@ -92,6 +121,7 @@ def test_paths_and_names_are_not_compared(tmp_path, data):
         ("variants: [a]\n", "variants"),
         ("model: dlf\n", "nothing to train"),
         ("model: dlf\nreference: x\nvariants: {a: {}}\n", "reference x is none of the variants: a"),
+        ("model: dlf\nvariants: {a: {reference: x}}\n", "reference x is none of the variants: a"),
         ("model: dlf\nvariant: {a: {}}\n", "the nearest is 'variants'"),
         ("- 1\n", "wants keys such as"),
         ("a: [\n", "no YAML"),

@@ -74,7 +74,7 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     out.print(
         f"weights: {counted.table_parameters:,} in tables, {counted.dense_parameters:,} elsewhere\n"
         f"MiB of tables per worker: {held} (fullest over mean {described.imbalance:.2f})\n"
-        f"MiB of their optimisers' state per worker: {state}\n"
+        f"MiB of their optimisers' state (and average) per worker: {state}\n"
         f"estimated time in the tables, slowest worker over mean: {balance}\n"
         f"rows: {rows}; nothing was started",
         highlight=False,

@@ -15,13 +15,15 @@ _SPLIT_ROWS = ("auto", "row_wise", "table_row_wise", "grid_shard")
 _SPLIT_COLUMNS = ("auto", "column_wise", "table_column_wise", "grid_shard")
 
 
-def state_bytes(optimizer: str, rows: int, columns: int) -> int:
+def state_bytes(optimizer: str, rows: int, columns: int, *, averaged: bool = False) -> int:
     """Bytes of the optimiser's state of a part of a table, which is float32.
 
     Args:
         optimizer: its name.
         rows: of the part.
         columns: of the part.
+        averaged: whether optim.ema_decay asks for an average of the weights, which tables under the
+            dense Adam have; it is counted as state.
     """
     whole = 4 * rows * columns
     return {
@@ -29,7 +31,7 @@ def state_bytes(optimizer: str, rows: int, columns: int) -> int:
         "rowwise_adagrad": 4 * rows,
         "adagrad": whole,
         "fused_rowwise_adam": whole + 4 * rows,
-        "adam": 2 * whole,
+        "adam": (3 if averaged else 2) * whole,
         "fused_adam": 2 * whole,
         "lamb": 2 * whole,
     }[optimizer]
@@ -58,7 +60,8 @@ def explain_shortage(
         f"{room:,} bytes ({room / GIB:.2f} GiB) for tables on each of {world_size} workers: "
         f"{memory / GIB:.2f} GiB less sharding.reserved = {sharding.reserved}"
     )
-    needs = {table: _need(weight, names[table]) for table, weight in tables.items()}
+    averaged = optim.ema_decay > 0
+    needs = {table: _need(weight, names[table], averaged) for table, weight in tables.items()}
     kinds = {table: _kind(table, sharding, name) for table, name in names.items()}
     parts = {
         table: -(-needs[table] // _ways(weight, kinds[table], sharding, world_size))
@@ -70,7 +73,7 @@ def explain_shortage(
     total = split + copied * world_size
     rows, columns = (int(size) for size in tables[worst].shape)
     name, kind = names[worst], kinds[worst]
-    of_state = state_bytes(name, rows, columns)
+    of_state = state_bytes(name, rows, columns, averaged=averaged)
     if parts[worst] > room:
         remedies = _remedies(worst, tables[worst], kind, optim, room, parts[worst])
         return (
@@ -105,9 +108,10 @@ def _kind(table: str, sharding: ShardingConfig, optimizer: str) -> str:
     return "data_parallel" if optimizer == "adam" else kind
 
 
-def _need(weight: Tensor, optimizer: str) -> int:
+def _need(weight: Tensor, optimizer: str, averaged: bool) -> int:
     rows, columns = (int(size) for size in weight.shape)
-    return rows * columns * weight.element_size() + state_bytes(optimizer, rows, columns)
+    state = state_bytes(optimizer, rows, columns, averaged=averaged)
+    return rows * columns * weight.element_size() + state
 
 
 def _ways(weight: Tensor, kind: str, sharding: ShardingConfig, world_size: int) -> int:
@@ -124,7 +128,8 @@ def _remedies(
 ) -> str:
     optimizer = optimizer_of(table, optim).name
     rows, columns = (int(size) for size in weight.shape)
-    need, size = _need(weight, optimizer), weight.element_size()
+    averaged = optim.ema_decay > 0
+    need, size = _need(weight, optimizer, averaged), weight.element_size()
     workers = -(-need // room)
     found = []
     if kind in _SPLIT_ROWS:
@@ -138,6 +143,8 @@ def _remedies(
     ]
     if smaller:
         found.append(f"--{optimizer_key(table, optim)} {smaller[0]}, with less state")
+    if averaged and optimizer == "adam":
+        found.append("--optim.ema_decay 0, without an average of the weights")
     if size == 4 and optimizer != "adam":
         found.append("--sharding.tables_dtype float16")
     narrower = columns * room // part // 4 * 4

@@ -47,7 +47,7 @@ class Shard:
     bytes: int
     """Of the weights, without optimiser state."""
     state_bytes: int
-    """Of the optimiser's state."""
+    """Of the optimiser's state, and of the average of the weights where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Layout:
 
     @property
     def state_bytes_per_rank(self) -> list[int]:
-        """Bytes of the optimiser's state on each worker."""
+        """Bytes of the optimiser's state on each worker, and of the average of the weights."""
         return [
             sum(s.state_bytes for s in self.shards if s.rank == rank)
             for rank in range(self.world_size)
@@ -192,7 +192,7 @@ def plan_tables(
     assert not lost, f"the planner dropped tables: {lost}"
     described = layout(Planned(plan, ()), model, optim, world_size)
     held = zip(described.bytes_per_rank, described.state_bytes_per_rank, strict=True)
-    # the planner does not know the state of dense Adam and of LAMB in full
+    # the planner does not know the state of dense Adam and of LAMB in full, nor the average
     if max(weights + state for weights, state in held) > memory * (1 - sharding.reserved):
         raise ConfigError(shortage())
     return Planned(plan, costs.per_rank)
@@ -244,7 +244,9 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
                     rows=rows_part,
                     columns=columns_part,
                     bytes=rows_part[1] * columns_part[1] * size,
-                    state_bytes=state_bytes(optimizer, rows_part[1], columns_part[1]),
+                    state_bytes=state_bytes(
+                        optimizer, rows_part[1], columns_part[1], averaged=optim.ema_decay > 0
+                    ),
                 )
                 for rank, rows_part, columns_part in parts
             )

@@ -38,8 +38,9 @@ def planned(
     workers: int = 2,
     device: str = "cpu",
     multi_valued: bool = False,
+    ema_decay: float = 0.0,
 ) -> Layout:
-    optim = OptimConfig(tables=TableOptimConfig(name=optimizer))
+    optim = OptimConfig(tables=TableOptimConfig(name=optimizer), ema_decay=ema_decay)
     experiment = Experiment(model_name="dlf", model=MODEL, sharding=sharding, optim=optim)
     model = build_model(experiment, schema(rows, multi_valued))
     fuse_table_optimizer(model, optim)
@@ -153,6 +154,20 @@ def test_dense_adams_state_counts():
     tight = ShardingConfig(memory_gb=0.625, reserved=0.2)
     with pytest.raises(ConfigError, match="does not fit"):
         planned(tight, "adam", rows=(5 * 2**20,), workers=2)
+
+
+def test_an_average_of_the_weights_counts():
+    """0.15 GiB of weights; two moments fit into half a GiB beside them, an average too does not."""
+    assert (
+        planned(ShardingConfig(), "adam", ema_decay=0.9).state_bytes_per_rank
+        == [3 * 4 * 16 * 1350] * 2
+    )
+    fused = planned(ShardingConfig(), "fused_adam", ema_decay=0.9)  # has no average
+    assert sum(fused.state_bytes_per_rank) == 2 * 4 * 16 * 1350
+    tight, rows = ShardingConfig(memory_gb=0.625, reserved=0.2), (2_500_000,)
+    assert planned(tight, "adam", rows=rows).shards
+    with pytest.raises(ConfigError, match=r"does not fit.*--optim\.ema_decay 0"):
+        planned(tight, "adam", rows=rows, ema_decay=0.9)
 
 
 @pytest.mark.parametrize(

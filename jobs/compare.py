@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError, ResourceError
 from jobs.cli import print_json, run
-from jobs.study import Run, StudyFile, read_study, runs_of
+from jobs.study import Run, StudyFile, in_todays_settings, read_study, runs_of
 from jobs.study_table import StudyConsole, comparison_rows, markdown, show_comparison
 from jobs.train import absolute
 
@@ -81,9 +81,12 @@ class Results:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        now = json.loads(json.dumps(run.compared))
-        if found["settings"] != now:
-            changed = ", ".join(_changed(found["settings"], now))
+        begun, now = (
+            json.loads(json.dumps(settings))
+            for settings in (in_todays_settings(found["settings"], run.experiment), run.compared)
+        )
+        if begun != now:
+            changed = ", ".join(_changed(begun, now))
             raise ConfigError(
                 f"{path}: was begun with other settings ({changed}). Give another --name, or "
                 f"remove {path} and {run.experiment.runs}/{run.experiment.run_name}."

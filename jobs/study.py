@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.older import in_todays_names
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
 from ctrdist.models.registry import config_class
@@ -78,6 +79,24 @@ def compared(experiment: Experiment, data_fingerprint: str) -> dict[str, Any]:
     values = to_dict(experiment)
     kept = {key: value for key, value in values.items() if key not in _NOT_COMPARED}
     return {**kept, "data_fingerprint": data_fingerprint}
+
+
+def in_todays_settings(begun: dict[str, Any], like: Experiment) -> dict[str, Any]:
+    """What :func:`compared` gave when a run was begun, as it would be today.
+
+    A setting that there was not yet has its default, with which a run computes what it did before.
+
+    Args:
+        begun: as it was read back from a file.
+        like: an experiment of today with the same model.
+    """
+    values = in_todays_names(begun)
+    fingerprint = values.get("data_fingerprint", "")
+    settings = {key: value for key, value in values.items() if key != "data_fingerprint"}
+    try:
+        return compared(from_dict(type(like), settings, "begun"), fingerprint)
+    except ConfigError:  # a setting that there is no more: it differs, as what was begun
+        return begun
 
 
 def fingerprint_of(data: str) -> str:

@@ -24,7 +24,7 @@ from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError, ResourceError
 from ctrdist.models.registry import config_class
 from jobs.cli import print_json, run
-from jobs.study import compared, fingerprint_of, read_yaml
+from jobs.study import compared, fingerprint_of, in_todays_settings, read_yaml
 from jobs.study_table import SearchConsole, show_search
 from jobs.train import absolute, complete
 
@@ -133,7 +133,9 @@ def _check_same_search(
         directory.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(what, sort_keys=False))
         return
-    now, begun = yaml.safe_load(yaml.safe_dump(what)), yaml.safe_load(path.read_text())
+    begun = yaml.safe_load(path.read_text())
+    begun["settings"] = in_todays_settings(begun["settings"], experiment)
+    now, begun = (yaml.safe_load(yaml.safe_dump(values)) for values in (what, begun))
     changed = [key for key in what if now[key] != begun[key]]
     if changed:
         raise ConfigError(

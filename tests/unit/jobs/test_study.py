@@ -10,6 +10,7 @@ import pytest
 
 from ctrdist.config.parse import from_dict
 from ctrdist.errors import ConfigError
+from jobs.compare import Results
 from jobs.study import Run, read_study, read_yaml, runs_of
 from jobs.study_table import comparison_rows, markdown
 from jobs.tune import SearchFile, TuneConfig, base_of, check_space
@@ -107,6 +108,26 @@ def test_differences_may_be_against_several_references(tmp_path, data):
     ]  # fmt: skip
     one = comparison_rows(results, dict.fromkeys(auc, "a"))
     assert "against a." in markdown("s", one) and "| against |" not in markdown("s", one)
+
+
+def test_a_study_goes_on_after_an_upgrade(tmp_path, data):
+    """Its results were begun when there was no average yet, and codebooks had an l2 only."""
+    run = planned(write(tmp_path, STUDY), data)[0]
+    results = Results(tmp_path)
+    results.take(run, {"auc": 0.5})
+    (path,) = tmp_path.glob("*.json")
+    older = json.loads(path.read_text())
+    del older["settings"]["optim"]["ema_decay"], older["settings"]["optim"]["codebooks"]
+    older["settings"]["optim"]["tables"]["codebook_l2"] = None
+    path.write_text(json.dumps(older))
+    assert results.of(run) == {"auc": 0.5}
+    other = planned(write(tmp_path, STUDY), data, settings={"optim.ema_decay": 0.9})[0]
+    with pytest.raises(ConfigError, match=r"other settings \(optim.ema_decay: 0.0 → 0.9\)"):
+        results.of(other)
+    older["settings"]["optim"]["gone"] = 1
+    path.write_text(json.dumps(older))
+    with pytest.raises(ConfigError, match=r"optim.gone: 1 → None"):
+        results.of(run)
 
 
 def test_paths_and_names_are_not_compared(tmp_path, data):

@@ -285,4 +285,5 @@ def _p(difference: Mapping[str, float] | None) -> str:
     if difference is None or math.isnan(difference["p"]):
         return "–"
     mark = " *" if difference["p"] < _SIGNIFICANT else ""
-    return f"{difference['p']:.3f}{mark}"
+    p = "< 0.001" if difference["p"] < 0.001 else f"{difference['p']:.3f}"
+    return p + mark

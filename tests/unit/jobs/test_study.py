@@ -106,6 +106,16 @@ def test_differences_may_be_against_several_references(tmp_path, data):
     assert [line.split(" | ")[-2] for line in lines if line.startswith("| ")] == [
         "against", "–", "a", "–", "c",
     ]  # fmt: skip
+    results["b"][2]["test"]["auc"] += 1e-4
+    results["d"][2]["test"]["auc"] += 0.1
+    lines = markdown("s", comparison_rows(results, study.references)).splitlines()
+    # t is 2001 and 5 with one degree of freedom: p = 2 / π arctan(1 / t)
+    assert [line.split(" | ")[-1] for line in lines[-4:]] == [
+        "– |",
+        "< 0.001 * |",
+        "– |",
+        "0.126 |",
+    ]
     one = comparison_rows(results, dict.fromkeys(auc, "a"))
     assert "against a." in markdown("s", one) and "| against |" not in markdown("s", one)
 

@@ -34,15 +34,15 @@ from ctrdist.config.experiment import (  # noqa: E402
     TrainConfig,
 )
 from ctrdist.data.manifest import open_dataset  # noqa: E402
-from ctrdist.distributed import join_world, leave_world  # noqa: E402
+from ctrdist.distributed.process_group import join_world, leave_world  # noqa: E402
 from ctrdist.log import setup  # noqa: E402
 from ctrdist.models.registry import config_class  # noqa: E402
 from ctrdist.tracking import RunTracker  # noqa: E402
 from ctrdist.training.build import build_engine  # noqa: E402
-from ctrdist.training.callbacks import Callbacks  # noqa: E402
-from ctrdist.training.diagnostics import Diagnostics  # noqa: E402
-from ctrdist.training.observers import Tracking  # noqa: E402
-from ctrdist.training.trainer import Trainer  # noqa: E402
+from ctrdist.training.loop.trainer import Trainer  # noqa: E402
+from ctrdist.training.observe.callbacks import Callbacks  # noqa: E402
+from ctrdist.training.observe.diagnostics import Diagnostics  # noqa: E402
+from ctrdist.training.observe.observers import Tracking  # noqa: E402
 
 KINDS = {
     "_watch_rows": "steps",

@@ -49,7 +49,7 @@ from ctrdist.config.experiment import (
     TrainConfig,
 )
 from ctrdist.data.manifest import Dataset, Manifest
-from ctrdist.distributed import World, join_world, leave_world, sum_over_ranks
+from ctrdist.distributed.process_group import World, join_world, leave_world, sum_over_ranks
 from ctrdist.errors import ConfigError
 from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.ctr import CTRModel
@@ -62,13 +62,19 @@ from ctrdist.sharding.plan import layout, plan_tables
 from ctrdist.sharding.shard import shard_model
 from ctrdist.training.build import Engine
 from ctrdist.training.device import prepare_device
-from ctrdist.training.evaluate import autocast
-from ctrdist.training.memory import is_out_of_memory
-from ctrdist.training.pipeline import Pipeline
-from ctrdist.training.state import Progress
-from ctrdist.training.step import Step
-from ctrdist.training.stopping import StopRequest, Timer
-from ctrdist.training.throughput import Clock, Limits, count_flops, measure_limits, table_bytes
+from ctrdist.training.faults.memory import is_out_of_memory
+from ctrdist.training.faults.stopping import StopRequest, Timer
+from ctrdist.training.loop.evaluate import autocast
+from ctrdist.training.loop.prefetch import Pipeline
+from ctrdist.training.loop.state import Progress
+from ctrdist.training.loop.step import Step
+from ctrdist.training.observe.throughput import (
+    Clock,
+    Limits,
+    count_flops,
+    measure_limits,
+    table_bytes,
+)
 
 TOWERS = ("mlp", "dcnv2", "dlf", "tf4ctr")
 

@@ -37,14 +37,14 @@ from ctrdist.config.experiment import Experiment, LossConfig, experiment_of
 from ctrdist.config.parse import parse
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import join_world, leave_world
+from ctrdist.distributed.process_group import join_world, leave_world
 from ctrdist.models.layers import MLP
 from ctrdist.models.registry import config_class
 from ctrdist.protocols import Output
 from ctrdist.training.build import Engine, build_engine
-from ctrdist.training.evaluate import autocast
-from ctrdist.training.pipeline import Pipeline
-from ctrdist.training.throughput import count_flops
+from ctrdist.training.loop.evaluate import autocast
+from ctrdist.training.loop.prefetch import Pipeline
+from ctrdist.training.observe.throughput import count_flops
 
 HIDDEN = (400, 400, 400)
 MODELS = ("tf4ctr", "dlf", "transformer", "dual_attention")

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring.processes import Usage, measured  # noqa: E402
 from benchmarks.measuring.same_rows import differences  # noqa: E402
-from preprocessing.synthetic import TRUTH, LogConfig, write_log  # noqa: E402
+from preprocessing.sources.synthetic import TRUTH, LogConfig, write_log  # noqa: E402
 
 OURS = "ours"
 RIVALS = ROOT / "benchmarks" / "rivals"

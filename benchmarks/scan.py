@@ -25,12 +25,12 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.compute as pc  # noqa: E402
 
 from ctrdist.config.parse import parse  # noqa: E402
-from preprocessing.config import PreprocessConfig, SplitConfig  # noqa: E402
-from preprocessing.inputs import Piece  # noqa: E402
-from preprocessing.lines import TextBlock, read_text  # noqa: E402
-from preprocessing.scanner import Scanner  # noqa: E402
-from preprocessing.synthetic import LogConfig, write_log  # noqa: E402
-from preprocessing.text import count_lines, parse_text  # noqa: E402
+from preprocessing.config.settings import PreprocessConfig, SplitConfig  # noqa: E402
+from preprocessing.scan.scanner import Scanner  # noqa: E402
+from preprocessing.sources.delimited import count_lines, parse_text  # noqa: E402
+from preprocessing.sources.shards import Piece  # noqa: E402
+from preprocessing.sources.synthetic import LogConfig, write_log  # noqa: E402
+from preprocessing.sources.text_blocks import TextBlock, read_text  # noqa: E402
 
 
 def main() -> None:

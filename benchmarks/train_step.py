@@ -176,7 +176,7 @@ def batch_of(ids: np.ndarray, label_B: Tensor, global_size: int) -> Any:
 def trainable(schema: Any, *, bf16: bool, naive: bool, tower: str) -> tuple[Any, Callable]:
     """The world, and what takes one step on a batch."""
     from ctrdist.config.experiment import OptimConfig, ShardingConfig, TableOptimConfig
-    from ctrdist.distributed import join_world
+    from ctrdist.distributed.process_group import join_world
     from ctrdist.log import setup
     from ctrdist.losses.log_loss import log_loss_sum
     from ctrdist.models.ctr import CTRModel

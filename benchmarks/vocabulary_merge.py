@@ -31,11 +31,11 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from preprocessing import vocabularies as v  # noqa: E402
-from preprocessing.distinct import BUCKETS  # noqa: E402
-from preprocessing.numbering import MergeSummary, number  # noqa: E402
-from preprocessing.store import Store  # noqa: E402
-from preprocessing.values import ColumnValues, ValuesIndex, write_values  # noqa: E402
+from preprocessing.runtime.store import Store  # noqa: E402
+from preprocessing.vocabulary import vocabularies as v  # noqa: E402
+from preprocessing.vocabulary.assign_ids import MergeSummary, number  # noqa: E402
+from preprocessing.vocabulary.distinct import BUCKETS  # noqa: E402
+from preprocessing.vocabulary.shard_values import ColumnValues, ValuesIndex, write_values  # noqa: E402
 
 CARDINALITIES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,

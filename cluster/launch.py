@@ -9,14 +9,14 @@ import threading
 import time
 from typing import Any
 
-from cluster.channel import FOR_GOOD, Channel
-from cluster.journal import Journal, Show
+from cluster.run_mailbox import FOR_GOOD, Channel
+from cluster.run_monitor import Journal, Show
 from cluster.session import connect
 from ctrdist import errors
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError, ResourceError
-from ctrdist.training.memory import ADVICE
+from ctrdist.training.faults.memory import ADVICE
 
 
 def launch(
@@ -111,7 +111,7 @@ class _Fit(threading.Thread):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from cluster.faults import Failures, Resizing
+        from cluster.restart_policy import Failures, Resizing
         from cluster.worker import GroupConfig, work
 
         self.error: BaseException | None = None

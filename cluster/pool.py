@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cluster.channel import Channel
+from cluster.run_mailbox import Channel
 from cluster.session import connect
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
@@ -91,7 +91,7 @@ def _train(values: Mapping[str, Any], channel: Any, threads: int) -> dict[str, A
     """One run, in a process of its own. Errors are returned: Ray would begin the run again."""
     from ctrdist.config.experiment import experiment_of
     from ctrdist.config.parse import from_dict
-    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.distributed.process_group import join_world, leave_world
     from ctrdist.errors import UserError
     from ctrdist.log import setup
     from ctrdist.models.registry import config_class

@@ -163,13 +163,13 @@ def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None
 
     from ctrdist.config.experiment import experiment_of
     from ctrdist.config.parse import from_dict
-    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.distributed.process_group import join_world, leave_world
     from ctrdist.log import setup
     from ctrdist.models.registry import config_class
 
     setup(0)
+    from ctrdist.training.loop.state import monitored
     from ctrdist.training.run import train
-    from ctrdist.training.state import monitored
 
     model = base["model_name"]
     values = with_settings(base, settings)

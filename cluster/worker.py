@@ -12,8 +12,8 @@ import ray
 import ray.train.torch
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
-from cluster.channel import FOR_GOOD
-from ctrdist.training.stopping import Interrupted, StopRequest
+from cluster.run_mailbox import FOR_GOOD
+from ctrdist.training.faults.stopping import Interrupted, StopRequest
 
 STOP = StopRequest()
 """Of this process. Ray trains in a thread, and signal handlers are set in the main thread."""
@@ -50,7 +50,7 @@ def work(config: dict[str, Any]) -> None:
     """Trains or evaluates."""
     from ctrdist.config.experiment import experiment_of
     from ctrdist.config.parse import from_dict
-    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.distributed.process_group import join_world, leave_world
     from ctrdist.errors import UserError
     from ctrdist.log import setup
     from ctrdist.models.registry import config_class

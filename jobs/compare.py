@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError, ResourceError
-from jobs.cli import print_json, run
-from jobs.study import Run, StudyFile, in_todays_settings, read_study, runs_of
-from jobs.study_table import StudyConsole, comparison_rows, markdown, show_comparison
+from jobs.console.cli import print_json, run
+from jobs.console.study import Run, StudyFile, in_todays_settings, read_study, runs_of
+from jobs.console.study_table import StudyConsole, comparison_rows, markdown, show_comparison
 from jobs.train import absolute
 
 FLAGS = {

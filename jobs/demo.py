@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ctrdist.config.parse import parse  # noqa: E402
-from jobs.cli import print_json, run  # noqa: E402
+from jobs.console.cli import print_json, run  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def main() -> None:
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the four parts and gives their results."""
-    from cluster.jobs import own_cluster, submit
+    from cluster.job_submission import own_cluster, submit
 
     start = time.monotonic()
     output, runs = Path(config.output).absolute(), Path(config.runs).absolute()
@@ -64,7 +64,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     name = time.strftime("demo-%Y%m%d-%H%M%S")
     print("a demo of the whole way; what it makes is in demo/ and runs/", flush=True)
     _part(1, f"a raw log of {config.rows:,} rows")
-    from preprocessing.synthetic import LogConfig, write_log
+    from preprocessing.sources.synthetic import LogConfig, write_log
 
     truth = write_log(
         LogConfig(output=str(logs), rows=config.rows, files=4, seed=config.seed, overwrite=True)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
-from jobs.cli import print_json, run
+from jobs.console.cli import print_json, run
 from jobs.train import absolute
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     from cluster.launch import launch
     from ctrdist.data.manifest import open_dataset
     from ctrdist.training.run import experiment_of_checkpoint
-    from jobs.console import RunConsole, show_evaluation
+    from jobs.console.run import RunConsole, show_evaluation
 
     checkpoint = config.checkpoint
     checkpoint = checkpoint if "://" in checkpoint else absolute(checkpoint, "--checkpoint")

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
-from jobs.cli import print_json, run
+from jobs.console.cli import print_json, run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
-from jobs.cli import print_json, run
+from jobs.console.cli import print_json, run
 
 FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
 
 
 def main() -> None:
     """Reads the command line, writes the log, and shows what it holds."""
-    from preprocessing.synthetic import LogConfig, write_log
+    from preprocessing.sources.synthetic import LogConfig, write_log
 
     config, switches = parse(LogConfig, description=__doc__, flags=FLAGS, prog="jobs/make_log.py")
     start = time.monotonic()

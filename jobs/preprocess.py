@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
-from jobs.cli import print_json, run
-from preprocessing.config import PreprocessConfig, join_paths
+from jobs.console.cli import print_json, run
+from preprocessing.config.settings import PreprocessConfig, join_paths
 
 FLAGS = {
     "json": "The last line on stdout is one JSON object with the results.",
@@ -32,7 +32,7 @@ def main() -> None:
         prog="jobs/preprocess.py",
     )
     from cluster.session import connect
-    from jobs.report import show_data_plan, show_data_set
+    from jobs.console.data_set import show_data_plan, show_data_set
     from preprocessing.pipeline import check, finished, preprocess
 
     shards = check(config)

@@ -22,7 +22,7 @@ from ctrdist.config.experiment import Experiment, experiment_of
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
 from ctrdist.models.registry import check_loss, config_class, model_names
-from jobs.cli import print_json, run
+from jobs.console.cli import print_json, run
 
 FLAGS = {
     "json": "The last line on stdout is one JSON object with the results.",
@@ -39,7 +39,7 @@ def main(
     experiment, switches = parse(cls, argv, description=description, flags=FLAGS, prog=prog)
     experiment = complete(experiment)
     if switches["dry_run"]:
-        from jobs.plan import show_plan
+        from jobs.console.plan import show_plan
 
         result = show_plan(experiment)
     else:
@@ -50,7 +50,7 @@ def main(
 
 def train(experiment: Experiment) -> dict[str, Any]:
     """Trains with Ray, or as one of the processes that torchrun started."""
-    from jobs.console import RunConsole
+    from jobs.console.run import RunConsole
 
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _train_under_torchrun(experiment)
@@ -145,13 +145,13 @@ def absolute(path: str, option: str) -> str:
 
 
 def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
-    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.distributed.process_group import join_world, leave_world
     from ctrdist.log import setup
 
     setup(int(os.environ["RANK"]))
+    from ctrdist.training.faults.stopping import Interrupted, StopRequest
     from ctrdist.training.run import train as train_rank
-    from ctrdist.training.stopping import Interrupted, StopRequest
-    from jobs.console import RunConsole
+    from jobs.console.run import RunConsole
 
     world = join_world(timeout_s=max(1800.0, experiment.faults.step_timeout_s * 2))
     stop = StopRequest()

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs import train
-from jobs.cli import run
+from jobs.console.cli import run
 
 if __name__ == "__main__":
     run(lambda: train.main("dlf", __doc__))

@@ -23,9 +23,9 @@ from ctrdist.config.experiment import Experiment, experiment_of
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError, ResourceError
 from ctrdist.models.registry import config_class
-from jobs.cli import print_json, run
-from jobs.study import compared, fingerprint_of, in_todays_settings, read_yaml
-from jobs.study_table import SearchConsole, show_search
+from jobs.console.cli import print_json, run
+from jobs.console.study import compared, fingerprint_of, in_todays_settings, read_yaml
+from jobs.console.study_table import SearchConsole, show_search
 from jobs.train import absolute, complete
 
 FLAGS = {"json": "The last line on stdout is one JSON object with the search."}

@@ -25,19 +25,21 @@ import ray
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, Split, open_dataset
 from ctrdist.errors import DataError, UserError
-from preprocessing import tasks, vocabulary_pass, writing_pass
-from preprocessing.config import PreprocessConfig
-from preprocessing.division import Division, Tally
-from preprocessing.encode import Encoding, schema_of
-from preprocessing.executor import Runner
-from preprocessing.inputs import Shard, find_beside, find_shards, versions
-from preprocessing.interrupted import GO_ON, done, explain, is_of_a_store
-from preprocessing.joins import load_sides
-from preprocessing.numbers import NumberStatistics
-from preprocessing.output import SOURCE, Output
-from preprocessing.parent import Parent, open_parent
-from preprocessing.tasks import Plan, Summary
-from preprocessing.work import Work, digest
+from preprocessing.config.settings import PreprocessConfig
+from preprocessing.runtime.errors import GO_ON, done, explain, is_of_a_store
+from preprocessing.runtime.task_runner import Runner
+from preprocessing.runtime.work_dir import Work, digest
+from preprocessing.scan import task as tasks
+from preprocessing.scan.task import Plan, Summary
+from preprocessing.sources.shards import Shard, find_beside, find_shards, versions
+from preprocessing.sources.side_tables import load_sides
+from preprocessing.split.plan import Division, Tally
+from preprocessing.statistics.numeric import NumberStatistics
+from preprocessing.vocabulary import vocabulary_pass
+from preprocessing.vocabulary.parent import Parent, open_parent
+from preprocessing.write import writing_pass
+from preprocessing.write.encode import Encoding, schema_of
+from preprocessing.write.output_dir import SOURCE, Output
 
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3

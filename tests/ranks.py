@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["ctrdist.training.trainer"])
+_CONTEXT.set_forkserver_preload(["ctrdist.training.loop.trainer"])
 
 
 def kill_ranks(
@@ -101,7 +101,7 @@ def _rank(
     )
     import torch
 
-    from ctrdist.distributed import join_world, leave_world
+    from ctrdist.distributed.process_group import join_world, leave_world
 
     torch.set_num_threads(1)
     try:

@@ -25,7 +25,7 @@ from ctrdist.checkpoint.retention import Entry, superfluous
 from ctrdist.checkpoint.saving import Contents, Saved, Saving
 from ctrdist.checkpoint.writer import METADATA, HostBuffer, Writer, begin
 from ctrdist.config.experiment import CheckpointConfig
-from ctrdist.distributed import run_on_main
+from ctrdist.distributed.process_group import run_on_main
 from ctrdist.errors import CheckpointError, DamagedCheckpointError
 
 MARKER = "complete.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctrdist.native import load_native
+from ctrdist.native.build import load_native
 
 _SOURCE = Path(__file__).with_suffix(".c")
 

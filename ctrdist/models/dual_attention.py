@@ -66,7 +66,7 @@ class DualAttention(Transformer):
             )
         self.frequency = config.has_threshold and config.frequency
         self.abundance_F: Tensor | None
-        # 1 until it is measured: ctrdist.training.abundance fills it after each epoch
+        # 1 until it is measured: ctrdist.training.observe.abundance fills it after each epoch
         measured = config.filter == "information_abundance"
         self.register_buffer("abundance_F", torch.ones(num_fields) if measured else None)
 

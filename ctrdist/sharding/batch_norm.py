@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctrdist.distributed import gather_over_ranks, sum_over_ranks
+from ctrdist.distributed.process_group import gather_over_ranks, sum_over_ranks
 
 
 class SynchronisedBatchNorm(nn.BatchNorm1d):

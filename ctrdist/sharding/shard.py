@@ -13,16 +13,16 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
-from ctrdist.distributed import World, use_collectives
-from ctrdist.exchanges import watch_process_group
+from ctrdist.distributed.communication_timer import watch_process_group
+from ctrdist.distributed.process_group import World, use_collectives
 from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
-from ctrdist.sharding.cpu_kernel import use_cpu_kernel
+from ctrdist.sharding.cpu.kernel import use_cpu_kernel
+from ctrdist.sharding.cpu.same_host import exchange_in_memory
+from ctrdist.sharding.cpu.shared_memory import open_sums
+from ctrdist.sharding.cpu.unpooled import unpool_copies
 from ctrdist.sharding.plan import table_weights
-from ctrdist.sharding.same_host import exchange_in_memory
 from ctrdist.sharding.sharders import make_sharders
-from ctrdist.sharding.shared_memory import open_sums
-from ctrdist.sharding.unpooled import unpool_copies
 
 _BLOCK_ROWS = 65536
 """Rows that are drawn at once; part of what a seed means."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ctrdist.errors import ConfigError
 from ctrdist.tracking.events import EVENTS_NAME, EventLog, read_events
-from ctrdist.tracking.sink import MlflowSink
+from ctrdist.tracking.mlflow_writer import MlflowSink
 from ctrdist.tracking.state import STATE_NAME, MlflowState, without_credentials
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctrdist.config.experiment import TrackingConfig
-from ctrdist.tracking.delivery import RETRY_SECONDS, Delivery
 from ctrdist.tracking.events import EVENTS_NAME, EventLog, metric_history, read_events
-from ctrdist.tracking.sink import MlflowSink
+from ctrdist.tracking.mlflow_writer import MlflowSink
+from ctrdist.tracking.sender import RETRY_SECONDS, Delivery
 from ctrdist.tracking.state import STATE_NAME, MlflowState, tracking_store, without_credentials
 from ctrdist.tracking.system import SystemSampler
 from ctrdist.tracking.versions import environment_tags

@@ -14,7 +14,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from ctrdist.config.experiment import Experiment
 from ctrdist.data.counts import read_counts
 from ctrdist.data.manifest import Dataset
-from ctrdist.distributed import World, run_on_main
+from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ConfigError
 from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.ctr import CTRModel

@@ -14,21 +14,21 @@ import torch
 from ctrdist.checkpoint.store import checkpoint_directory, latest, load_tensors, read
 from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
-from ctrdist.distributed import World, run_on_main
+from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ResourceError
 from ctrdist.losses.objective import warn_of_loss
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
-from ctrdist.training.callbacks import Callback, Callbacks
 from ctrdist.training.compatible import check_same_data
-from ctrdist.training.diagnostics import Diagnostics
-from ctrdist.training.evaluate import evaluate
-from ctrdist.training.memory import is_out_of_memory, out_of_memory_text
-from ctrdist.training.observers import Emit, Reporting, Tracking
-from ctrdist.training.stopping import StopRequest
-from ctrdist.training.trainer import Trainer
-from ctrdist.training.watchdog import Watchdog
+from ctrdist.training.faults.memory import is_out_of_memory, out_of_memory_text
+from ctrdist.training.faults.stopping import StopRequest
+from ctrdist.training.faults.watchdog import Watchdog
+from ctrdist.training.loop.evaluate import evaluate
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.callbacks import Callback, Callbacks
+from ctrdist.training.observe.diagnostics import Diagnostics
+from ctrdist.training.observe.observers import Emit, Reporting, Tracking
 
 
 def train(
@@ -137,7 +137,7 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     import yaml
 
     from ctrdist.config.experiment import experiment_of
-    from ctrdist.config.older import in_todays_names
+    from ctrdist.config.migrations import in_todays_names
     from ctrdist.config.parse import from_dict
     from ctrdist.models.registry import config_class
 

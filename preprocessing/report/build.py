@@ -10,10 +10,10 @@ import numpy as np
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID, CategoricalField
-from preprocessing.profile import HEAD, Profile, Series
 from preprocessing.report import measures
 from preprocessing.report.measures import by_split, short
 from preprocessing.report.warn import column_warnings, split_warnings
+from preprocessing.statistics.profile import HEAD, Profile, Series
 
 REPORT_VERSION = 1
 TOP, TOP_WHEN_WIDE, WIDE = 10, 5, 200

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from preprocessing.sketch import NumberCounts, quantiles
+from preprocessing.statistics.histogram import NumberCounts, quantiles
 
 FEW_CLICKS = 100
 """Fewer held-out clicks than this say little, and training rows are taken instead."""

@@ -27,7 +27,7 @@ from ctrdist.config.experiment import (
     experiment_of,
 )
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.errors import CheckpointError
 from ctrdist.models.configs import DLFConfig
 from ctrdist.training.build import build_engine

@@ -27,16 +27,16 @@ from ctrdist.config.experiment import (
 from ctrdist.data.counts import read_counts
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World, gather_rows
+from ctrdist.distributed.process_group import World, gather_rows
 from ctrdist.models.configs import DualAttentionConfig
-from ctrdist.sharding.cpu_kernel import CpuLookup
+from ctrdist.sharding.cpu.kernel import CpuLookup
 from ctrdist.sharding.lookups import lookups
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
-from ctrdist.training.abundance import abundances, refresh_abundance
 from ctrdist.training.build import Engine, build_engine, build_model
-from ctrdist.training.callbacks import Callback
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.abundance import abundances, refresh_abundance
+from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_counts, write_dataset
 from tests.ranks import run_ranks
 

@@ -26,18 +26,23 @@ from ctrdist.config.experiment import (
 )
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TF4CTRConfig, TransformerConfig
 from ctrdist.protocols import GATE_MEAN, Output
 from ctrdist.sharding.shard import table_parts
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, metric_history
-from ctrdist.training.abundance import abundances
 from ctrdist.training.build import Engine, build_engine
-from ctrdist.training.callbacks import Callbacks, Started
-from ctrdist.training.diagnostics import Diagnostics, RowClasses, attention_mass, parameters_by_part
-from ctrdist.training.observers import Tracking
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.abundance import abundances
+from ctrdist.training.observe.callbacks import Callbacks, Started
+from ctrdist.training.observe.diagnostics import (
+    Diagnostics,
+    RowClasses,
+    attention_mass,
+    parameters_by_part,
+)
+from ctrdist.training.observe.observers import Tracking
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 

@@ -10,11 +10,11 @@ import pytest
 
 from ctrdist.config.experiment import TrainConfig, experiment_of
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.metrics import CalibrationTable
 from ctrdist.models.configs import DLFConfig
 from ctrdist.training.build import build_engine
-from ctrdist.training.evaluate import Evaluation, evaluate
+from ctrdist.training.loop.evaluate import Evaluation, evaluate
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 

@@ -22,14 +22,14 @@ from ctrdist.config.experiment import (
     TrainConfig,
 )
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.errors import ConfigError
 from ctrdist.models.configs import DLFConfig, DualAttentionConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
-from ctrdist.training.callbacks import Callback, Stepped
-from ctrdist.training.pipeline import Pipeline
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.loop.prefetch import Pipeline
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.callbacks import Callback, Stepped
 from tests.datasets import write_dataset
 from tests.ranks import kill_ranks, run_ranks
 

@@ -12,12 +12,12 @@ import torch
 
 from ctrdist.config.experiment import Experiment, ShardingConfig
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
-from ctrdist.training.callbacks import Callback
-from ctrdist.training.sliced import LossScale, TowerPass
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.loop.micro_batches import LossScale, TowerPass
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_dataset
 from tests.distributed.test_table_optimizers import STEPS, experiment_for, steps
 from tests.ranks import run_ranks

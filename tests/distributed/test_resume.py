@@ -22,14 +22,14 @@ from ctrdist.config.experiment import (
     experiment_of,
 )
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.errors import CheckpointError
 from ctrdist.models.configs import DLFConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
-from ctrdist.training.callbacks import Callback, Stepped
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.callbacks import Callback, Stepped
 from ctrdist.training.run import evaluate_checkpoint, experiment_of_checkpoint
-from ctrdist.training.trainer import Trainer
 from tests.datasets import write_dataset
 from tests.ranks import kill_ranks, run_ranks
 

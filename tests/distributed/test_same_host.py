@@ -14,9 +14,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.config.experiment import ShardingConfig
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World, gather_over_ranks, sum_over_ranks
+from ctrdist.distributed.process_group import World, gather_over_ranks, sum_over_ranks
 from ctrdist.errors import DataError
-from ctrdist.sharding.shared_memory import open_sums
+from ctrdist.sharding.cpu.shared_memory import open_sums
 from ctrdist.training.build import build_engine
 from tests.datasets import write_dataset
 from tests.distributed.test_sharding_equivalence import experiment_for, train, train_plain
@@ -69,9 +69,9 @@ def what_is_used(world: World, data: str, sharding: ShardingConfig) -> tuple[str
     experiment = replace(experiment_for(data, "row_wise", "adagrad"), sharding=sharding)
     engine = build_engine(experiment, open_dataset(data), world)
     used = [type(m.__dict__["forward"]) for m in engine.model.modules() if "forward" in m.__dict__]
-    import ctrdist.distributed
+    import ctrdist.distributed.process_group
 
-    return (used[0].__name__ if used else "", ctrdist.distributed._quick is not None)
+    return (used[0].__name__ if used else "", ctrdist.distributed.process_group._quick is not None)
 
 
 @pytest.mark.parametrize(

@@ -25,15 +25,15 @@ from ctrdist.config.experiment import (
 )
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World, gather_rows
+from ctrdist.distributed.process_group import World, gather_rows
 from ctrdist.models.configs import DLFConfig, TF4CTRConfig
 from ctrdist.models.ctr import padded_dim
 from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Batch, Output
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
 from ctrdist.training.build import build_engine, build_model
-from ctrdist.training.callbacks import Callback
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 

@@ -18,12 +18,12 @@ from ctrdist.config.experiment import (
     TrainConfig,
     experiment_of,
 )
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.errors import ResourceError
 from ctrdist.models.configs import DLFConfig
 from ctrdist.training import run
-from ctrdist.training.stopping import Interrupted, StopRequest
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.faults.stopping import Interrupted, StopRequest
+from ctrdist.training.loop.trainer import Trainer
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 

@@ -24,10 +24,10 @@ from ctrdist.config.experiment import (
 )
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.training.build import build_engine
-from ctrdist.training.callbacks import Callback
-from ctrdist.training.trainer import Trainer
+from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_dataset
 from tests.distributed.test_resume import MODEL, Journal
 from tests.distributed.test_sharding_equivalence import weights

@@ -12,17 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 from ctrdist.config.experiment import LoaderConfig, OptimConfig, TableOptimConfig, experiment_of
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
-from ctrdist.distributed import World, sum_over_ranks, use_collectives
-from ctrdist.exchanges import (
+from ctrdist.distributed.communication_timer import (
     EXCHANGES,
     Exchanges,
     forget_process_group,
     watch_process_group,
 )
+from ctrdist.distributed.process_group import World, sum_over_ranks, use_collectives
 from ctrdist.models.configs import DLFConfig
-from ctrdist.sharding.shared_memory import open_sums
+from ctrdist.sharding.cpu.shared_memory import open_sums
 from ctrdist.training.build import build_engine
-from ctrdist.training.throughput import Clock, count_flops, measure_limits, table_bytes
+from ctrdist.training.observe.throughput import Clock, count_flops, measure_limits, table_bytes
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 

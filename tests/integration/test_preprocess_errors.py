@@ -17,7 +17,7 @@ import ray
 from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import DataError
-from preprocessing.config import (
+from preprocessing.config.settings import (
     BadRowsConfig,
     ColumnConfig,
     FormatConfig,
@@ -25,8 +25,8 @@ from preprocessing.config import (
     PreprocessConfig,
     SplitConfig,
 )
-from preprocessing.output import MARKER
 from preprocessing.pipeline import preprocess
+from preprocessing.write.output_dir import MARKER
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = [sys.executable, str(ROOT / "jobs/preprocess.py")]
@@ -185,7 +185,8 @@ def test_bad_input_that_is_found_late_leaves_nothing_either(log, monkeypatch):
         raise DataError("found late")
 
     with monkeypatch.context() as patched:
-        patched.setattr("preprocessing.writing_pass.run", late)  # vocabularies are written by then
+        # vocabularies are written by then
+        patched.setattr("preprocessing.write.writing_pass.run", late)
         with pytest.raises(DataError, match=r"^found late$"):
             preprocess(config(log))
     assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]

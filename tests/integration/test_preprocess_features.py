@@ -20,15 +20,15 @@ import ray
 from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError
-from preprocessing.config import (
+from preprocessing.config.settings import (
     ColumnConfig,
     CrossConfig,
     FormatConfig,
     PreprocessConfig,
     SplitConfig,
 )
-from preprocessing.fields import hashes
 from preprocessing.pipeline import preprocess
+from preprocessing.scan.fields import hashes
 
 COLUMNS = [
     ColumnConfig(name="label", role="label"),
@@ -161,7 +161,7 @@ def test_shards_and_sections_change_the_files_and_not_the_rows(log, frame, compr
 
 
 def test_shuffling_moves_the_training_rows_alone_and_always_alike(log, monkeypatch):
-    monkeypatch.setattr("preprocessing.writing_pass.BUCKET_BYTES", 30_000)
+    monkeypatch.setattr("preprocessing.write.writing_pass.BUCKET_BYTES", 30_000)
     plain = preprocess(config(log, "plain"))
     one = preprocess(config(log, "one", shuffle=True, workers=1))
     three = preprocess(config(log, "three", shuffle=True, workers=3))

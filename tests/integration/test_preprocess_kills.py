@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from preprocessing.output import MARKER
+from preprocessing.write.output_dir import MARKER
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 120_000

@@ -21,7 +21,7 @@ import ray
 from cluster.session import connect
 from ctrdist.config.parse import parse
 from ctrdist.data.manifest import open_dataset
-from preprocessing.config import PreprocessConfig
+from preprocessing.config.settings import PreprocessConfig
 from preprocessing.pipeline import Result, preprocess
 
 PRESETS = Path(__file__).resolve().parents[2] / "jobs/configs/data"

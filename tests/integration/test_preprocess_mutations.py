@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import DataError
-from preprocessing.config import BadRowsConfig, SplitConfig
+from preprocessing.config.settings import BadRowsConfig, SplitConfig
 from preprocessing.pipeline import preprocess
 from tests.unit.preprocessing.test_mutations import (
     PACKED,

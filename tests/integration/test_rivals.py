@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.measuring.same_rows import differences
-from preprocessing.synthetic import LogConfig, write_log
+from preprocessing.sources.synthetic import LogConfig, write_log
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 30_000

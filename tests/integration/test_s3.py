@@ -18,7 +18,7 @@ import torch
 from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.store import CheckpointStore, Texts, complete, load_tensors, read
 from ctrdist.config.experiment import CheckpointConfig
-from ctrdist.distributed import World
+from ctrdist.distributed.process_group import World
 from ctrdist.errors import CheckpointError, DamagedCheckpointError
 from tests.datasets import write_dataset
 from tests.integration.test_train_job import MODEL, job, last_json

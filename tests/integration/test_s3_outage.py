@@ -14,9 +14,9 @@ import fsspec
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
-from preprocessing.inputs import find_shards
-from preprocessing.reader import read_blocks
+from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
+from preprocessing.sources.reader import read_blocks
+from preprocessing.sources.shards import find_shards
 from tests.integration.test_s3 import rclone
 
 ROWS = 20_000

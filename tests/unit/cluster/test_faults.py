@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from cluster.faults import culprit, is_killed_for_memory, reason
+from cluster.restart_policy import culprit, is_killed_for_memory, reason
 from cluster.worker import ToldToStop
 from ctrdist.errors import DataError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ctrdist.config.experiment import OptimConfig, TableOptimConfig, experiment_of
-from ctrdist.config.older import in_todays_names
+from ctrdist.config.migrations import in_todays_names
 from ctrdist.config.parse import from_dict, to_dict
 from ctrdist.models.registry import config_class
 

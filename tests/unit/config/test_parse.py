@@ -8,7 +8,7 @@ from ctrdist.config.experiment import experiment_of
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
 from ctrdist.models.registry import config_class
-from preprocessing.config import PreprocessConfig
+from preprocessing.config.settings import PreprocessConfig
 
 DLF = experiment_of("dlf", config_class("dlf"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.console import _collapsed
+from jobs.console.run import _collapsed
 
 
 def test_collapsed_tables_are_named_up_to_ten():

@@ -11,8 +11,8 @@ import pytest
 from ctrdist.config.parse import from_dict
 from ctrdist.errors import ConfigError
 from jobs.compare import Results
-from jobs.study import Run, read_study, read_yaml, runs_of
-from jobs.study_table import comparison_rows, markdown
+from jobs.console.study import Run, read_study, read_yaml, runs_of
+from jobs.console.study_table import comparison_rows, markdown
 from jobs.tune import SearchFile, TuneConfig, base_of, check_space
 from tests.datasets import write_dataset
 

@@ -8,7 +8,13 @@ import pytest
 
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
-from preprocessing.config import ColumnConfig, JoinConfig, PreprocessConfig, SplitConfig, join_paths
+from preprocessing.config.settings import (
+    ColumnConfig,
+    JoinConfig,
+    PreprocessConfig,
+    SplitConfig,
+    join_paths,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 LABEL = ColumnConfig(name="label", role="label")

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.config import ColumnConfig, CrossConfig, PreprocessConfig
-from preprocessing.derived import Derived, time_parts
-from preprocessing.dictionary import new_dictionary
-from preprocessing.fields import hashes
-from preprocessing.scanned import Scanned
+from preprocessing.config.settings import ColumnConfig, CrossConfig, PreprocessConfig
+from preprocessing.scan.derived_features import Derived, time_parts
+from preprocessing.scan.dictionary import new_dictionary
+from preprocessing.scan.fields import hashes
+from preprocessing.scan.scanned import Scanned
 
 
 def test_time_is_taken_apart_as_the_calendar_does(rng):

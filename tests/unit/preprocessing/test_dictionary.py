@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.dictionary import (
+from preprocessing.scan.dictionary import (
     Dictionary,
     PlainDictionary,
     hash_texts,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.config import SplitConfig
-from preprocessing.division import TALLY_BINS, Division, Histogram, Tally
-from preprocessing.split import _permuted, bounds, by_hash, row_hash
+from preprocessing.config.settings import SplitConfig
+from preprocessing.split.assign import _permuted, bounds, by_hash, row_hash
+from preprocessing.split.plan import TALLY_BINS, Division, Histogram, Tally
 
 FRACTIONS = [0.7, 0.1, 0.2]
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing.config import ColumnConfig, PreprocessConfig
-from preprocessing.fields import bucket, hashes, read_fields
-from preprocessing.reader import Block
+from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from preprocessing.scan.fields import bucket, hashes, read_fields
+from preprocessing.sources.reader import Block
 
 LABEL = ColumnConfig(name="label", role="label")
 

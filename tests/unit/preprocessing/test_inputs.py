@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
-from preprocessing.inputs import Shard, find_shards
-from preprocessing.reader import read_blocks, read_text_blocks
+from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
+from preprocessing.sources.reader import read_blocks, read_text_blocks
+from preprocessing.sources.shards import Shard, find_shards
 
 COLUMNS = [ColumnConfig(name="label", role="label"), ColumnConfig(name="c")]
 

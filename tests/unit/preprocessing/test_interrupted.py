@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from preprocessing.config import ColumnConfig, PreprocessConfig
-from preprocessing.interrupted import explain, is_of_a_store
+from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from preprocessing.runtime.errors import explain, is_of_a_store
 
 CONFIG = PreprocessConfig(
     columns=[ColumnConfig(name="label", role="label"), ColumnConfig(name="c")], output="data/out"

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
-from preprocessing import jsonl, lines
-from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.fields import read_fields
-from preprocessing.inputs import Piece, Shard
-from preprocessing.jsonl import read_json_lines
-from preprocessing.reader import read_blocks
+from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from preprocessing.scan.fields import read_fields
+from preprocessing.sources import jsonl
+from preprocessing.sources import text_blocks as lines
+from preprocessing.sources.jsonl import read_json_lines
+from preprocessing.sources.reader import read_blocks
+from preprocessing.sources.shards import Piece, Shard
 
 LAYOUT = FormatConfig(type="jsonl", missing=["", "NA"])
 COLUMNS = [

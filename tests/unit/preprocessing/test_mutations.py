@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
-from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.fields import read_fields
-from preprocessing.inputs import find_shards
-from preprocessing.quarantine import clean
-from preprocessing.reader import read_blocks, read_text_blocks
+from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from preprocessing.scan.fields import read_fields
+from preprocessing.sources.quarantine import clean
+from preprocessing.sources.reader import read_blocks, read_text_blocks
+from preprocessing.sources.shards import find_shards
 
 COLUMNS = [
     ColumnConfig(name="label", role="label"),

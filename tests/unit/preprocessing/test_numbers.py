@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from preprocessing.config import ColumnConfig, PreprocessConfig
-from preprocessing.moments import Moments
-from preprocessing.numbers import NumberStatistics, quantile_ids, transformed
+from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from preprocessing.statistics.moments import Moments
+from preprocessing.statistics.numeric import NumberStatistics, quantile_ids, transformed
 
 CONFIG = PreprocessConfig(
     columns=[

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing.output import MARKER, SOURCE, Output
+from preprocessing.write.output_dir import MARKER, SOURCE, Output
 
 SCHEMA = pa.schema([pa.field("label", pa.float32(), nullable=False)])
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ctrdist.schema import CategoricalField, Schema
-from preprocessing import profile as module
-from preprocessing import sketch
-from preprocessing.profile import HEAD, MOST_STEPS, Profile, Series
+from preprocessing.statistics import histogram as sketch
+from preprocessing.statistics import profile as module
+from preprocessing.statistics.profile import HEAD, MOST_STEPS, Profile, Series
 
 SCHEMA = Schema(
     name="made up",

@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
-from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.fields import read_fields
-from preprocessing.inputs import Piece, Shard
-from preprocessing.lines import TextBlock
-from preprocessing.quarantine import BadRow, clean
-from preprocessing.reader import parse_block, read_blocks, read_text_blocks
+from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from preprocessing.scan.fields import read_fields
+from preprocessing.sources.quarantine import BadRow, clean
+from preprocessing.sources.reader import parse_block, read_blocks, read_text_blocks
+from preprocessing.sources.shards import Piece, Shard
+from preprocessing.sources.text_blocks import TextBlock
 
 COLUMNS = [
     ColumnConfig(name="label", role="label"),

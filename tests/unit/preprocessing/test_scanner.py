@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
-from preprocessing import dictionary, scanner
-from preprocessing.config import (
+from preprocessing.config.settings import (
     ColumnConfig,
     FormatConfig,
     JoinConfig,
     PreprocessConfig,
     SplitConfig,
 )
-from preprocessing.fields import hashes
-from preprocessing.inputs import Piece
-from preprocessing.joins import Side
-from preprocessing.lines import TextBlock
-from preprocessing.reader import Block, parse_block
-from preprocessing.scanned import Scanned
-from preprocessing.scanner import Scanner
-from preprocessing.split import by_hash, by_row_hash
+from preprocessing.scan import dictionary, scanner
+from preprocessing.scan.fields import hashes
+from preprocessing.scan.scanned import Scanned
+from preprocessing.scan.scanner import Scanner
+from preprocessing.sources.reader import Block, parse_block
+from preprocessing.sources.shards import Piece
+from preprocessing.sources.side_tables import Side
+from preprocessing.sources.text_blocks import TextBlock
+from preprocessing.split.assign import by_hash, by_row_hash
 
 LABEL = ColumnConfig(name="label", role="label")
 ALL = [

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing import sketch
-from preprocessing.sketch import NumberCounts, NumberSketch, bins_of, edges_of, offset_for
+from preprocessing.statistics import histogram as sketch
+from preprocessing.statistics.histogram import (
+    NumberCounts,
+    NumberSketch,
+    bins_of,
+    edges_of,
+    offset_for,
+)
 
 
 def of(values) -> NumberSketch:

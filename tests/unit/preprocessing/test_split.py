@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from preprocessing.config import SplitConfig
-from preprocessing.split import bounds, by_hash, by_position
+from preprocessing.config.settings import SplitConfig
+from preprocessing.split.assign import bounds, by_hash, by_position
 
 
 def test_position_gives_the_published_sizes():

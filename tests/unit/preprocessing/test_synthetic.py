@@ -9,8 +9,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ctrdist.errors import DataError
-from preprocessing import synthetic
-from preprocessing.synthetic import LogConfig, weighted_auc, write_log
+from preprocessing.sources import synthetic
+from preprocessing.sources.synthetic import LogConfig, weighted_auc, write_log
 
 
 def lines(folder) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing import lines
-from preprocessing.config import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.inputs import Piece, find_shards
-from preprocessing.reader import read_file
+from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from preprocessing.sources import text_blocks as lines
+from preprocessing.sources.reader import read_file
+from preprocessing.sources.shards import Piece, find_shards
 
 TSV = FormatConfig(type="tsv")
 COLUMNS = [ColumnConfig(name=n) for n in ("a", "b")]

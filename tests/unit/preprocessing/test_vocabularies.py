@@ -14,12 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import ConfigError, DataError
-from preprocessing import distinct, fields, numbering, values, vocabularies, vocabulary_file
-from preprocessing.config import ColumnConfig, PreprocessConfig
-from preprocessing.numbering import MergeSummary, number
-from preprocessing.store import Store
-from preprocessing.values import ColumnValues, ValuesIndex, hash_table, write_parent, write_values
-from preprocessing.vocabularies import Group, Part, Rule
+from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from preprocessing.runtime.store import Store
+from preprocessing.scan import fields
+from preprocessing.vocabulary import assign_ids as numbering
+from preprocessing.vocabulary import distinct, vocabularies
+from preprocessing.vocabulary import file as vocabulary_file
+from preprocessing.vocabulary import shard_values as values
+from preprocessing.vocabulary.assign_ids import MergeSummary, number
+from preprocessing.vocabulary.shard_values import (
+    ColumnValues,
+    ValuesIndex,
+    hash_table,
+    write_parent,
+    write_values,
+)
+from preprocessing.vocabulary.vocabularies import Group, Part, Rule
 
 Shard = dict[str, list[tuple[str, int]]]
 """Column → (value, count in training) by code."""

@@ -8,8 +8,8 @@ import pickle
 import fsspec
 import pytest
 
-from preprocessing.store import Store
-from preprocessing.work import Work, digest, stamped
+from preprocessing.runtime.store import Store
+from preprocessing.runtime.work_dir import Work, digest, stamped
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -15,9 +15,9 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 
-from ctrdist import native
 from ctrdist.errors import DataError
-from ctrdist.sharding import cpu_kernel
+from ctrdist.native import build as native
+from ctrdist.sharding.cpu import kernel as cpu_kernel
 
 RATE, EPS = 0.1, 1e-3
 ROWS = (5, 70_000, 3000, 1)  # one, two and three digits of the sort; many and no duplicates

@@ -24,7 +24,7 @@ from ctrdist.tracking import (
     roc_figure,
 )
 from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
-from ctrdist.tracking.sink import _groups
+from ctrdist.tracking.mlflow_writer import _groups
 from ctrdist.tracking.state import STATE_NAME, MlflowState, tracking_store, without_credentials
 from ctrdist.tracking.system import SystemSampler
 from ctrdist.tracking.tracker import flatten

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctrdist.training.memory import is_out_of_memory, out_of_memory_text
+from ctrdist.training.faults.memory import is_out_of_memory, out_of_memory_text
 
 
 def test_pytorch_says_it_in_words_that_are_known():

@@ -12,8 +12,8 @@ from ctrdist.data.manifest import Dataset, Manifest, Split
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, read_events
-from ctrdist.training.callbacks import Started
-from ctrdist.training.observers import Tracking
+from ctrdist.training.observe.callbacks import Started
+from ctrdist.training.observe.observers import Tracking
 
 
 @pytest.mark.parametrize("reported", [True, False])

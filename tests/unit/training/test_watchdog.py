@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ctrdist.training.watchdog import EXIT_CODE
+from ctrdist.training.faults.watchdog import EXIT_CODE
 
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from ctrdist.training import watchdog
+from ctrdist.training.faults import watchdog
 watchdog._GRACE_SECONDS = 0.1
 beats = int(sys.argv[2])
 def a_collective_that_hangs(): time.sleep(20)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from preprocessing.profile import GROUPS, NUMBER_BITS
 from preprocessing.report import measures
-from preprocessing.sketch import NumberCounts
+from preprocessing.statistics.histogram import NumberCounts
+from preprocessing.statistics.profile import GROUPS, NUMBER_BITS
 
 
 def counted(values, label=None, split=None) -> NumberCounts:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ctrdist.schema import CategoricalField, Schema
-from preprocessing.profile import Profile
 from preprocessing.report import build_report, render
+from preprocessing.statistics.profile import Profile
 
 N = 30_000
 HOSTILE = [

@@ -1,0 +1,285 @@
+"""Lookup and fused update of tables on CPU workers, on all of a worker's threads.
+
+FBGEMM's CPU backward runs on one thread, which makes it most of a step. The kernel in
+cpu_kernel.c works on the same memory, so that checkpoints, plans and learning rates see no
+difference; FBGEMM goes on where the kernel does not apply, or no C compiler is at hand.
+"""
+
+# T tables, B rows of the batch, N lookups
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torchrec.distributed.batched_embedding_kernel import (
+    BatchedFusedEmbedding,
+    BatchedFusedEmbeddingBag,
+)
+
+from ctrdist.errors import DataError
+from ctrdist.native.build import load_native
+from ctrdist.sharding.lookups import lookups
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_ALGORITHMS = {
+    EmbOptimType.EXACT_SGD: 0,
+    EmbOptimType.EXACT_ADAGRAD: 1,
+    EmbOptimType.EXACT_ROWWISE_ADAGRAD: 2,
+}
+_MAX_ROWS = 2**32
+"""The kernel sorts ids as 32-bit numbers."""
+
+
+class TablePart(ctypes.Structure):
+    """Table of cpu_kernel.c."""
+
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("column", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("field", ctypes.c_int64),
+    )
+
+
+def use_cpu_kernel(model: nn.Module) -> int:
+    """Lets the kernel do the work of the fused CPU tables that it can treat.
+
+    Args:
+        model: sharded; its tables are at their final place in memory.
+
+    Returns:
+        How many groups of tables use it now.
+    """
+    groups = [
+        (lookup, lookup.emb_module)
+        for lookup in lookups(model)
+        if isinstance(lookup, (BatchedFusedEmbeddingBag, BatchedFusedEmbedding))
+        and applies(lookup.emb_module)
+    ]
+    if not groups:
+        return 0
+    library = load_library()
+    if library is None:
+        return 0
+    for lookup, tables in groups:
+        names = [table.name for table in lookup._config.embedding_tables]
+        # an attribute of the instance goes before the method of its class
+        tables.forward = CpuLookup(tables, names, library)
+    return len(groups)
+
+
+def applies(tables: Any) -> bool:
+    """Whether the kernel can do the work of a group of FBGEMM tables."""
+    return (
+        isinstance(tables, SplitTableBatchedEmbeddingBagsCodegen)
+        and tables.current_device.type == "cpu"
+        and tables.weights_precision == SparseType.FP32
+        and tables.output_dtype == SparseType.FP32.as_int()
+        and tables.optimizer in _ALGORITHMS
+        and (tables.pooling_mode != PoolingMode.NONE or len(tables.embedding_specs) == 1)
+        and tables.feature_table_map == list(range(len(tables.embedding_specs)))
+        and not tables.optimizer_args.weight_decay
+        and not tables.optimizer_args.gradient_clipping
+        and max(spec[0] for spec in tables.embedding_specs) < _MAX_ROWS
+    )
+
+
+class CpuLookup:
+    """Stands for the forward method of a group of FBGEMM tables."""
+
+    def __init__(self, tables: Any, names: list[str], library: ctypes.CDLL) -> None:
+        """Finds the tables in memory.
+
+        Args:
+            tables: FBGEMM's SplitTableBatchedEmbeddingBagsCodegen.
+            names: of its tables, for messages.
+            library: of :func:`load_library`.
+        """
+        self.tables, self.names, self.library = tables, names, library
+        self.algorithm = _ALGORITHMS[tables.optimizer]
+        self.mean = int(tables.pooling_mode == PoolingMode.MEAN)
+        self.pooled = tables.pooling_mode != PoolingMode.NONE
+        self.eps = float(tables.optimizer_args.eps)
+        columns = tables.D_offsets.tolist()
+        self.width = columns[-1]
+        weights = tables.split_embedding_weights()
+        states = tables.split_optimizer_states() if self.algorithm else []
+        self.views = [*weights, *(part[0] for part in states)]  # keeps the memory alive
+        self.array = (TablePart * len(weights))(
+            *(
+                TablePart(
+                    weight.data_ptr(),
+                    states[k][0].data_ptr() if self.algorithm else 0,
+                    weight.shape[0],
+                    weight.shape[1],
+                    columns[k],
+                )
+                for k, weight in enumerate(weights)
+            )
+        )
+        self.home = tables.weights_host.data_ptr()
+
+    def __call__(
+        self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """(B, width) pooled rows, (N, width) of a table without pooling; backward updates them.
+
+        Args:
+            indices: (N,) ids, table after table.
+            offsets: (T · B + 1,) where each row's ids begin.
+            per_sample_weights: unused here; none of our fields has them.
+
+        Raises:
+            DataError: an id is outside its table.
+        """
+        assert per_sample_weights is None
+        assert self.home == self.tables.weights_host.data_ptr(), "the tables have moved"
+        if not self.pooled:  # each id as a row of its own: nothing is added up
+            offsets = torch.arange(len(indices) + 1)
+        return _Lookup.apply(
+            self.tables.placeholder_autograd_tensor, self, indices.long(), offsets.long()
+        )
+
+    def look_up(self, indices: Tensor, offsets: Tensor) -> Tensor:
+        """(B, width) float32."""
+        batch = self._batch(offsets)
+        out = torch.empty(batch, self.width)
+
+        def work(first: int, end: int) -> None:
+            bad = self.library.ctrdist_lookup(
+                *self._arguments(first, end, indices, offsets), out.data_ptr()
+            )
+            if bad >= 0:
+                self._refuse(bad, int(indices[bad]), offsets[::batch].contiguous())
+
+        on_all_threads(work, self._cuts(offsets))
+        return out
+
+    def update(self, indices: Tensor, offsets: Tensor, grad: Tensor) -> None:
+        """One step of the optimiser; grad is (B, width) float32."""
+        rate = float(self.tables.get_learning_rate())
+
+        def work(first: int, end: int) -> None:
+            failed = self.library.ctrdist_update(
+                *self._arguments(first, end, indices, offsets),
+                self.algorithm,
+                rate,
+                self.eps,
+                grad.data_ptr(),
+            )
+            if failed:
+                raise MemoryError(f"no memory to sort {len(indices):,} ids of a step")
+
+        on_all_threads(work, self._cuts(offsets))
+
+    def _batch(self, offsets: Tensor) -> int:
+        """B that goes with (T · B + 1,) offsets."""
+        return (len(offsets) - 1) // len(self.array)
+
+    def _arguments(self, first: int, end: int, indices: Tensor, offsets: Tensor) -> tuple[Any, ...]:
+        """What lookup and update of some tables have in common."""
+        return (
+            self.array,
+            first,
+            end,
+            self._batch(offsets),
+            self.width,
+            indices.data_ptr(),
+            offsets.data_ptr(),
+            self.mean,
+        )
+
+    def _cuts(self, offsets: Tensor) -> list[int]:
+        """Where ranges of tables with about as many lookups for each thread begin and end."""
+        threads, batch = torch.get_num_threads(), self._batch(offsets)
+        if threads == 1 or batch == 0:
+            return [0, len(self.array)]
+        looked_up = offsets[::batch].contiguous()
+        wanted = torch.linspace(0, float(looked_up[-1]), threads + 1)
+        cuts = torch.searchsorted(looked_up.float(), wanted).tolist()
+        return [0, *cuts[1:-1], len(self.array)]
+
+    def _refuse(self, position: int, given: int, starts: Tensor) -> None:
+        table = int(torch.searchsorted(starts, position, right=True)) - 1
+        raise DataError(
+            f"table {self.names[table]}: id {given} was looked up, its rows are 0 to "
+            f"{self.array[table].rows - 1}. Schema and rows are not of one preprocessing run; "
+            "preprocess again."
+        )
+
+
+class _Lookup(torch.autograd.Function):
+    """Lookup in forward; in backward the update itself, and no gradient for anything."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, placeholder: Tensor, lookup: CpuLookup, indices: Tensor, offsets: Tensor
+    ) -> Tensor:
+        ctx.lookup = lookup  # type: ignore[attr-defined]
+        ctx.save_for_backward(indices, offsets)
+        return lookup.look_up(indices, offsets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
+        ctx.lookup.update(*ctx.saved_tensors, grads[0].float().contiguous())
+        return None, None, None, None
+
+
+def on_all_threads(work: Callable[[int, int], Any], cuts: Sequence[int]) -> None:
+    """Calls work(first, end) for the ranges between the cuts, several side by side."""
+    ranges = [(first, end) for first, end in pairwise(cuts) if first < end]
+    if len(ranges) == 1:
+        work(*ranges[0])
+        return
+    for done in [_thread_pool(len(cuts) - 1).submit(work, *part) for part in ranges]:
+        done.result()
+
+
+@cache
+def _thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for work on tables; the kernel holds no lock of Python's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="tables")
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """The compiled kernel; None without a C compiler: FBGEMM then updates, on one thread."""
+    library = load_native(_SOURCE)
+    if library is None:
+        return None
+    i64, pointer, i32, f32 = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+    head = (ctypes.POINTER(TablePart), i64, i64, i64, i64, pointer, pointer, i32)
+    library.ctrdist_lookup.argtypes = (*head, pointer)
+    library.ctrdist_lookup.restype = i64
+    library.ctrdist_update.argtypes = (*head, i32, f32, f32, pointer)
+    library.ctrdist_update.restype = i32
+    library.ctrdist_publish.argtypes = (pointer, pointer, i64, i64, i64, pointer)
+    library.ctrdist_publish.restype = i64
+    library.ctrdist_serve.argtypes = (*head[:4], i64, i64, i64, pointer, pointer, pointer, pointer)
+    library.ctrdist_serve.restype = None
+    library.ctrdist_apply.argtypes = (
+        *head[:5], pointer, pointer, i32, f32, f32, pointer
+    )  # fmt: skip
+    library.ctrdist_apply.restype = i32
+    library.ctrdist_arrive.argtypes = (pointer, i64)
+    library.ctrdist_arrive.restype = ctypes.c_uint32
+    library.ctrdist_await.argtypes = (pointer, i64, ctypes.c_uint32, i64)
+    library.ctrdist_await.restype = i64
+    return library

@@ -1,0 +1,247 @@
+"""Memory that all workers of one machine have mapped: meeting points, sums and gathers in it.
+
+Between CPU workers a collective of gloo goes through sockets and takes a quarter of a millisecond
+at least; a meeting in shared memory takes microseconds.
+"""
+
+# W workers, N values
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from ctrdist.distributed.communication_timer import EXCHANGES
+from ctrdist.distributed.process_group import World
+from ctrdist.sharding.cpu.kernel import load_library
+
+log = logging.getLogger(__name__)
+
+_LINE = 64
+"""Bytes of a cache line; counters and pieces begin on one."""
+_WAIT_MS = 200
+"""Between two looks at whether another worker is gone."""
+_TIMEOUT_S = 1800.0
+_CHUNK_BYTES = 2**21
+"""Sums of more bytes are made piece by piece."""
+_SLICED = 2**12
+"""Sums of more values are made in slices, one by each worker, where there are more than two."""
+
+
+class SharedMemory:
+    """Pieces of zeroed memory that all workers see; every rank makes it with the same sizes.
+
+    It has no name in any file system, so that nothing is left when the workers are killed, and no
+    container's limit on /dev/shm applies.
+    """
+
+    def __init__(self, world: World, library: ctypes.CDLL, pieces: Sequence[int]) -> None:
+        """Maps it.
+
+        Args:
+            world: the workers, all on this machine.
+            library: of ctrdist.sharding.cpu.kernel.load_library.
+            pieces: bytes of each.
+
+        Raises:
+            OSError: on all ranks, where one of them cannot have it.
+        """
+        self._world, self._library = world, library
+        sizes = [_LINE * world.size, 8 * world.size, *pieces]
+        begins = [0]
+        for size in sizes:
+            begins.append(begins[-1] + -(-size // _LINE) * _LINE)
+        mapped = _map(begins[-1], world)
+        cut = [mapped[begin : begin + n] for begin, n in zip(begins, sizes, strict=False)]
+        self._counters, processes, *self.pieces = cut
+        """Each (bytes,) uint8."""
+        self._processes = processes.view(torch.int64)
+        self._processes[world.rank] = os.getpid()
+
+    def meet(self) -> None:
+        """Returns once all workers have come here; what they wrote before is then seen by all.
+
+        Raises:
+            RuntimeError: one of them is gone, or did not come within half an hour.
+        """
+        if self._world.size > 1:
+            with EXCHANGES:
+                self._meet()
+
+    def _meet(self) -> None:
+        counters = self._counters.data_ptr()
+        point = self._library.ctrdist_arrive(counters, self._world.rank)
+        begun = time.monotonic()
+        while True:
+            # in slices, between which Python treats signals
+            missing = self._library.ctrdist_await(counters, self._world.size, point, _WAIT_MS)
+            if missing < 0:
+                return
+            if not _alive(int(self._processes[missing])):
+                raise RuntimeError(f"worker {missing} is gone; its own log says more.")
+            if time.monotonic() - begun > _TIMEOUT_S:
+                raise RuntimeError(
+                    f"worker {missing} did not answer within {_TIMEOUT_S:.0f} s. It hangs; its "
+                    "own log says more."
+                )
+
+
+class SharedSums:
+    """Collectives on CPU tensors; every rank makes the same calls in the same order.
+
+    torch.compile must not look inside: in place of writing a worker's own place it writes a changed
+    copy of everybody's back, over what others have written since.
+    """
+
+    def __init__(self, world: World, library: ctypes.CDLL) -> None:
+        """Maps the memory.
+
+        Raises:
+            OSError: on all ranks, where one of them cannot have it.
+        """
+        self._world = world
+        self._memory = SharedMemory(
+            world, library, [2 * world.size * _CHUNK_BYTES, 2 * _CHUNK_BYTES]
+        )
+        # two of each in turn: who writes the one knows that all have read it, because all have met
+        # over the other since
+        self._given = self._memory.pieces[0].view(2, world.size, _CHUNK_BYTES)
+        self._made = self._memory.pieces[1].view(2, _CHUNK_BYTES)
+        self._turn = 0
+
+    @torch.compiler.disable
+    def sum_(self, values: Tensor) -> Tensor:
+        """Element-wise sum over all ranks, in place and in rank order: equal on all ranks."""
+        flat = values.view(-1)
+        chunk = _CHUNK_BYTES // values.element_size()
+        with EXCHANGES:
+            for begin in range(0, flat.numel(), chunk):
+                part = flat[begin : begin + chunk]
+                given = self._give(part)
+                if self._world.size > 2 and part.numel() > _SLICED:
+                    self._sum_slices(given, part)
+                else:
+                    torch.sum(given, 0, out=part)
+        return values
+
+    @torch.compiler.disable
+    def gather(self, values_N: Tensor) -> Tensor:
+        """(W, N): the vectors of all W workers.
+
+        Raises:
+            ValueError: N is too large.
+        """
+        if values_N.numel() * values_N.element_size() > _CHUNK_BYTES:
+            raise ValueError(f"{values_N.numel()} values are too many to gather")
+        return self._give(values_N).clone()
+
+    def average_gradients(self, bucket: dist.GradBucket) -> Future[Tensor]:
+        """The work of a communication hook of DistributedDataParallel."""
+        done: Future[Tensor] = Future()
+        done.set_result(self.sum_(bucket.buffer()).div_(self._world.size))
+        return done
+
+    def _give(self, values: Tensor) -> Tensor:
+        """(W, N): a view of what all workers have given."""
+        self._turn = 1 - self._turn
+        size = values.numel() * values.element_size()
+        given = self._given[self._turn, :, :size].view(values.dtype)
+        given[self._world.rank].copy_(values)
+        self._memory.meet()
+        return given
+
+    def _sum_slices(self, given: Tensor, values: Tensor) -> None:
+        number, workers, rank = values.numel(), self._world.size, self._world.rank
+        made = self._made[self._turn, : number * values.element_size()].view(values.dtype)
+        begin, end = number * rank // workers, number * (rank + 1) // workers
+        torch.sum(given[:, begin:end], 0, out=made[begin:end])
+        self._memory.meet()
+        values.copy_(made)
+
+
+def open_sums(world: World) -> SharedSums | None:
+    """Collectives in shared memory, where all workers are on one machine and compute on its CPU.
+
+    Every rank calls it. None, on all ranks, where it cannot be.
+    """
+    library = load_library()
+    able = (
+        world.size > 1
+        and world.local_size == world.size
+        and world.device.type == "cpu"
+        and library is not None
+        and sys.platform == "linux"
+    )
+    if not all_ranks(able):
+        return None
+    assert library is not None
+    try:
+        return SharedSums(world, library)
+    except OSError as error:
+        log.info("%s: workers use gloo", error)
+        return None
+
+
+def all_ranks(able: bool) -> bool:
+    """Whether it is true on all ranks."""
+    agreed = torch.tensor(int(able))
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return bool(agreed)
+
+
+def _map(size: int, world: World) -> Tensor:
+    """(size,) uint8, zero, the same memory on all ranks.
+
+    Raises:
+        OSError: on all ranks.
+    """
+    if world.size == 1:
+        return torch.zeros(size, dtype=torch.uint8)
+    given: list[Any] = [None]
+    made = -1
+    try:
+        if world.is_main:
+            made = os.memfd_create("ctrdist", os.MFD_CLOEXEC)
+            os.ftruncate(made, size)
+            given = [(os.getpid(), made)]
+    except OSError:
+        pass  # all hear of it below
+    dist.broadcast_object_list(given, src=0)
+    result = None
+    try:
+        if given[0] is not None:
+            process, descriptor = given[0]
+            opened = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR)
+            try:
+                result = torch.frombuffer(mmap.mmap(opened, size), dtype=torch.uint8)
+            finally:
+                os.close(opened)
+    except OSError:
+        pass
+    every = all_ranks(result is not None)
+    if made >= 0:
+        os.close(made)  # now that all have opened it
+    if not every or result is None:
+        raise OSError(f"no {size:,} bytes of shared memory between the workers")
+    return result
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

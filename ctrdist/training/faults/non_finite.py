@@ -1,0 +1,102 @@
+"""Ends a run whose loss is not finite, and keeps the step's rows for a person to look at."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ctrdist.data.lookup import origins, read_rows
+from ctrdist.data.manifest import Dataset
+from ctrdist.distributed.process_group import World, sum_over_ranks
+from ctrdist.errors import DataError
+from ctrdist.protocols import Batch
+
+log = logging.getLogger(__name__)
+
+FOLDER = "nonfinite"
+
+
+def keep_rows(
+    run_dir: Path, dataset: Dataset, *, step: int, epoch: int, rank: int, row_B: np.ndarray
+) -> None:
+    """Writes nonfinite/step-<n>-rank-<r>.json and, beside it, the rows as Parquet.
+
+    A failure is logged only: the run is about to end with a better message.
+
+    Args:
+        run_dir: the run's directory.
+        dataset: where the rows are read from once more.
+        step: number of steps taken before this one.
+        epoch: number of the epoch, from 0.
+        rank: of the worker whose rows they are.
+        row_B: (B,) index of each row in split train; column __row of the Parquet file.
+    """
+    path = run_dir / FOLDER / f"step-{step}-rank-{rank}.parquet"
+    origin = {
+        "step": step,
+        "epoch": epoch,
+        "rank": rank,
+        "data": dataset.path,
+        "data_fingerprint": dataset.manifest.fingerprint,
+        "split": "train",
+        "rows": row_B.tolist(),
+        "files": origins(dataset, "train", row_B),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_text(json.dumps(origin) + "\n")
+        pq.write_table(read_rows(dataset, "train", row_B), path)
+    except (OSError, pa.ArrowException) as error:
+        log.warning("%s: the rows could not be kept (%s)", path, error)
+
+
+def refuse_step(
+    run_dir: Path,
+    dataset: Dataset,
+    world: World,
+    batch: Batch,
+    loss: Tensor,
+    *,
+    step: int,
+    epoch: int,
+) -> NoReturn:
+    """Keeps the rows and ends the run; every rank calls it, before anything has been updated.
+
+    Args:
+        run_dir: the run's directory.
+        dataset: that is trained on.
+        world: the workers.
+        batch: this worker's rows.
+        loss: () over them.
+        step: number of steps taken before this one.
+        epoch: number of the epoch, from 0.
+
+    Raises:
+        DataError: always.
+    """
+    largest = torch.zeros(world.size, dtype=torch.float64, device=world.device)
+    if not torch.isfinite(loss):
+        # of several workers the one to look at first: batch normalisation spreads what is wrong
+        values = batch.numeric_BK.double().abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        largest[world.rank] = torch.cat((values.flatten(), values.new_ones(1))).max()
+        row_B = batch.row_B.cpu().numpy()
+        keep_rows(run_dir, dataset, step=step, epoch=epoch, rank=world.rank, row_B=row_B)
+    largest = sum_over_ranks(largest)  # behind it all ranks have written their rows
+    ranks, first = largest.nonzero().flatten().tolist(), int(largest.argmax())
+    rows = run_dir / FOLDER / f"step-{step}-rank-{first}.parquet"
+    raise DataError(
+        f"step {step}: the loss is not finite on worker {', '.join(map(str, ranks))}, so nothing "
+        f"was updated; the last checkpoint is sound. The rows are in {rows.parent}. Look for "
+        f"numeric values that are huge (the largest is {float(largest.max()):.3g}): "
+        f"python -c \"import pandas; print(pandas.read_parquet('{rows}').describe().T)\". If "
+        "there are none, lower optim.dense.lr or optim.tables.lr. Started again under the same "
+        "name the run meets the same rows again."
+    )

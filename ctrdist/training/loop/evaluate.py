@@ -1,0 +1,198 @@
+"""Evaluation of a split: each row once, on all ranks.
+
+Up to train.exact_rows rows the predictions are gathered and the metrics exact. Above, the ranks
+count into histograms that are added up: memory does not grow with the rows, but for gAUC.
+"""
+
+# N rows of the split
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ctrdist.data.loader import Loader
+from ctrdist.distributed.process_group import (
+    World,
+    gather_rows,
+    require_rows_for_all,
+    run_on_main,
+    sum_over_ranks,
+)
+from ctrdist.metrics.evaluate import evaluate_predictions
+from ctrdist.metrics.gauc import gauc_sums
+from ctrdist.metrics.histogram import ScoreHistogram
+from ctrdist.protocols import Batch
+from ctrdist.training.build import Engine
+
+_AT_ONCE = 2**20
+"""Rows that are counted together, for the sake of memory."""
+
+
+@dataclass
+class Evaluation:
+    """Result of a split."""
+
+    metrics: dict[str, float]
+    """The same on all ranks."""
+    histogram: ScoreHistogram | None
+    """Of all rows, on rank 0; None elsewhere. Curves and calibration are drawn from it."""
+
+
+def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None) -> Evaluation:
+    """All metrics of a split; gAUC where the schema has users.
+
+    Every rank calls it. Batch statistics of the ranks are averaged first. With an average of the
+    weights it is that which is evaluated.
+
+    Args:
+        engine: what is evaluated.
+        split: train, valid or test.
+        beat: called after each batch.
+
+    Raises:
+        DataError: the split has no rows.
+    """
+    world, train = engine.world, engine.experiment.train
+    loader = Loader(
+        engine.dataset,
+        split,
+        engine.experiment.loader,
+        rank=world.rank,
+        world_size=world.size,
+        shuffle=False,
+        batch_size=train.eval_batch_size,
+        pinned=world.device.type == "cuda",
+    )
+    require_rows_for_all(loader.rows, world, split)
+    average_buffers(engine)
+    score = _gathered if loader.rows <= train.exact_rows else _counted
+    with engine.averaged():
+        evaluation = score(engine, loader, beat)
+    if evaluation.metrics["rows"] != loader.rows:
+        raise RuntimeError(
+            f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
+        )
+    return evaluation
+
+
+def _predictions(
+    engine: Engine, loader: Loader, beat: Callable[[], None]
+) -> Iterator[tuple[Tensor, Batch]]:
+    """This rank's logits (B,) float32 on its device, and their rows."""
+    engine.model.eval()
+    with torch.no_grad(), autocast(engine):
+        for batch in loader:
+            output = engine.model(batch.to(engine.world.device, non_blocking=True))
+            if engine.watch is not None:
+                engine.watch(output, batch.label_B)
+            yield output.logits_B.float(), batch
+            beat()
+    engine.model.train()
+
+
+def _gathered(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evaluation:
+    logits, labels, users = [], [], []
+    for logits_B, batch in _predictions(engine, loader, beat):
+        logits.append(logits_B.cpu())
+        labels.append(batch.label_B)
+        users.append(batch.user_B)
+    device = engine.world.device
+    logits_N, label_N = _gather(logits, device), _gather(labels, device)
+    user_N = None if users[0] is None else _gather(users, device)
+
+    def score() -> dict[str, float]:
+        assert logits_N is not None and label_N is not None, "only rank 0 has the predictions"
+        return evaluate_predictions(logits_N, label_N, user_N)
+
+    metrics = run_on_main(score)
+    if logits_N is None or label_N is None:
+        return Evaluation(metrics=metrics, histogram=None)
+    histogram = ScoreHistogram()
+    for part, label in zip(
+        *(torch.from_numpy(v).split(_AT_ONCE) for v in (logits_N, label_N)), strict=True
+    ):
+        histogram.add(part, label)
+    return Evaluation(metrics=metrics, histogram=histogram)
+
+
+def _counted(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evaluation:
+    world = engine.world
+    histogram = ScoreHistogram(world.device)
+    scores, users = [], []
+    for logits_B, batch in _predictions(engine, loader, beat):
+        histogram.add(logits_B, batch.label_B.to(world.device))
+        if batch.user_B is not None:
+            scores.append(logits_B.cpu())
+            users.append(torch.stack([batch.user_B, batch.label_B.long()]))
+    for tensor in histogram.tensors():
+        sum_over_ranks(tensor)
+    metrics = histogram.metrics()
+    if users:
+        metrics["gauc"] = _gauc_by_user(torch.cat(scores), torch.cat(users, 1), world)
+    return Evaluation(metrics=metrics, histogram=histogram if world.is_main else None)
+
+
+def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float:
+    """Grouped AUC of all ranks' rows: each rank takes the rows of some users, and scores these."""
+    owner_N = user_label_2N[0] % world.size
+    order_N = torch.argsort(owner_N, stable=True)
+    sent_R = torch.bincount(owner_N, minlength=world.size)
+    received_R = torch.empty_like(sent_R)
+    device = world.device
+    if world.size > 1:
+        counts = received_R.to(device)
+        dist.all_to_all_single(counts, sent_R.to(device))
+        received_R = counts.cpu()
+    total = int(received_R.sum())
+
+    def exchange(values_N: Tensor) -> np.ndarray:
+        given = values_N[order_N].contiguous().to(device)
+        if world.size == 1:
+            return given.cpu().numpy()
+        taken = torch.empty(total, dtype=given.dtype, device=device)
+        dist.all_to_all_single(taken, given, received_R.tolist(), sent_R.tolist())
+        return taken.cpu().numpy()
+
+    own = (exchange(score_N), exchange(user_label_2N[1]), exchange(user_label_2N[0]))
+    sums = sum_over_ranks(torch.tensor(gauc_sums(*own), dtype=torch.float64, device=device))
+    return float(sums[0] / sums[1])
+
+
+def autocast(engine: Engine) -> torch.autocast:
+    """The context in which the tower computes."""
+    wanted = engine.experiment.train.precision
+    dtype = torch.float16 if wanted == "float16" else torch.bfloat16
+    return torch.autocast(engine.world.device.type, dtype=dtype, enabled=wanted != "float32")
+
+
+def average_buffers(engine: Engine) -> None:
+    """Makes the tower's running statistics equal on all ranks, and so their averages over steps.
+
+    They differ before, as each rank has seen another part of every batch.
+    """
+    if engine.world.size == 1:
+        return
+    _average_over_ranks(engine)
+    if engine.ema is not None:
+        engine.ema.exchange()
+        _average_over_ranks(engine)
+        engine.ema.exchange()
+
+
+def _average_over_ranks(engine: Engine) -> None:
+    for buffer in engine.tower.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= engine.world.size
+
+
+def _gather(parts: Sequence[Tensor | None], device: torch.device) -> np.ndarray | None:
+    joined = torch.cat([part for part in parts if part is not None]).to(device)
+    gathered = gather_rows(joined)
+    return None if gathered is None else gathered.cpu().numpy()

@@ -1,0 +1,132 @@
+"""A step whose tower runs in slices of the batch, or under a scaled loss.
+
+The batch is looked up once; the tower's gradients are summed over the slices, and those of the
+looked-up rows go back through the lookup together. So tables are updated once per step from the
+whole batch's gradient, whichever optimiser they have: accumulating over whole backward passes would
+update fused tables once per slice, which is another algorithm.
+"""
+
+# B rows of this worker
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ctrdist.protocols import Batch
+from ctrdist.training.build import Engine
+from ctrdist.training.loop.evaluate import autocast
+
+
+@dataclass
+class LossScale:
+    """What the loss is multiplied by so that float16 gradients do not vanish."""
+
+    value: float = 65536.0
+    """A power of two."""
+    steps: int = 0
+    """Since the last change."""
+    patience: int = 2000
+    """Steps without overflow after which it doubles."""
+
+    def update(self, finite: bool) -> None:
+        """Halves after an overflow; doubles after a long time without."""
+        self.steps += 1
+        if not finite:
+            self.value, self.steps = self.value / 2, 0
+        elif self.steps == self.patience:
+            self.value, self.steps = self.value * 2, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {"version": 1, "value": self.value, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from saved values."""
+        self.value, self.steps = state["value"], state["steps"]
+
+
+@dataclass
+class TowerPass:
+    """The tower's gradients are there; the tables have not been touched."""
+
+    loss: Tensor
+    """() float32, the sum over this worker's rows."""
+    _engine: Engine
+    _emb: dict[str, Tensor]
+    _grads: dict[str, Tensor]
+    _scale: float
+
+    @classmethod
+    def run(cls, engine: Engine, batch: Batch, slices: int, scale: float) -> TowerPass:
+        """Looks the batch up and runs the tower forward and backward, slice after slice.
+
+        Args:
+            engine: its dense gradients are empty.
+            batch: this worker's rows.
+            slices: how many, but at most one per row.
+            scale: of the loss; 1 for none.
+        """
+        # every worker has at least so many rows, so all make the same number of slices
+        number = max(1, min(slices, batch.global_size // engine.world.size))
+        emb: dict[str, Tensor] = engine.model.module.embed(batch)
+        rows = [len(part) for part in batch.label_B.tensor_split(number)]
+        leaves = {
+            group: [part.detach().requires_grad_() for part in looked_up.split(rows)]
+            for group, looked_up in emb.items()
+        }
+        share = scale * engine.world.size / batch.global_size
+        total = torch.zeros((), device=engine.world.device)
+        for index, label in enumerate(batch.label_B.split(rows)):
+            with autocast(engine):
+                output = engine.tower({group: parts[index] for group, parts in leaves.items()})
+                loss = engine.loss_sum(output, label)
+            (loss * share).backward()
+            total += loss.detach()
+        grads = {
+            group: torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in parts])
+            for group, parts in leaves.items()
+        }
+        return cls(total, engine, emb, grads, scale)
+
+    def finish(self) -> bool:
+        """Updates fused tables, and averages the other gradients over the workers.
+
+        Returns:
+            Whether the gradients were finite; where not, on any worker, nothing was updated.
+        """
+        dense = self._engine.optimizers.dense_parameters
+        if self._scale != 1:
+            made = [p.grad for p in dense if p.grad is not None]
+            for grad in (*made, *self._grads.values()):
+                grad.div_(self._scale)
+            if not _finite_everywhere([*made, *self._grads.values()]):
+                self._engine.optimizers.zero_grad()
+                return False
+        # what comes of the data alone has no weight behind it
+        learned = [group for group, looked_up in self._emb.items() if looked_up.requires_grad]
+        torch.autograd.backward(
+            [self._emb[group] for group in learned], [self._grads[group] for group in learned]
+        )
+        _average([p.grad for p in dense if p.grad is not None], self._engine.world.size)
+        return True
+
+
+def _finite_everywhere(grads: list[Tensor]) -> bool:
+    bad = torch.stack([~torch.isfinite(grad).all() for grad in grads]).any().float()
+    dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+    return not bool(bad)
+
+
+def _average(grads: list[Tensor], workers: int) -> None:
+    if workers == 1 or not grads:
+        return
+    joined = torch.cat([grad.reshape(-1) for grad in grads])
+    dist.all_reduce(joined)
+    joined /= workers
+    for grad, part in zip(grads, joined.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(part.view_as(grad))

@@ -1,0 +1,116 @@
+"""Information abundance of the fields' tables, wherever their parts lie."""
+
+# F fields, V rows of a table, D columns
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ctrdist.distributed.process_group import sum_over_ranks
+from ctrdist.metrics.information_abundance import gram_matrix, information_abundance
+from ctrdist.models.tables import table_name
+from ctrdist.sharding.shard import table_parts
+from ctrdist.training.build import Engine
+
+_BLOCK_ROWS = 65536
+"""Rows of a table cut by columns that are put together at a time."""
+
+
+def refresh_abundance(engine: Engine) -> None:
+    """Measures the tables for a tower that has an `abundance_F`; every rank calls it.
+
+    A numeric field has a single vector, whose share is 1. Called after each epoch: the values are a
+    buffer of the tower and in its checkpoints.
+    """
+    share_F: Tensor | None = getattr(engine.tower, "abundance_F", None)
+    if share_F is None:
+        return
+    schema = engine.dataset.schema
+    found = shares_of_most(engine, abundances(engine))
+    tables = [found[table_name("tokens", field.name)] for field in schema.categorical]
+    share_F.copy_(torch.tensor([1.0] * len(schema.numeric) + tables))
+
+
+def shares_of_most(engine: Engine, found: Mapping[str, float]) -> dict[str, float]:
+    """Table → r = IA / min(V − 1, D), between 0 and 1, from its information abundance.
+
+    V − 1, as the padding row is left out.
+    """
+    widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
+    most = {
+        table_name(group, field.name): max(1, min(field.vocabulary_size - 1, width))
+        for group, width in widths.items()
+        for field in engine.dataset.schema.categorical
+    }
+    return {table: abundance / most[table] for table, abundance in found.items()}
+
+
+@torch.no_grad()
+def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]:
+    """Table → information abundance, for all tables of fields; every rank calls it.
+
+    Each rank adds up its rows' part of EᵀE, in 2 V D² floating-point operations, and D² numbers are
+    sent. Of a table that is cut by columns, blocks of rows are put together on all ranks first: as
+    much is sent as it holds.
+
+    Args:
+        engine: holds the tables.
+        most_rows: tables of more rows are left out.
+    """
+    rank, device = engine.world.rank, engine.world.device
+    parts: dict[str, list[tuple[Tensor, int, int]]] = {}
+    for table, part, row, column in table_parts(engine.model):
+        parts.setdefault(table, []).append((part, row, column))
+    codebooks = {table.name for table in engine.model.module.codebooks}
+    widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
+    found = {}
+    for table, (rows, columns, copied) in _shapes(engine).items():
+        if table in codebooks or (most_rows is not None and rows > most_rows):
+            continue
+        own = parts.get(table, []) if rank == 0 or not copied else []
+        total_DD = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        if _is_cut_by_columns(engine, table, columns):
+            for first, block_VD in _blocks(own, rows, columns, device):
+                total_DD += gram_matrix(block_VD, first)
+        else:
+            for part, row, _ in own:
+                total_DD += gram_matrix(part, row)
+            total_DD = sum_over_ranks(total_DD)
+        used = widths[table.partition("/")[0]]  # without the columns that only align the table
+        found[table] = information_abundance(total_DD[:used, :used])
+    return found
+
+
+def _shapes(engine: Engine) -> dict[str, tuple[int, int, bool]]:
+    """Table → rows, columns, and whether each worker has a copy."""
+    shapes: dict[str, tuple[int, int, bool]] = {}
+    for shard in engine.layout.shards:
+        rows, columns, _ = shapes.get(shard.table, (0, 0, False))
+        shapes[shard.table] = (
+            max(rows, sum(shard.rows)),
+            max(columns, sum(shard.columns)),
+            shard.kind == "data_parallel",
+        )
+    return shapes
+
+
+def _is_cut_by_columns(engine: Engine, table: str, columns: int) -> bool:
+    return any(s.table == table and s.columns[1] < columns for s in engine.layout.shards)
+
+
+def _blocks(
+    parts: list[tuple[Tensor, int, int]], rows: int, columns: int, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Whole rows, a block at a time: number of the first, and (V, D) float32 on all ranks."""
+    for begin in range(0, rows, _BLOCK_ROWS):
+        end = min(begin + _BLOCK_ROWS, rows)
+        block_VD = torch.zeros(end - begin, columns, device=device)
+        for part, row, column in parts:
+            low, high = max(begin, row), min(end, row + len(part))
+            if low < high:
+                inside = block_VD[low - begin : high - begin, column : column + part.shape[1]]
+                inside.copy_(part[low - row : high - row])
+        yield begin, sum_over_ranks(block_VD)

@@ -1,0 +1,341 @@
+"""What is measured of a run to understand it: gradients, classes of rows, tables, attention.
+
+It only looks: weights are the same without it. Everything stays on the device until it is recorded,
+which is every few steps and once per epoch. All ranks take part, in the same order, as some numbers
+are sums over their rows. Nothing of it is in checkpoints: an epoch that a restart has cut in two is
+recorded from the steps after it.
+"""
+
+# B rows of this worker, F fields, L layers, C = 6 cells: 2 labels × 3 classes
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from ctrdist.config.experiment import DiagnosticsConfig
+from ctrdist.data.loader import Loader
+from ctrdist.distributed.process_group import sum_over_ranks
+from ctrdist.models.tables import table_of
+from ctrdist.protocols import GATE_MEAN, Output
+from ctrdist.tracking import (
+    RunTracker,
+    abundance_figure,
+    attention_figure,
+    classes_figure,
+    steps_figure,
+)
+from ctrdist.training.build import Engine
+from ctrdist.training.loop.evaluate import Evaluation, autocast
+from ctrdist.training.loop.state import Progress
+from ctrdist.training.observe.abundance import abundances, shares_of_most
+from ctrdist.training.observe.callbacks import Callback, Started, Stepped
+
+WELL, POORLY = 0.6, 0.2
+"""A row is well classified if its own label has at least WELL of the probability, poorly if it has
+at least POORLY, else misclassified: section II-B of TF4CTR (arXiv:2405.03167v4), which states it of
+positives. Its figure 11 has 0.3 for POORLY."""
+COLLAPSED = 0.25
+"""A table that uses less than this share of its dimensions counts as collapsed. The bound is ours:
+arXiv:2310.04400, which defines information abundance, calls it low or high without one."""
+CLASSES = ("well_classified", "poorly_classified", "misclassified")
+_CELLS = [f"{label}_{name}" for label in ("negatives", "positives") for name in CLASSES]
+_TOP_PAIRS = 50
+"""Pairs of fields in attention_mass.json."""
+
+
+class RowClasses:
+    """Counts rows by label and class, on the device of the logits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cell_C1 = torch.arange(len(_CELLS), device=device).unsqueeze(1)
+        self._count_C = torch.zeros(len(_CELLS), dtype=torch.int64, device=device)
+
+    def add(self, logits_B: Tensor, label_B: Tensor) -> None:
+        """logits_B: (B,) log-odds of a click; label_B: (B,) 0 or 1, on any device."""
+        logits_B = logits_B.detach()
+        positive_B = label_B.to(logits_B.device, non_blocking=True) > 0.5
+        own_B = torch.where(positive_B, logits_B, -logits_B)  # log-odds of the row's own label
+        cell_B = 3 * positive_B.long() + (own_B < _log_odds(WELL)) + (own_B < _log_odds(POORLY))
+        self._count_C += (cell_B == self._cell_C1).sum(1)
+
+    def take(self) -> dict[str, float]:
+        """Shares of the positives and of the negatives of all ranks; begins anew.
+
+        Every rank calls it. A label that no row had is left out.
+        """
+        counts = sum_over_ranks(self._count_C).tolist()
+        self._count_C = torch.zeros_like(self._count_C)
+        shares: dict[str, float] = {}
+        for first in (0, 3):
+            rows = sum(counts[first : first + 3])
+            if rows:
+                shares.update({_CELLS[i]: counts[i] / rows for i in range(first, first + 3)})
+        return shares
+
+
+class Diagnostics(Callback):
+    """Measures a run as :class:`ctrdist.config.experiment.DiagnosticsConfig` says."""
+
+    on_all_ranks = True
+
+    def __init__(self, config: DiagnosticsConfig, tracker: RunTracker | None) -> None:
+        """Measures nothing before `on_start`.
+
+        Args:
+            config: what, and how often.
+            tracker: where it is recorded, open until after `on_end`; None on ranks other than 0.
+        """
+        self._config, self._tracker = config, tracker
+        self._armed = False
+        """Whether the next step is measured."""
+        self._squares: dict[str, Tensor] = {}
+        """Group → () Σ of the squares of this rank's gradients of what was looked up."""
+        self._norms: dict[str, Tensor] = {}
+        """Part → () norm of its gradient."""
+        self._gate_L: Tensor | None = None
+        """(L,) Σ of the gates over this rank's rows."""
+        self._rows = 0
+
+    def on_start(self, event: Started) -> None:
+        """Asks the engine to be shown what is measured."""
+        self._engine = event.engine
+        self._epoch_steps = event.steps_per_epoch
+        self._train = RowClasses(event.engine.world.device)
+        self._evaluated = RowClasses(event.engine.world.device)
+        event.engine.watch = self._watch_rows
+        if not self._config.every_steps:
+            return
+        self._parts = parameters_by_part(event.engine)
+        event.engine.model.module.watch = self._watch_lookups
+        event.engine.optimizers.watch = self._watch_gradients
+        self._arm(event.resumed_step, event.steps_per_epoch)
+
+    def on_step(self, event: Stepped) -> None:
+        """Records what was seen of a measured step; decides whether the next one is measured."""
+        if self._armed:
+            metrics = self._measured()
+            if self._tracker is not None:
+                self._tracker.log_metrics(metrics, event.progress.step)
+        self._arm(event.progress.step, event.steps_left or self._epoch_steps)
+
+    def on_epoch_end(self, progress: Progress, epoch: int) -> None:
+        """Classes of the epoch's measured rows, and information abundance of the tables."""
+        metrics = {f"train/{name}": share for name, share in self._train.take().items()}
+        found = self._abundances()
+        metrics.update({f"abundance/{table}": value for table, value in found.items()})
+        if self._tracker is not None:
+            self._tracker.log_metrics(metrics, progress.step)
+
+    def on_evaluate(
+        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
+    ) -> None:
+        """Classes of the split's rows."""
+        metrics = {f"{split}/{name}": share for name, share in self._evaluated.take().items()}
+        if self._tracker is not None:
+            self._tracker.log_metrics(metrics, progress.step)
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Tables and attention of the best checkpoint, which is loaded now; draws all figures."""
+        engine = self._engine
+        share = shares_of_most(engine, self._abundances())
+        if len(dict(engine.tower.groups)) == 1:  # type: ignore[arg-type]
+            share = {table.partition("/")[2]: value for table, value in share.items()}
+        if share:
+            low = sorted((t for t in share if share[t] < COLLAPSED), key=share.__getitem__)
+            summary["collapsed_tables"] = {"below": COLLAPSED, "tables": low, "of": len(share)}
+        mass_LFF = attention_mass(engine, self._config.attention_rows)
+        if self._tracker is None:
+            return
+        name = engine.experiment.run_name
+        if share:
+            self._tracker.log_figure("abundance", abundance_figure(share, COLLAPSED, name))
+        if mass_LFF is not None:
+            self._record_attention(self._tracker, mass_LFF, name)
+        self._draw_history(self._tracker, name)
+
+    def _arm(self, step: int, steps_left: int) -> None:
+        """Before the step behind `step`, which is the epoch's last where steps_left is 1."""
+        every = self._config.every_steps
+        self._armed = every > 0 and ((step + 1) % every == 0 or steps_left == 1)
+        self._squares, self._norms, self._gate_L, self._rows = {}, {}, None, 0
+
+    def _watch_rows(self, output: Output, label_B: Tensor) -> None:
+        if not torch.is_grad_enabled():
+            self._evaluated.add(output.logits_B, label_B)
+        elif self._armed:
+            self._train.add(output.logits_B, label_B)
+            if GATE_MEAN in output.aux:
+                rows = label_B.numel()
+                gate_L = rows * output.aux[GATE_MEAN].detach().double()
+                self._gate_L = gate_L if self._gate_L is None else self._gate_L + gate_L
+                self._rows += rows
+
+    def _watch_lookups(self, emb: Mapping[str, Tensor]) -> None:
+        if self._armed and torch.is_grad_enabled():
+            for group, looked_up in emb.items():
+                if looked_up.requires_grad:
+                    looked_up.register_hook(partial(self._keep_square, group))
+
+    def _keep_square(self, group: str, grad: Tensor) -> None:
+        norm = torch.linalg.vector_norm(grad.detach(), dtype=torch.float32)
+        self._squares[group] = norm.double().square()
+
+    def _watch_gradients(self) -> None:
+        # they are the same on all ranks by now
+        if self._armed and self._tracker is not None:
+            for part, parameters in self._parts.items():
+                grads = [p.grad for p in parameters if p.grad is not None]
+                if grads:
+                    self._norms[part] = get_total_norm(grads)
+
+    def _measured(self) -> dict[str, float]:
+        """Of this step, the same on all ranks but for the norms of parts, which rank 0 has."""
+        world = self._engine.world
+        groups = sorted(self._squares)
+        gate_L = torch.empty(0) if self._gate_L is None else self._gate_L
+        sums = [torch.stack([self._squares[g] for g in groups])] if groups else []
+        rows = torch.tensor([float(self._rows)], dtype=torch.float64)
+        own = torch.cat([part.to(world.device).double() for part in (*sums, gate_L, rows)])
+        *sums_over_all, rows_of_all = sum_over_ranks(own).tolist()
+        # each rank's loss is multiplied by their number, as gradients are averaged over the ranks
+        metrics = {
+            f"grad_norm/looked_up_{group}": math.sqrt(square) / world.size
+            for group, square in zip(groups, sums_over_all, strict=False)
+        }
+        for layer, gate in enumerate(sums_over_all[len(groups) :], start=1):
+            metrics[f"gate/layer_{layer}"] = gate / rows_of_all
+        if self._norms:
+            norms = torch.stack(list(self._norms.values())).tolist()
+            metrics |= {f"grad_norm/{p}": n for p, n in zip(self._norms, norms, strict=True)}
+        return metrics
+
+    def _abundances(self) -> dict[str, float]:
+        rows = self._config.abundance_rows
+        return abundances(self._engine, rows) if rows else {}
+
+    def _record_attention(self, tracker: RunTracker, mass_LFF: Tensor, name: str) -> None:
+        schema = self._engine.dataset.schema
+        fields = [*schema.numeric, *(field.name for field in schema.categorical)]
+        text = json.dumps(top_pairs(mass_LFF, fields), indent=1, ensure_ascii=False)
+        tracker.log_artifact_text("attention_mass.json", text + "\n")
+        mean_FF = mass_LFF.mean(0).numpy()
+        tracker.log_figure("attention_mass", attention_figure(mean_FF, fields, name))
+
+    def _draw_history(self, tracker: RunTracker, name: str) -> None:
+        history = tracker.metric_history("grad_norm/", "gate/", "train/", "valid/")
+
+        def under(prefix: str) -> dict[str, dict[int, float]]:
+            return {n.removeprefix(prefix): p for n, p in history.items() if n.startswith(prefix)}
+
+        norms, gates = under("grad_norm/"), under("gate/")
+        if norms:
+            figure = steps_figure(norms, "gradient norm", name, logarithmic=True)
+            tracker.log_figure("gradient_norms", figure)
+        if gates:
+            tracker.log_figure("gates", steps_figure(gates, "mean gate", name, logarithmic=False))
+        if any(metric.endswith(CLASSES) for metric in history):
+            tracker.log_figure("classes", classes_figure(history, name))
+
+
+def parameters_by_part(engine: Engine) -> dict[str, list[nn.Parameter]]:
+    """The dense weights by part of the model, in the order of the weights.
+
+    A weight of the tower belongs to the first of the tower's `parts` that has a pattern for its
+    name, else to the tower's child that holds it; any other weight to the model's child.
+    """
+    declared: Mapping[str, tuple[str, ...]] = getattr(engine.tower, "parts", {})
+    inside = {id(p): name for name, p in engine.tower.named_parameters()}
+    parts: dict[str, list[nn.Parameter]] = {}
+    for full_name, parameter in engine.model.named_parameters():
+        if table_of(full_name) is not None:
+            continue
+        name = inside.get(id(parameter), full_name)
+        matching = (
+            part
+            for part, patterns in declared.items()
+            if id(parameter) in inside and any(fnmatchcase(name, p) for p in patterns)
+        )
+        parts.setdefault(next(matching, name.partition(".")[0]), []).append(parameter)
+    return parts
+
+
+@torch.no_grad()
+def attention_mass(engine: Engine, rows: int) -> Tensor | None:
+    """Mean attention over the first rows of valid; every rank calls it.
+
+    Args:
+        engine: its tower may have `attention_mass`.
+        rows: how many, at least; whole steps of evaluation are taken.
+
+    Returns:
+        (L, F, F) float64 on the CPU, the same on all ranks; None where the tower has none, or the
+        data set no valid split, or rows is 0.
+    """
+    measure = getattr(engine.tower, "attention_mass", None)
+    valid = engine.dataset.manifest.splits.get("valid")
+    world = engine.world
+    if measure is None or rows == 0 or valid is None or valid.rows < world.size:
+        return None
+    loader = Loader(
+        engine.dataset,
+        "valid",
+        engine.experiment.loader,
+        rank=world.rank,
+        world_size=world.size,
+        shuffle=False,
+        batch_size=engine.experiment.train.eval_batch_size,
+    )
+    training = engine.model.training
+    engine.model.eval()
+    total_LFF, seen = torch.zeros((), dtype=torch.float64, device=world.device), 0
+    for batch in loader:
+        batch = batch.to(world.device)
+        with autocast(engine):
+            mass_LFF = measure(engine.model.module.embed(batch))
+        total_LFF = total_LFF + batch.label_B.numel() * mass_LFF.double()
+        seen += batch.global_size
+        if seen >= rows:
+            break
+    engine.model.train(training)
+    return (sum_over_ranks(total_LFF) / seen).cpu()
+
+
+def top_pairs(mass_LFF: Tensor, fields: list[str]) -> dict[str, Any]:
+    """Which fields attend most to which others, JSON-ready.
+
+    Args:
+        mass_LFF: (L, F, F) mean attention.
+        fields: F names.
+    """
+    mean_FF = mass_LFF.mean(0)
+    count = len(fields)
+    order = torch.argsort(mean_FF.flatten(), descending=True, stable=True).tolist()
+    places = [(place // count, place % count) for place in order]
+    pairs = [
+        {
+            "from": fields[i],
+            "to": fields[j],
+            "attention": float(mean_FF[i, j]),
+            "by_layer": mass_LFF[:, i, j].tolist(),
+        }
+        for i, j in places
+        if i != j
+    ]
+    return {
+        "uniform": 1 / count,
+        "to_itself": {field: float(mean_FF[i, i]) for i, field in enumerate(fields)},
+        "pairs": pairs[:_TOP_PAIRS],
+    }
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))

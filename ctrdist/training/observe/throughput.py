@@ -1,0 +1,226 @@
+"""Where the time of a run's steps goes, and how far that is from what the machine can do.
+
+Two floors are measured on all workers at once, as training uses them: a matrix product in the
+tower's precision, and a copy of memory larger than the caches. The tower's floating-point
+operations and the bytes that lookups and updates of tables must move, over these, give the time
+that no implementation could beat on this machine without overlapping the two.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch.utils.flop_counter import FlopCounterMode
+
+from ctrdist.config.experiment import TableOptimConfig
+from ctrdist.distributed.communication_timer import EXCHANGES
+from ctrdist.distributed.process_group import sum_over_ranks
+from ctrdist.models.pairs import PairMemory
+from ctrdist.protocols import Batch
+from ctrdist.training.build import Engine
+
+PHASES = ("loader", "forward", "backward", "optimizer", "other")
+_WARM_UP = 3
+"""Steps that are not counted: kernels are chosen and memory is found in them."""
+_SAMPLED = 16
+"""On a GPU every so many steps are timed: timing waits for the device."""
+_FLOAT = 4  # bytes
+
+
+@dataclass
+class Clock:
+    """Sums the time between marks by the phase that ends with each."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    steps: int = 0
+    """Steps that were timed."""
+    exchanging: float = 0.0
+    """Seconds of these steps in exchanges between workers."""
+    _exchanged: float = 0.0
+    _seen: int = 0
+    _last: float = 0.0
+    _timing: bool = False
+
+    def begin(self) -> None:
+        """A step begins, with waiting for its batch."""
+        self._seen += 1
+        self._timing = self._seen > _WARM_UP and (
+            self.device.type == "cpu" or self._seen % _SAMPLED == 0
+        )
+        EXCHANGES.recording = self._timing
+        self._exchanged = EXCHANGES.seconds
+        self._last = self._now()
+
+    def mark(self, phase: str) -> None:
+        """The phase ends here."""
+        if self._timing:
+            now = self._now()
+            self.seconds[phase] += now - self._last
+            self._last = now
+
+    def end(self) -> None:
+        """The step is over."""
+        self.mark("other")
+        self.steps += self._timing
+        if self._timing:
+            self.exchanging += EXCHANGES.seconds - self._exchanged
+            EXCHANGES.recording = False
+
+    def _now(self) -> float:
+        if self._timing and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one worker can do while the others do the same."""
+
+    flops_per_s: float
+    """Of a matrix product in the tower's precision."""
+    bytes_per_s: float
+    """Read and written by a copy."""
+
+
+def measure_limits(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> Limits:
+    """Measures for about twice so many seconds; every rank calls it at the same time."""
+
+    def rate(work: int, run: object) -> float:
+        assert callable(run)
+        run()
+        _wait(device)
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            run()
+            _wait(device)
+            count += 1
+        return work * count / (time.perf_counter() - begun)
+
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    out = torch.empty_like(a)
+    flops = rate(2 * size**3, lambda: torch.mm(a, a, out=out))
+    source = torch.empty(2**26 if device.type == "cuda" else 2**24, device=device)
+    target = torch.empty_like(source)
+    return Limits(
+        flops_per_s=flops,
+        bytes_per_s=rate(2 * source.nbytes, lambda: target.copy_(source)),
+    )
+
+
+def count_flops(engine: Engine, batch: Batch) -> int:
+    """Floating-point operations of the tower's matrix products in one forward pass over a batch.
+
+    Runs the forward pass without a gradient, so every rank calls it in the same step.
+    """
+    training = engine.model.training
+    engine.model.eval()  # running statistics must not see the batch twice
+    with (
+        torch.compiler.set_stance("force_eager"),  # what is compiled cannot be counted
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        engine.model(batch)
+    engine.model.train(training)
+    return counter.get_total_flops()
+
+
+def table_bytes(engine: Engine, batch: Batch) -> int:
+    """Bytes that lookup and update of the batch's ids move at least, on all workers together.
+
+    Each id: its row is read by the lookup, read and written by the update, its state read and
+    written, its gradient read.
+    """
+    optim = engine.experiment.optim
+    width = sum(dict(engine.tower.groups).values())  # type: ignore[arg-type]
+    pairs: PairMemory | None = engine.model.module.pairs
+    numbers = batch.sparse.values().numel() * width * _moved(optim.tables)
+    if pairs is not None:
+        ids = sum(table.ids_per_row for table in pairs.tables) * batch.label_B.numel()
+        numbers += ids * pairs.declared.dim * _moved(optim.codebooks or optim.tables)
+    return int(numbers * _FLOAT)
+
+
+def _moved(tables: TableOptimConfig) -> float:
+    """Numbers that move for each one that is looked up and updated."""
+    state = {"adagrad": 1.0, "adam": 2.0}.get(tables.name, 0.0)
+    return 1 + 2 + 2 * state + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one step has to do."""
+
+    flops: int
+    """Of this rank's forward pass, by :func:`count_flops`."""
+    moved: int
+    """Of this rank's ids, by :func:`table_bytes`."""
+    rows: int
+    """Of the step on all workers."""
+
+    @classmethod
+    def of(cls, engine: Engine, batch: Batch) -> Work:
+        """Counts over a batch; every rank calls it in the same step."""
+        return cls(
+            flops=count_flops(engine, batch),
+            moved=table_bytes(engine, batch),
+            rows=batch.global_size,
+        )
+
+
+def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
+    """Shares of the time and distance to the limits; every rank calls it.
+
+    Args:
+        engine: what was trained.
+        clock: of this rank.
+        work: of a step of this rank.
+
+    Returns:
+        Means over the ranks, JSON-ready; empty if no step was timed. communication, with more than
+        one worker, is the share of a step in which a worker exchanges or waits for others
+        (ctrdist.distributed.communication_timer), and part of the other shares.
+    """
+    timed = torch.tensor([clock.steps], dtype=torch.int64, device=engine.world.device)
+    if int(sum_over_ranks(timed)) == 0 or not clock.steps:
+        return {}
+    bf16 = engine.experiment.train.precision == "bfloat16"
+    limits = measure_limits(engine.world.device, torch.bfloat16 if bf16 else torch.float32)
+    per_step = {phase: clock.seconds[phase] / clock.steps for phase in PHASES}
+    own = [
+        *per_step.values(),
+        3.0 * work.flops,
+        float(work.moved),
+        limits.flops_per_s,
+        limits.bytes_per_s,
+        clock.exchanging / clock.steps,
+    ]
+    mean = torch.tensor(own, dtype=torch.float64, device=engine.world.device)
+    sum_over_ranks(mean)
+    mean /= dist.get_world_size()
+    *phases, flops, bytes_moved, flops_per_s, bytes_per_s, exchanging = mean.tolist()
+    step = sum(phases)
+    floor = flops / flops_per_s + bytes_moved / bytes_per_s
+    result = {f"share_{name}": value / step for name, value in zip(PHASES, phases, strict=True)}
+    if dist.get_world_size() > 1:
+        result["communication"] = exchanging / step
+    return {
+        "step_ms": 1000 * step,
+        "samples_per_s": work.rows / step,
+        **result,
+        "tower_gflops_per_worker": flops / step / 1e9,
+        "matmul_gflops_per_worker": flops_per_s / 1e9,
+        "tables_gb_per_s_per_worker": bytes_moved / step / 1e9,
+        "copy_gb_per_s_per_worker": bytes_per_s / 1e9,
+        "floor_ms": 1000 * floor,
+        "times_the_floor": step / floor,
+    }
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,231 @@
+"""What a person sees of a run: a progress bar on a terminal, else lines; a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from ctrdist.training.faults.stopping import interrupted_text
+
+LINE_SECONDS = 10.0
+_TABLES_NAMED = 10
+_METRICS = {
+    "auc": "AUC",
+    "logloss": "logloss",
+    "ne": "NE",
+    "calibration": "calibration",
+    "gauc": "gAUC",
+    "rows": "rows",
+}
+
+
+class RunConsole:
+    """Shows the messages of a run on stderr, and its results on stdout. Use as a context."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._steps_per_epoch = 0
+        self._last_line = time.monotonic()
+        self._best_epoch: int | None = None
+        self._hung = False
+
+    def __enter__(self) -> RunConsole:
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, text="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def note(self, text: str) -> None:
+        """A line."""
+        console = self._console if self._bar is None else self._bar.console
+        # no markup: what a library says may hold [brackets]
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def show(self, message: dict[str, Any]) -> None:
+        """One message of :mod:`ctrdist.training.observe.observers`."""
+        handler = getattr(self, f"_on_{message['kind']}", None)
+        if handler is not None:
+            handler(message)
+
+    def _on_start(self, m: dict[str, Any]) -> None:
+        self._steps_per_epoch = m["steps_per_epoch"]
+        self._last_line = time.monotonic()
+        held = ", ".join(f"{b / 2**20:,.1f}" for b in m["bytes_per_rank"][:8])
+        more = " …" if len(m["bytes_per_rank"]) > 8 else ""
+        self.note(
+            f"{m['model']} · run {m['run_name']} · {plural(m['workers'], 'worker')} on "
+            f"{m['device']}\n"
+            f"{m['tables']} tables ({', '.join(m['kinds'])}), {m['table_parameters']:,} weights, "
+            f"MiB per worker: {held}{more}; tower {m['dense_parameters']:,} weights"
+        )
+        if m["resumed_step"]:
+            self.note(f"goes on from step {m['resumed_step']:,}")
+
+    def _on_step(self, m: dict[str, Any]) -> None:
+        total = max(self._steps_per_epoch, 1)
+        done = total - m["steps_left"]
+        rate = m["samples_per_s"]
+        left = m["steps_left"] * (m["epoch_rows"] / max(done, 1)) / max(rate, 1e-9)
+        text = f"loss {m['loss']:.4f} · {rate:,.0f} rows/s · {clock(left)} left"
+        title = f"epoch {m['epoch'] + 1}/{m['epochs']}"
+        if self._bar is not None:
+            self._bar.update(self._task, description=title, total=total, completed=done, text=text)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.note(f"{title}: {100 * done / total:.0f}%, {text}")
+
+    def _on_hang(self, m: dict[str, Any]) -> None:
+        if not self._hung:  # all workers hang, one line is enough
+            self.note(
+                f"worker {m['rank']}: nothing finished for {m['seconds']:g} s; Python stacks of "
+                f"all workers are in {m['stacks']}"
+            )
+        self._hung = True
+
+    def _on_restart(self, m: dict[str, Any]) -> None:
+        self._hung = False
+        where = f"from step {m['step']:,}" if m["step"] else "from the beginning"
+        if m["told_to_stop"]:
+            self.note(f"{m['reason']}; the workers start again {where}")
+            return
+        most = "" if m["max_restarts"] < 0 else f" of {m['max_restarts']}"
+        self.note(
+            f"worker {m['rank']} failed ({m['reason']}); the workers start again {where} "
+            f"(restart {m['restarts']}{most})"
+        )
+
+    def _on_waiting(self, m: dict[str, Any]) -> None:
+        self.note(
+            f"waiting for {plural(m['wanted'], 'worker')}: the cluster has "
+            f"{plural(m['there'], m['unit'])}. --min-workers lets a run go on with fewer"
+        )
+
+    def _on_stopping(self, m: dict[str, Any]) -> None:
+        self.note("writing a checkpoint; a second signal ends the run at once")
+
+    def _on_interrupted(self, m: dict[str, Any]) -> None:
+        self.note(interrupted_text(m["step"]))
+
+    def _on_evaluation(self, m: dict[str, Any]) -> None:
+        metrics = m["metrics"]
+        shown = f"AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}"
+        if "gauc" in metrics:
+            shown += f", gAUC {metrics['gauc']:.5f}"
+        if m["split"] != "valid":
+            return
+        mark = " (best)" if m["best"] else f" (no better for {m['stale_epochs']})"
+        self.note(f"epoch {m['epoch'] + 1}: train loss {m['train_loss']:.5f}, valid {shown}{mark}")
+        self._last_line = time.monotonic()
+
+    def show_results(self, result: dict[str, Any]) -> None:
+        """The table at the end, where everything is, and what to do next."""
+        out = Console()
+        table = Table(
+            "split",
+            *_METRICS.values(),
+            title=f"{result['run_name']}, best of {plural(result['epochs'], 'epoch')}",
+        )
+        for split in ("valid", "test"):
+            metrics = result.get(split) or {}
+            if metrics:
+                table.add_row(split, *(_number(name, metrics.get(name)) for name in _METRICS))
+        out.print(table)
+        uri = result.get("tracking_uri") or ""
+        local = uri.startswith("sqlite")
+        lines = [
+            f"stopped: {result['stopped']}; {result['steps']:,} steps, "
+            f"{result['rows_seen']:,} rows, {result['samples_per_s']:,.0f} rows/s",
+            *_throughput(result.get("throughput") or {}),
+            *_collapsed(result.get("collapsed_tables") or {}),
+            f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
+            f"checkpoint {result['checkpoint']}",
+            f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
+        ]
+        out.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def show_evaluation(result: dict[str, Any], split: str) -> None:
+    """The table of jobs/evaluate.py."""
+    out = Console()
+    table = Table("split", *_METRICS.values(), title=f"step {result['step']:,}")
+    table.add_row(split, *(_number(name, result[split].get(name)) for name in _METRICS))
+    out.print(table)
+    out.print(f"checkpoint {result['checkpoint']}", highlight=False, soft_wrap=True)
+
+
+def _throughput(t: dict[str, float]) -> list[str]:
+    """Where a step's time went, and how far from the machine's limits it is."""
+    if not t:
+        return []
+    shares = ", ".join(
+        f"{name} {100 * t[f'share_{name}']:.0f}%"
+        for name in ("loader", "forward", "backward", "optimizer", "other")
+    )
+    if "communication" in t:
+        shares += f"; workers were exchanging for {100 * t['communication']:.0f}% of it"
+    return [
+        f"a step took {t['step_ms']:.1f} ms: {shares}",
+        f"this machine's floor for it is {t['floor_ms']:.1f} ms, {t['times_the_floor']:.0f} times "
+        f"less: tower at {t['tower_gflops_per_worker']:.1f} of "
+        f"{t['matmul_gflops_per_worker']:.0f} GFLOP/s, tables at "
+        f"{t['tables_gb_per_s_per_worker']:.2f} of {t['copy_gb_per_s_per_worker']:.1f} GB/s, "
+        "per worker",
+    ]
+
+
+def _collapsed(found: dict[str, Any]) -> list[str]:
+    """Which tables use few of their dimensions, if any."""
+    tables = found.get("tables") or []
+    if not tables:
+        return []
+    more = f" and {len(tables) - _TABLES_NAMED:,} more" if len(tables) > _TABLES_NAMED else ""
+    uses = "uses" if len(tables) == 1 else "use"
+    return [
+        f"{len(tables):,} of {plural(found['of'], 'table')} {uses} less than "
+        f"{100 * found['below']:g}% of the dimensions: {', '.join(tables[:_TABLES_NAMED])}{more}"
+    ]
+
+
+def plural(count: int, noun: str) -> str:
+    """The count and its noun: ``1 worker``, ``2 workers``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if name == "rows" else f"{value:.5f}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

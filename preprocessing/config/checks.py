@@ -1,0 +1,145 @@
+"""What a data-set YAML may not say."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ctrdist.errors import ConfigError
+from preprocessing.config.settings import LABEL, USER, PreprocessConfig
+
+JOINED_ROLES = ("numeric", "categorical", "multi_valued", "ignore")
+
+
+def check(config: PreprocessConfig) -> None:
+    """Raises ConfigError for settings that cannot work."""
+    _check_joins(config)
+    _check_columns(config)
+    _check_split(config)
+    _check_encodings(config)
+    for name in ("min_count", "row_group_size", "shard_bytes"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1.")
+    if config.workers < 0:
+        raise ConfigError(
+            f"workers is {config.workers}; give 0 for one per CPU, or a positive number."
+        )
+
+
+def _check_columns(config: PreprocessConfig) -> None:
+    if not config.columns:
+        raise ConfigError(
+            "no columns: give --config a data-set YAML, such as jobs/configs/data/criteo.yaml."
+        )
+    for kind in ("label", "user", "timestamp"):
+        given = [c.name for c in config.columns if c.role == kind]
+        if len(given) > 1 or (kind == "label" and not given):
+            raise ConfigError(
+                f"columns: {len(given)} with role {kind} ({', '.join(given) or 'none'}); "
+                f"a data set has {'exactly' if kind == 'label' else 'at most'} one."
+            )
+    if not any(
+        c.role in ("numeric", "categorical", "multi_valued", "user") for c in config.all_columns
+    ):
+        raise ConfigError(
+            "columns: no feature; one at least must be numeric, categorical, multi_valued or user."
+        )
+    joined = [
+        c.name
+        for join in config.joins
+        for c in join.columns
+        if c.name != join.key and c.role != "ignore"
+    ]
+    names = Counter([c.name for c in config.columns] + joined)
+    names.update(
+        f"{c.name}_bucket" for c in config.of_role("numeric") if config.numeric_of(c) != "number"
+    )
+    names.update([*config.derived, *(c.name for c in config.crosses)])
+    repeated = [name for name, count in names.items() if count > 1]
+    if repeated:
+        raise ConfigError(f"columns: each name may occur once, repeated: {', '.join(repeated)}.")
+    written = [c.name for c in (*config.numeric, *config.categorical, *config.of_role("timestamp"))]
+    reserved = [name for name in (LABEL, USER) if name in written]
+    if reserved:
+        raise ConfigError(
+            f"columns: a field may not be called {reserved[0]}: "
+            "the output has a column of that name."
+        )
+
+
+def _check_joins(config: PreprocessConfig) -> None:
+    for join in config.joins:
+        if join.key not in [c.name for c in config.columns] or join.key not in [
+            c.name for c in join.columns
+        ]:
+            raise ConfigError(
+                f"joins: the key {join.key} must be a column of the log and of {join.file}."
+            )
+        wrong = [c for c in join.columns if c.role not in JOINED_ROLES and c.name != join.key]
+        if wrong:
+            raise ConfigError(
+                f"joins: column {wrong[0].name} of {join.file} has role {wrong[0].role}; "
+                f"a joined column is one of {', '.join(JOINED_ROLES)}."
+            )
+
+
+def _check_encodings(config: PreprocessConfig) -> None:
+    for column in config.all_columns:
+        if column.encoding == "hash" and column.num_buckets is None:
+            raise ConfigError(
+                f"columns: {column.name} has `encoding: hash` and no num_buckets; "
+                "say into how many ids it is hashed."
+            )
+        for name in ("num_buckets", "max_size", "min_count", "max_length", "num_quantiles"):
+            value = getattr(column, name)
+            if value is not None and value < (2 if name == "num_quantiles" else 1):
+                raise ConfigError(
+                    f"columns: {name} of {column.name} is {value}; it must be at least "
+                    f"{2 if name == 'num_quantiles' else 1}."
+                )
+    crossable = [c.name for c in config.of_role("categorical", "user")]
+    for cross in config.crosses:
+        wrong = [name for name in cross.columns if name not in crossable]
+        if wrong or len(set(cross.columns)) < 2:
+            raise ConfigError(
+                f"crosses: {cross.name} is made of {', '.join(cross.columns) or 'nothing'}; "
+                "give two or more different categorical or user columns "
+                f"({', '.join(crossable)})."
+            )
+        if cross.num_buckets < 1:
+            raise ConfigError(
+                f"crosses: num_buckets of {cross.name} is {cross.num_buckets}; "
+                "it must be at least 1."
+            )
+    if not 0 <= config.bad_rows.limit <= 1:
+        raise ConfigError(
+            f"bad_rows.limit is {config.bad_rows.limit}; give a share between 0 and 1."
+        )
+
+
+def _check_split(config: PreprocessConfig) -> None:
+    split = config.split
+    if split.by == "time":
+        if not config.of_role("timestamp"):
+            raise ConfigError("split.by is time; one column must have the role timestamp.")
+        if split.times and (len(split.times) != 2 or split.times[0] > split.times[1]):
+            raise ConfigError(
+                f"split.times is {split.times}; give the first second of valid and then that "
+                "of test, or nothing."
+            )
+    for name in ("times", "valid", "test"):
+        if getattr(split, name) and split.by != ("time" if name == "times" else "file"):
+            raise ConfigError(
+                f"split.{name} is given, and split.by is {split.by}, which does not use it; "
+                f"set split.by to {'time' if name == 'times' else 'file'}, or remove it."
+            )
+    fractions = config.split.fractions
+    if (
+        len(fractions) != 3
+        or min(fractions) < 0
+        or abs(sum(fractions) - 1) > 1e-6
+        or fractions[0] == 0
+    ):
+        raise ConfigError(
+            f"split.fractions is {fractions}; give three parts, of train, valid and test, "
+            "none negative, train above 0, with the sum 1."
+        )

@@ -1,0 +1,292 @@
+"""Rows of text whose columns are separated by a character, and what is wrong with a line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from ctrdist.errors import ConfigError, DataError
+from preprocessing.config.settings import ColumnConfig, FormatConfig
+from preprocessing.sources.row_errors import Fault
+from preprocessing.sources.shards import Piece
+from preprocessing.sources.text_blocks import (
+    MAX_LINE_BYTES,
+    TextBlock,
+    read_text,
+    without_blank_lines,
+)
+
+_STAND_IN = "\x1f"  # Arrow separates at one byte: longer separators are replaced by this
+_HEADER_BYTES = 2**16
+
+csv.field_size_limit(MAX_LINE_BYTES)
+
+
+class LineCheck:
+    """Tells what is wrong with a line; accepts those that :func:`parse_text` accepts.
+
+    Python's csv module takes the same lines apart in the same way as Arrow; a test holds that.
+    """
+
+    def __init__(self, layout: FormatConfig, names: Sequence[str]) -> None:
+        """`names`: all columns of the file, in its order."""
+        self._layout = layout
+        self._names = names
+        self._codec = _codec(layout.encoding)
+        self._quote = quote_of(layout)
+        self._separator = separator_of(layout)
+        self._shown = {"\t": "tab"}.get(self._separator, self._separator)
+
+    def __call__(self, line: bytes) -> Fault | None:
+        """What is wrong with a line as it is in the file, without its line feed; None: nothing."""
+        line = line.removesuffix(b"\r")
+        try:
+            text = line.decode(self._codec)
+        except UnicodeError as error:
+            return not_decoded(self._layout, error)
+        if "\r" in text:
+            return Fault("a carriage return within the line", "Fix the row.")
+        if _replaced(self._separator) and _STAND_IN in text:
+            return Fault(
+                "the character 0x1F, which may not occur where the separator is longer than one "
+                f"character ({self._shown})",
+                "Remove it from the row.",
+            )
+        count, opened = text.count(self._separator) + 1, False
+        if self._quote and self._quote in text:
+            fields, opened = _taken_apart(text, self._layout)
+            count = len(fields)
+        if opened:
+            return Fault(
+                f"a quote ({self._quote}) is opened and not closed on the line",
+                "Fix the row, or set `format.quote` to the character in use, or to '' for none.",
+            )
+        if count != len(self._names):
+            return Fault(
+                f"{count} columns, expected {len(self._names)} ({_short(self._names)}), "
+                f"separated by {self._shown}",
+                "Fix the row, or correct `columns` or `format` in the data-set YAML.",
+            )
+        return None
+
+
+def delimited_blocks(
+    piece: Piece,
+    layout: FormatConfig,
+    columns: Sequence[ColumnConfig],
+    block_bytes: int | None = None,
+) -> Iterator[tuple[TextBlock, list[str]]]:
+    """Blocks without the header, and the names of all columns of the file in its order.
+
+    Raises:
+        DataError: the header lacks a column or has one twice, or see :func:`read_text`.
+    """
+    names = None if layout.header else [c.name for c in columns]
+    if names is None and piece.start:
+        names = _names_in_header(piece, layout, columns)
+    for block in read_text(piece, block_bytes):
+        if names is None and count_lines(block):
+            names = _header(block, layout, columns)
+            block = _drop_header(block)
+        if names is not None:
+            yield block, names
+    if names is None:
+        raise _no_header(piece)
+
+
+def count_lines(block: TextBlock) -> int:
+    """Rows of a block, a header included."""
+    return without_blank_lines(block.raw).count(b"\n")
+
+
+def parse_text(
+    block: TextBlock, config: FormatConfig, names: Sequence[str], wanted: Sequence[str]
+) -> pa.Table:
+    """Columns of a block as text; one row per line that is not blank.
+
+    Args:
+        block: without the header.
+        config: the layout.
+        names: all columns of the file, in its order.
+        wanted: the columns to keep.
+
+    Raises:
+        DataError: a line has another number of columns, or bytes that are not of the encoding.
+    """
+    raw = without_blank_lines(block.raw)
+    table = parse_lines(raw, config, names, wanted)
+    if table is not None:
+        return table
+    check = LineCheck(config, names)
+    for row, line in enumerate(raw.split(b"\n")[:-1]):
+        if fault := check(line):
+            raise fault.error(block.line(row))
+    raise DataError(f"{block.line(0)} and following: not readable as {config.type}. Fix the rows.")
+
+
+def parse_lines(
+    raw: bytes, config: FormatConfig, names: Sequence[str], wanted: Sequence[str]
+) -> pa.Table | None:
+    """The wanted columns of lines of which none is blank; None where a line cannot be right."""
+    rows = raw.count(b"\n")
+    if rows == 0:
+        return pa.table({name: pa.array([], pa.string()) for name in wanted})
+    separator, quote = separator_of(config), quote_of(config)
+    if b"\r" in raw and raw.count(b"\r") != raw.count(b"\r\n"):
+        return None
+    last = raw[raw.rfind(b"\n", 0, -1) + 1 : -1]
+    if quote and quote.encode() in last and LineCheck(config, names)(last):
+        return None  # Arrow takes a quote that is open at the end for a value with a line end
+    try:
+        if not raw.isascii():
+            raw = raw.decode(_codec(config.encoding)).encode()
+        if _replaced(separator):
+            if _STAND_IN.encode() in raw:
+                return None
+            raw, separator = raw.replace(separator.encode(), _STAND_IN.encode()), _STAND_IN
+        table = pa_csv.read_csv(
+            pa.BufferReader(raw),
+            read_options=pa_csv.ReadOptions(
+                column_names=list(names), block_size=len(raw) + 1, use_threads=False
+            ),
+            parse_options=pa_csv.ParseOptions(delimiter=separator, quote_char=quote or False),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in wanted},
+                include_columns=list(wanted),
+                strings_can_be_null=False,
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeError):
+        return None
+    # Fewer rows than lines: an opened quote swallowed line ends.
+    return table.combine_chunks() if table.num_rows == rows else None
+
+
+def not_decoded(layout: FormatConfig, error: UnicodeError) -> Fault:
+    """Bytes that are not of the encoding."""
+    reason = getattr(error, "reason", str(error))
+    return Fault(
+        f"not {layout.encoding} ({reason})",
+        "Set `format.encoding` to the file's, such as latin-1; "
+        "a compressed file's name must end in .gz or .zst.",
+    )
+
+
+def decoded(raw: bytes, layout: FormatConfig) -> bytes:
+    """Text in UTF-8; raises UnicodeError."""
+    return raw if raw.isascii() else raw.decode(_codec(layout.encoding)).encode()
+
+
+def _names_in_header(
+    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+) -> list[str]:
+    """Of a file that is read from somewhere in its middle."""
+    top = Piece(url=piece.url, name=piece.name, start=0, end=2**62)
+    for block in read_text(top, _HEADER_BYTES):
+        if count_lines(block):
+            return _header(block, layout, columns)
+    raise _no_header(piece)
+
+
+def _header(block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConfig]) -> list[str]:
+    """Names in the first line that is not blank. Those that nobody needs are made unique."""
+    line = next(line for line in block.raw.split(b"\n") if line.strip(b"\r")).removesuffix(b"\r")
+    try:
+        text = line.decode(_codec(layout.encoding))
+    except UnicodeError as error:
+        raise not_decoded(layout, error).error(block.line(0)) from error
+    fields, opened = _taken_apart(text, layout)
+    counts = Counter(fields)
+    remedy = "Correct `columns` or `format` in the data-set YAML."
+    lacking = [c.name for c in columns if c.name not in counts]
+    if lacking or opened:
+        shown = ", ".join(fields if len(text) < 2000 else [*fields[:5], "…"])[:2000]
+        raise DataError(
+            f"{block.line(0)}: the header has no column {', '.join(lacking)}; it has {shown}. "
+            + remedy
+        )
+    twice = [c.name for c in columns if counts[c.name] > 1]
+    if twice:
+        raise DataError(
+            f"{block.line(0)}: the header has column {', '.join(twice)} more than once. "
+            "Rename one in the file."
+        )
+    return [name if counts[name] == 1 else f"{name}\0{i}" for i, name in enumerate(fields)]
+
+
+def _drop_header(block: TextBlock) -> TextBlock:
+    lines = block.raw.split(b"\n")
+    first = next(i for i, line in enumerate(lines) if line.strip(b"\r"))
+    return TextBlock(
+        piece=block.piece,
+        raw=b"\n".join(lines[first + 1 :]),
+        skipped=block.skipped + first + 1,
+        consumed=block.consumed,
+    )
+
+
+def _no_header(piece: Piece) -> DataError:
+    return DataError(
+        f"{piece.name}: empty; it should begin with a header. Set `format.header` if it has none."
+    )
+
+
+def _taken_apart(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
+    """Its values, and whether a quote stays open."""
+    separator, quote = separator_of(layout), quote_of(layout)
+    if not quote:
+        return line.split(separator), False
+    if _replaced(separator):
+        line, separator = line.replace(separator, _STAND_IN), _STAND_IN
+    try:
+        rows = csv.reader(iter([line, ""]), delimiter=separator, quotechar=quote)
+        return next(rows), rows.line_num > 1
+    except csv.Error:
+        return [], True
+
+
+@lru_cache
+def _codec(encoding: str) -> str:
+    """Python's name of an encoding in which line ends are bytes of their own."""
+    try:
+        if bytes(range(128)).decode(encoding).encode() == bytes(range(128)):
+            return codecs.lookup("utf-8" if encoding == "ascii" else encoding).name
+    except (LookupError, UnicodeError):
+        pass
+    raise ConfigError(
+        f"format.encoding is {encoding}; give one of Python's encodings that keep ASCII, such as "
+        "utf-8 or latin-1, and convert other files."
+    )
+
+
+def separator_of(layout: FormatConfig) -> str:
+    """What stands between two columns of a text."""
+    separator = layout.separator or {"tsv": "\t", "csv": ","}[layout.type]
+    if "\n" in separator or "\r" in separator:
+        raise ConfigError("format.separator has a line end in it; rows end there. Give another.")
+    return separator
+
+
+def _replaced(separator: str) -> bool:
+    return len(separator.encode()) > 1
+
+
+def quote_of(layout: FormatConfig) -> str:
+    """The character around values that contain the separator; empty for none."""
+    quote = {"tsv": "", "csv": '"'}[layout.type] if layout.quote is None else layout.quote
+    if len(quote.encode()) > 1 or (quote and quote in "\r\n" + separator_of(layout)):
+        raise ConfigError(
+            f"format.quote is {quote!r}; give one ASCII character that is not in the separator, "
+            "or '' for none."
+        )
+    return quote
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])

@@ -1,0 +1,287 @@
+"""JSON lines: one object per line, whose members are the columns.
+
+What a column becomes follows from its role alone, and not from what a block happens to hold: text
+for a category, a float64 for a number, an int64 for a time, a list of texts where it is
+multi-valued. A number that is a category is its text as the file writes it.
+
+Arrow reads a block where the first lines tell the types of all; Python reads the others, with the
+same result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pa_json
+
+from preprocessing.config.settings import ColumnConfig, FormatConfig
+from preprocessing.sources.casting import cast_what_fits
+from preprocessing.sources.delimited import decoded, not_decoded
+from preprocessing.sources.row_errors import Fault, wrong_value
+from preprocessing.sources.text_blocks import TextBlock, without_blank_lines
+
+_SAMPLE = 20
+_NUMBERS = ("label", "numeric")
+
+
+class _Number(str):
+    """A JSON number as it is written."""
+
+
+class _NotOne(Exception):
+    """A value that is an object or a list."""
+
+
+def parse_json(
+    block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConfig], wanted: Sequence[str]
+) -> pa.Table:
+    """The wanted columns of a block; null where a line has no such member, or null for it.
+
+    Raises:
+        DataError: a line that is no JSON object, or a value that is not of its column's kind.
+    """
+    kinds = _kinds(columns, wanted)
+    raw = without_blank_lines(block.raw)
+    table = _fast(raw, layout, kinds)
+    if table is None:
+        table, _, faults = read_json_lines(raw.split(b"\n")[:-1], layout, columns, wanted)
+        for row, fault in faults:
+            raise fault.error(block.line(row))
+    return table
+
+
+def read_json_lines(
+    lines: Sequence[bytes],
+    layout: FormatConfig,
+    columns: Sequence[ColumnConfig],
+    wanted: Sequence[str],
+) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+    """Reads lines one by one.
+
+    Args:
+        lines: none of them blank.
+        layout: encoding and missing texts.
+        columns: of the log.
+        wanted: those to read.
+
+    Returns:
+        The wanted columns of the good lines, their indices, and what is wrong with the others, in
+        order.
+    """
+    kinds = _kinds(columns, wanted)
+    faults: dict[int, Fault] = {}
+    rows, objects = [], []
+    for index, line in enumerate(lines):
+        try:
+            objects.append(_object(line, layout))
+            rows.append(index)
+        except _NotGood as error:
+            faults[index] = error.fault
+    arrays, good = {}, np.ones(len(rows), bool)
+    for name, column in kinds.items():
+        arrays[name], wrong = _column([found.get(name) for found in objects], column, layout)
+        for i, fault in wrong.items():
+            faults.setdefault(rows[i], fault)
+            good[i] = False
+    table = pa.table(arrays)
+    if not good.all():
+        table = table.filter(pa.array(good))
+    return table, np.asarray(rows, np.int64)[good], sorted(faults.items(), key=lambda f: f[0])
+
+
+_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+
+
+class _NotGood(Exception):
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+
+def _kinds(columns: Sequence[ColumnConfig], wanted: Sequence[str]) -> dict[str, ColumnConfig]:
+    by_name = {column.name: column for column in columns}
+    return {name: by_name[name] for name in wanted}
+
+
+def _object(line: bytes, layout: FormatConfig) -> dict[str, Any]:
+    try:
+        text = decoded(line, layout).decode()
+        found = _DECODER.decode(text)
+        if b"\\u" in line:
+            json.dumps(found, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise _NotGood(
+            Fault(
+                f"not JSON ({error.msg} at character {error.colno})",
+                "Write each row as one JSON object on a line of its own.",
+            )
+        ) from error
+    except UnicodeEncodeError as error:
+        raise _NotGood(Fault("half of a surrogate pair in a text", "Fix the row.")) from error
+    except UnicodeError as error:
+        raise _NotGood(not_decoded(layout, error)) from error
+    except RecursionError as error:
+        raise _NotGood(Fault("nested too deeply", "Give one object per line.")) from error
+    if isinstance(found, dict):
+        return found
+    raise _NotGood(
+        Fault("no JSON object", "Write each row as one JSON object, with the columns' names.")
+    )
+
+
+def _column(
+    values: list[Any], column: ColumnConfig, layout: FormatConfig
+) -> tuple[pa.Array, dict[int, Fault]]:
+    """The column, and what is wrong with some of its values."""
+    faults: dict[int, Fault] = {}
+    kind = _kind(column)
+    types: set[type] = set(map(type, values))
+    if kind == pa.string() and types <= {str, _Number, NoneType} and "-0" not in values:
+        return pa.array(values, kind), faults
+    if pa.types.is_list(kind) or not types <= {_Number, NoneType}:
+        for i, value in enumerate(values):
+            try:
+                values[i] = _value(value, column, layout)
+            except _NotGood as error:
+                values[i], faults[i] = None, error.fault
+    if pa.types.is_list(kind) or kind == pa.string():
+        return pa.array(values, kind), faults
+    cast = cast_what_fits if kind == pa.float64() else _whole
+    array, bad = cast(pa.array(values, pa.string()), kind)
+    for i in np.flatnonzero(bad):
+        faults[int(i)] = wrong_value(column, values[i])
+    return array, faults
+
+
+def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """As `cast_what_fits`, to integers: 1.7e9 is one too."""
+    array, bad = cast_what_fits(texts, kind)
+    if bad.any():
+        floats, _ = cast_what_fits(texts.filter(pa.array(bad)), pa.float64())
+        others, _ = cast_what_fits(floats, kind)
+        array = pc.replace_with_mask(array, pa.array(bad), others)
+        bad[bad] = others.is_null().to_numpy(zero_copy_only=False)
+    return array, bad
+
+
+def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
+    """Text, or a list of texts; None where it is missing."""
+    many = column.role == "multi_valued"
+    try:
+        if many and isinstance(value, list):
+            return [_text(item, column) for item in value]
+        text = _text(value, column)
+    except _NotOne:
+        what = "nested values" if many else "a list" if isinstance(value, list) else "an object"
+        wants = "a list of texts" if many else "one value"
+        remedy = "Make it a column of its own, or leave it out of `columns` in the data-set YAML."
+        reason = f"column {column.name} wants {wants}, got {what}"
+        raise _NotGood(Fault(reason, remedy, column.name)) from None
+    if text in layout.missing and not isinstance(text, _Number):
+        return None
+    return text.split(column.separator) if many and text is not None else text
+
+
+def _text(value: Any, column: ColumnConfig) -> str | None:
+    if isinstance(value, (dict, list)):
+        raise _NotOne
+    if isinstance(value, bool):
+        numeric = _kind(column) in (pa.float64(), pa.int64())
+        return _Number(int(value)) if numeric else str(value).lower()
+    if value == "-0" and isinstance(value, _Number):
+        return _Number("0")  # as Arrow reads it
+    return value
+
+
+def _kind(column: ColumnConfig) -> pa.DataType:
+    if column.role == "multi_valued":
+        return pa.list_(pa.string())
+    if column.role == "timestamp":
+        return pa.int64()
+    return pa.float64() if column.role in ("label", "numeric") else pa.string()
+
+
+def _fast(raw: bytes, layout: FormatConfig, kinds: Mapping[str, ColumnConfig]) -> pa.Table | None:
+    """The columns of a block by Arrow; None where that might go wrong."""
+    rows = raw.count(b"\n")
+    if rows == 0:
+        return pa.table({name: pa.array([], _kind(c)) for name, c in kinds.items()})
+    # Arrow minds no line ends: but where each line begins and ends with a brace, no object goes
+    # over a line's end, and if there are as many objects as lines there is one on each.
+    braces = raw[:1] == b"{" and raw.count(b"\n{") == rows - 1
+    if not braces or raw.count(b"}\n") + raw.count(b"}\r\n") != rows:
+        return None
+    schema = _guess(raw, kinds)
+    if schema is None:
+        return None
+    try:
+        raw = decoded(raw, layout)
+        table = pa_json.read_json(
+            pa.BufferReader(raw),
+            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(raw) + 1),
+            parse_options=pa_json.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        ).combine_chunks()
+        if table.num_rows != rows:
+            return None
+        columns = {n: _converted(table.column(n), c, layout) for n, c in kinds.items()}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeError):
+        return None
+    return pa.table(columns)
+
+
+def _guess(raw: bytes, kinds: Mapping[str, ColumnConfig]) -> pa.Schema | None:
+    """Types for Arrow from the first lines; None where only Python keeps what is written."""
+    try:
+        sample = [json.loads(line) for line in raw.split(b"\n", _SAMPLE)[:-1][:_SAMPLE]]
+    except (ValueError, RecursionError):
+        return None
+    fields = []
+    for name, column in kinds.items():
+        given = [row.get(name) for row in sample if isinstance(row, dict)]
+        is_list = any(isinstance(value, list) for value in given)
+        if is_list:
+            given = [item for value in given if isinstance(value, list) for item in value]
+        types = {type(value) for value in given if value is not None}
+        kind = _kind(column)
+        if pa.types.is_list(kind) or kind == pa.string():
+            arrow = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+            if len(types) > 1 or not types <= set(arrow):
+                return None  # 1.50 and 1.5 are two categories
+            one = arrow[types.pop()] if types else pa.string()
+            no_value = pa.types.is_list(kind) and not given
+            fields.append((name, pa.list_(one) if is_list or no_value else one))
+        elif types <= {int, float}:
+            fields.append(
+                (name, pa.int64() if types == {int} and kind == pa.int64() else pa.float64())
+            )
+        elif len(types) == 1 and types <= {str, bool}:
+            fields.append((name, pa.string() if types == {str} else pa.bool_()))
+        else:
+            return None
+    return pa.schema(fields)
+
+
+def _converted(column: pa.ChunkedArray, config: ColumnConfig, layout: FormatConfig) -> pa.Array:
+    """From the type that was guessed to that of the column's kind."""
+    array = pa.concat_arrays(column.chunks)
+    kind = _kind(config)
+    if array.type == kind:
+        return array
+    if pa.types.is_string(array.type):
+        texts = pa.array(layout.missing, pa.string())
+        array = pc.if_else(pc.is_in(array, value_set=texts), pa.scalar(None, pa.string()), array)
+        if pa.types.is_list(kind):
+            return pc.split_pattern(array, pattern=config.separator)
+    elif pa.types.is_list(kind) and not pa.types.is_list(array.type):
+        array = array.cast(pa.string())
+        return pc.split_pattern(array, pattern=config.separator)
+    elif pa.types.is_boolean(array.type) and kind != pa.string():
+        array = array.cast(pa.int64())
+    return array.cast(kind)

@@ -1,0 +1,299 @@
+"""Which raw files there are, and the shards in which they are read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+
+from ctrdist.data.manifest import SPLITS
+from ctrdist.errors import DataError
+from preprocessing.config.settings import FormatConfig, PreprocessConfig, SplitConfig
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_EXPANSION = 3
+"""About how much text a byte of a compressed file, or of a Parquet file, stands for. Shards are
+measured in text, so that each takes about the same time and memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A file, or a range of an uncompressed text's or of a Parquet file's bytes."""
+
+    url: str
+    """Where any worker finds it."""
+    name: str
+    """As the user gave it, for messages."""
+    start: int
+    """First byte. Of a text, the lines that begin at or after it and before `end` belong to the
+    piece; of a Parquet file, the row groups that do."""
+    end: int
+    """Byte after the last."""
+    version: str = ""
+    """Of the file: another one means that it has been changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What one task reads."""
+
+    pieces: tuple[Piece, ...]
+    """In log order; one at least."""
+    split: str | None = None
+    """The split of its rows, where whole files are assigned to splits."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the pieces, as they are stored."""
+        return sum(piece.end - piece.start for piece in self.pieces)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        more = len(self.pieces) - 1
+        return self.pieces[0].name + (f" and {more:,} more" if more else "")
+
+
+@dataclass(frozen=True)
+class _File:
+    url: str
+    name: str
+    size: int
+    version: str
+
+
+def find_shards(config: PreprocessConfig) -> list[Shard]:
+    """The shards of all inputs, in log order; they depend on the files and the config alone.
+
+    Raises:
+        DataError: an input does not exist, or files and splits do not fit together.
+    """
+    if not config.input:
+        raise DataError("no input: give --input one or more raw files, folders or globs.")
+    files = [_expand(path) for path in config.input]
+    if config.split.by != "file":
+        split_of = [(file, None) for found in files for file in found]
+    elif config.split.valid or config.split.test:
+        split_of = _by_pattern([file for found in files for file in found], config.split)
+    elif len(files) == len(SPLITS):
+        split_of = [(f, name) for found, name in zip(files, SPLITS, strict=True) for f in found]
+    else:
+        raise DataError(
+            f"--input names {len(config.input)} paths, and `split: {{by: file}}` takes three: "
+            "train, valid and test, in this order. Give three, or name the files for validation "
+            "and test by split.valid and split.test, or split by position or hash."
+        )
+    shards = _shards(((f, split) for f, split in split_of if f.size), config)
+    if not shards:
+        raise DataError(
+            f"{', '.join(config.input)}: no rows; all files are empty. Give files with rows."
+        )
+    return shards
+
+
+def versions(shards: Sequence[Shard]) -> list[list[Any]]:
+    """What tells whether shards are still the same, without the place of their files."""
+    return [
+        [posixpath.basename(p.name), p.start, p.end, p.version, shard.split]
+        for shard in shards
+        for p in shard.pieces
+    ]
+
+
+def find_beside(file: str, config: PreprocessConfig) -> Piece:
+    """A joined file, whole: a path or URL of its own, or beside the first input.
+
+    Raises:
+        DataError: it does not exist, or is empty.
+    """
+    if os.path.isabs(file) or "://" in file:
+        where = file
+    else:
+        first = config.input[0]
+        fs, root = fsspec.core.url_to_fs(first)
+        where = posixpath.join(first if fs.isdir(root) else posixpath.dirname(first), file)
+    found = _expand(where)[0]
+    if not found.size:
+        raise DataError(f"{found.name}: empty; it is joined to the log. Give a file with rows.")
+    return Piece(url=found.url, name=found.name, start=0, end=found.size, version=found.version)
+
+
+def compression(path: str) -> str | None:
+    """Arrow's name of the compression that the suffix tells; None for none."""
+    return COMPRESSIONS.get(posixpath.splitext(path)[1])
+
+
+def _expand(path: str) -> list[_File]:
+    """Files behind a path, a folder or a glob; of the latter two in the order of their names.
+
+    Folders are read with all that is below them. One listing tells all sizes: a request for each
+    of a hundred thousand files would take hours.
+    """
+    try:
+        fs, root = fsspec.core.url_to_fs(path)
+        fs.invalidate_cache()
+        files = [
+            _File(_url(fs, name), _shown(path, name), size, version)
+            for name, size, version in sorted(
+                _listed(fs, root), key=lambda found: _natural(found[0])
+            )
+        ]
+        hint = "" if files else _near(fs, root)
+    except Exception as error:
+        # Each store has its own classes: no bucket, no credentials, no such protocol.
+        raise DataError(
+            f"{path}: cannot be read ({error}). Check the path and the access to it."
+        ) from error
+    if not files:
+        raise DataError(
+            f"{path}: no such file.{hint} Give --input a file, a folder or a glob that exists."
+        )
+    return files
+
+
+_Listed = tuple[str, int, str]
+
+
+def _listed(fs: fsspec.AbstractFileSystem, root: str) -> Iterable[_Listed]:
+    """(path, bytes, version) of the files behind a path in a store."""
+    if fs.isfile(root):
+        return [(root, *_told(fs.info(root)))]
+    if fs.isdir(root):
+        return _below(fs, root, root)
+    if not _has_wildcard(root):
+        return []
+    top = posixpath.dirname(root[: re.search(r"[*?[]", root).start()])  # type: ignore[union-attr]
+    found: dict[str, _Listed] = {}  # a glob may find a folder and, on its own, what is in it
+    for name, info in fs.glob(root, detail=True).items():
+        if info["type"] == "directory":
+            found.update((listed[0], listed) for listed in _below(fs, name, top))
+        elif not _hidden(name, top):
+            found[name] = (name, *_told(info))
+    return found.values()
+
+
+def _told(info: Mapping[str, Any]) -> tuple[int, str]:
+    """Bytes and version of a file."""
+    version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+    return info["size"] or 0, str(version)
+
+
+def _below(fs: fsspec.AbstractFileSystem, folder: str, top: str) -> list[_Listed]:
+    return [
+        (name, *_told(info))
+        for name, info in fs.find(folder, detail=True).items()
+        if info["type"] == "file" and not _hidden(name, top)
+    ]
+
+
+def _hidden(name: str, top: str) -> bool:
+    """Whether it is a leftover of other tools, such as _SUCCESS or _temporary/…; _day=1 is not."""
+    parts = name[len(top) :].strip("/").split("/")
+    return any(p.startswith(".") or (p.startswith("_") and "=" not in p) for p in parts)
+
+
+def _has_wildcard(path: str) -> bool:
+    return any(c in path for c in "*?[")
+
+
+def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File, str]]:
+    """Each file with the split whose pattern its name matches; those that match none train."""
+    patterns = {"valid": split.valid, "test": split.test}
+    used: set[tuple[str, str]] = set()
+    result = []
+    for file in files:
+        path = PurePosixPath(file.name)
+        hits = [(s, p) for s, given in patterns.items() for p in given if path.match(p)]
+        used.update(hits)
+        if len({s for s, _ in hits}) > 1:
+            raise DataError(
+                f"{file.name}: matches both split.valid and split.test. "
+                "Write the patterns so that each file is in one split."
+            )
+        result.append((file, hits[0][0] if hits else "train"))
+    names = [posixpath.basename(file.name) for file in files]
+    shown = ", ".join(names if len(names) <= 6 else [*names[:3], "…", *names[-2:]])
+    for name, given in patterns.items():
+        for pattern in given:
+            if (name, pattern) not in used:
+                raise DataError(
+                    f'split.{name}: "{pattern}" matches none of the {len(names):,} files '
+                    f"({shown}). Correct the pattern, or --input."
+                )
+    if all(name != "train" for _, name in result):
+        raise DataError(
+            f"split.valid and split.test match all {len(names):,} files ({shown}), and none is "
+            "left for training. Narrow the patterns, or give more files."
+        )
+    return result
+
+
+def _shards(files: Iterable[tuple[_File, str | None]], config: PreprocessConfig) -> list[Shard]:
+    """Cuts large files, and puts small ones that follow one another in a split together."""
+    shards: list[Shard] = []
+    pieces: list[Piece] = []
+    filled, current = 0, None
+
+    def close() -> None:
+        if pieces:
+            shards.append(Shard(pieces=tuple(pieces), split=current))
+            pieces.clear()
+
+    for file, split in files:
+        text = file.size * _expansion(file, config.format)
+        if split != current or filled + text > config.shard_bytes:
+            close()
+            filled, current = 0, split
+        edges = _edges(file, config)
+        for start, end in pairwise(edges):
+            pieces.append(
+                Piece(url=file.url, name=file.name, start=start, end=end, version=file.version)
+            )
+            if len(edges) > 2:
+                close()
+        filled = filled + text if pieces else 0
+    close()
+    return shards
+
+
+def _edges(file: _File, config: PreprocessConfig) -> list[int]:
+    if config.format.type != "parquet" and compression(file.url):
+        return [0, file.size]  # a stream has one beginning
+    count = -(-file.size * _expansion(file, config.format) // config.shard_bytes)
+    return [file.size * i // count for i in range(count + 1)]
+
+
+def _expansion(file: _File, layout: FormatConfig) -> int:
+    return _EXPANSION if layout.type == "parquet" or compression(file.url) else 1
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sorts day_2 before day_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if "file" in fs.protocol else fs.unstrip_protocol(path)
+
+
+def _shown(given: str, found: str) -> str:
+    if "://" in given or os.path.isabs(given):
+        return found if "://" not in given else given.split("://")[0] + "://" + found.lstrip("/")
+    return os.path.relpath(found)
+
+
+def _near(fs: fsspec.AbstractFileSystem, root: str) -> str:
+    folder = posixpath.dirname(root)
+    if not folder or not fs.isdir(folder):
+        return f" The folder {folder} does not exist either." if folder else ""
+    there = [posixpath.basename(name) for name in fs.ls(folder, detail=False)]
+    close = difflib.get_close_matches(posixpath.basename(root), there, n=3, cutoff=0.5)
+    return f" The folder has {', '.join(close)}." if close else ""

@@ -1,0 +1,73 @@
+"""vocabulary/<field>.parquet: value string, id int32, count int64, in the order of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocessing.runtime.store import HashingFile, Store
+from preprocessing.vocabulary.distinct import Texts
+
+GROUP_ROWS = 2**20
+"""Rows of a row group."""
+
+
+@contextmanager
+def new_vocabulary(store: Store, name: str) -> Iterator[VocabularyWriter]:
+    """A new vocabulary, there once the block ends well."""
+    with store.write(name) as file:
+        writer = VocabularyWriter(file)
+        try:
+            yield writer
+        finally:  # also after an error, while there is a file: Arrow would try it later
+            writer.close()
+
+
+class VocabularyWriter:
+    """Writes a vocabulary in row groups whose rows do not depend on how it is given them."""
+
+    _SCHEMA = pa.schema([("value", pa.string()), ("id", pa.int32()), ("count", pa.int64())])
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._sink = HashingFile(file)
+        # No value comes twice, so a dictionary would only cost.
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            self._SCHEMA,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding={
+                "value": "PLAIN",
+                "id": "DELTA_BINARY_PACKED",
+                "count": "DELTA_BINARY_PACKED",
+            },
+        )
+        self._waiting: list[pa.Table] = []
+        self.sha256 = ""
+        """Of the file, once it is closed."""
+
+    def write(self, texts: Texts, first_id: int, counts: np.ndarray) -> None:
+        """Appends values whose ids go up by ones."""
+        ids = np.arange(first_id, first_id + len(texts), dtype=np.int32)
+        columns = [texts.array().cast(pa.string()), pa.array(ids), pa.array(counts)]
+        self._waiting.append(pa.Table.from_arrays(columns, schema=self._SCHEMA))
+        while sum(t.num_rows for t in self._waiting) >= GROUP_ROWS:
+            rows = pa.concat_tables(self._waiting)
+            self._group(rows.slice(0, GROUP_ROWS))
+            self._waiting = [rows.slice(GROUP_ROWS)]
+
+    def close(self) -> None:
+        """Writes what is left, and the end."""
+        rest = pa.concat_tables(self._waiting) if self._waiting else None
+        if rest is not None and rest.num_rows:
+            self._group(rest)
+        self._writer.close()
+        self.sha256 = self._sink.sha256.hexdigest()
+
+    def _group(self, rows: pa.Table) -> None:
+        self._writer.write_table(rows.combine_chunks(), row_group_size=GROUP_ROWS)

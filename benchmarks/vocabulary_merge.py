@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from preprocessing.runtime.store import Store  # noqa: E402
+from ctrdist.storage import Store  # noqa: E402
 from preprocessing.vocabulary import vocabularies as v  # noqa: E402
 from preprocessing.vocabulary.assign_ids import MergeSummary, number  # noqa: E402
 from preprocessing.vocabulary.distinct import BUCKETS  # noqa: E402
@@ -236,7 +236,7 @@ def texts(numbers: np.ndarray) -> pa.Array:
 def size_of(store: Store, name: str) -> int:
     """Bytes of a file, or of all in a folder."""
     names = store.names(name) or [name]
-    return sum(os.path.getsize(store.at(n)) for n in names)
+    return sum(os.path.getsize(store.path(n)) for n in names)
 
 
 if __name__ == "__main__":

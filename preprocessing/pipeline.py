@@ -25,8 +25,9 @@ import ray
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, Split, open_dataset
 from ctrdist.errors import DataError, UserError
+from ctrdist.storage import is_storage_error
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.runtime.errors import GO_ON, done, explain, is_of_a_store
+from preprocessing.runtime.errors import GO_ON, done, explain
 from preprocessing.runtime.task_runner import Runner
 from preprocessing.runtime.work_dir import Work, digest
 from preprocessing.scan import task as tasks
@@ -151,7 +152,7 @@ def preprocess(config: PreprocessConfig) -> Result:
         claim.stop()
         if isinstance(error, DataError):
             raise DataError(f"{error} {done(runner)}Then {GO_ON}") from None
-        if isinstance(error, Exception) and is_of_a_store(error):
+        if isinstance(error, Exception) and is_storage_error(error):
             raise explain(error, config, runner) from None
         raise
     claim.give_up()

@@ -239,7 +239,7 @@ def checked(folder: Folder, name: str, facts: Mapping[str, int]) -> bytes:
         DamagedCheckpointError: it is missing or altered.
     """
     try:
-        data = folder.read(name)
+        data = folder.get(name)
     except FileNotFoundError as error:
         raise damaged(folder, name, "missing") from error
     if len(data) != facts["bytes"]:

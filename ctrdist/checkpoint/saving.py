@@ -103,7 +103,7 @@ class Saving:
                 f"checkpoint of step {step}: {error} It is not whole and will not be used; older "
                 "ones are not touched."
             )
-        return Saved(path=self._folder.address, step=step, seconds=self._seconds)
+        return Saved(path=self._folder.url, step=step, seconds=self._seconds)
 
     def _run(self) -> None:
         try:
@@ -124,7 +124,7 @@ class Saving:
         sizes = self._wait_for_all(names)
         files = {}
         for name in names:
-            index = self._folder.read(f"{name}.json")
+            index = self._folder.get(f"{name}.json")
             wanted = json.loads(index)["bytes"]
             if sizes.get(f"{name}.bin") != wanted:
                 raise CheckpointError(
@@ -135,11 +135,11 @@ class Saving:
             files[f"{name}.bin"] = {"bytes": wanted}
             files[f"{name}.json"] = _facts(index)
         for name, text in self._contents.texts.items():
-            self._folder.write(name, text)
+            self._folder.put(name, text)
             files[name] = _facts(text)
         end(self._folder)
         marker = json.dumps({**self._contents.facts, "files": files}, indent=1)
-        self._folder.write(self._contents.marker, marker.encode())
+        self._folder.put(self._contents.marker, marker.encode())
 
     def _wait_for_all(self, names: list[str]) -> dict[str, int]:
         """Looks until each rank's index is there; gives the sizes of all files."""

@@ -131,7 +131,7 @@ class CheckpointStore:
         )
         if not self._config.asynchronous:
             self._saving.join()
-        return folder.address
+        return folder.url
 
     def wait(self) -> Saved | None:
         """Waits until the last save is whole; every rank calls it.
@@ -158,9 +158,9 @@ class CheckpointStore:
         """Removes what saves that were cut off have left; only while nobody saves."""
         folder = Folder(self.directory)
         for name in folder.folders():
-            if name.startswith(_PREFIX) and not folder.child(name).has(MARKER):
+            if name.startswith(_PREFIX) and not folder.child(name).exists(MARKER):
                 _log.info("%s/%s was never finished; removing it", folder, name)
-                folder.child(name).remove_all()
+                folder.child(name).remove()
 
     def _remove_superfluous(self, step: int) -> None:
         try:
@@ -182,7 +182,7 @@ def complete(directory: str | Path) -> list[str]:
     """Whole checkpoints of a directory, oldest first."""
     folder = Folder(directory)
     names = [name for name in folder.folders() if name.startswith(_PREFIX)]
-    whole = [f"{folder}/{name}" for name in names if folder.child(name).has(MARKER)]
+    whole = [f"{folder}/{name}" for name in names if folder.child(name).exists(MARKER)]
     return sorted(whole, key=_step_of)
 
 
@@ -209,8 +209,8 @@ def read(path: str | Path) -> Opened:
     state = json.loads(texts[_STATE])
     del state["version"]
     return Opened(
-        path=folder.address,
-        step=_step_of(folder.address),
+        path=folder.url,
+        step=_step_of(folder.url),
         state=state,
         texts=Texts(
             config=texts[_CONFIG].decode(),
@@ -275,7 +275,7 @@ def _files(folder: Folder) -> dict[str, dict[str, int]]:
 
 def _marker(folder: Folder) -> dict[str, Any]:
     try:
-        marker = json.loads(folder.read(MARKER))
+        marker = json.loads(folder.get(MARKER))
         version, _ = marker["version"], marker["files"]
     except FileNotFoundError as error:
         raise damaged(folder, MARKER, "missing") from error
@@ -299,7 +299,7 @@ def _entry(path: str) -> Entry:
 
 def _resolve(path: str) -> str:
     folder = Folder(path)
-    if folder.has(MARKER):
+    if folder.exists(MARKER):
         return path
     for directory in (f"{path}/checkpoints", path):
         found = complete(directory)
@@ -333,4 +333,4 @@ def _begin(folder: Folder) -> str:
 
 def _remove(folder: Folder) -> None:
     folder.remove(MARKER)  # first, so that a kill here leaves no whole-looking ruin
-    folder.remove_all()
+    folder.remove()

@@ -62,8 +62,7 @@ class Chunk:
 
 def begin(folder: Folder, token: str) -> None:
     """Begins a save in an empty or missing folder; on one rank."""
-    folder.make()
-    folder.write(_BEGUN, token.encode())
+    folder.put(_BEGUN, token.encode())
 
 
 def end(folder: Folder) -> None:
@@ -129,7 +128,7 @@ class Writer(StorageWriter):
             CheckpointError: it is another one, on a disk of this machine for instance.
         """
         try:
-            seen = self._folder.read(_BEGUN).decode()
+            seen = self._folder.get(_BEGUN).decode()
         except FileNotFoundError:
             seen = ""
         if seen != self._token:
@@ -221,7 +220,7 @@ class Writer(StorageWriter):
     def write(self) -> None:
         """Writes the bytes, then the index, whose presence says that this rank is done."""
         chunks, position = [], 0
-        with self._folder.stream(f"{self._stem}.bin") as handle:
+        with self._folder.write(f"{self._stem}.bin") as handle:
             for chunk, tensor in self._chunks:
                 handle.write(bytes(chunk.begin - position))
                 position = chunk.begin + chunk.bytes
@@ -234,7 +233,7 @@ class Writer(StorageWriter):
                 chunks.append({**asdict(chunk), "crc32": sums})
         self._chunks = []  # lets go of the tensors
         index = {"bytes": position, "chunks": chunks}
-        self._folder.write(f"{self._stem}.json", json.dumps(index).encode())
+        self._folder.put(f"{self._stem}.json", json.dumps(index).encode())
 
     def _snapshot(self, buffer: HostBuffer, size: int) -> None:
         on_gpu = any(tensor.is_cuda for _, tensor in self._chunks)

@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import math
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 from ctrdist.data.manifest import Dataset
 from ctrdist.errors import DataError
 from ctrdist.schema import COUNT_LEVEL_STEP, COUNT_LEVELS, FIRST_VALUE_ID
+from ctrdist.storage import Store
 
 VOCABULARY = "vocabulary"
 """Folder of a data set; a file for each categorical field."""
@@ -44,15 +43,16 @@ def read_counts(dataset: Dataset) -> Counts:
         DataError: a vocabulary is missing, or is not in the order of falling counts.
     """
     ends, moments = [], np.zeros(3)
+    store = Store(dataset.path)
     for field in dataset.schema.categorical:
-        path = posixpath.join(dataset.path, VOCABULARY, f"{field.name}.parquet")
+        name = f"{VOCABULARY}/{field.name}.parquet"
         at_least_Q = np.zeros(COUNT_LEVELS, dtype=np.int64)
         last = math.inf
-        for count_V in _counts(path):
+        for count_V in _counts(store, name):
             if len(count_V) and (count_V[0] > last or (np.diff(count_V) > 0).any()):
                 raise DataError(
-                    f"{path}: counts do not fall with the id. It is not as jobs/preprocess.py "
-                    "wrote it; preprocess again."
+                    f"{store}/{name}: counts do not fall with the id. It is not as "
+                    "jobs/preprocess.py wrote it; preprocess again."
                 )
             last = count_V[-1] if len(count_V) else last
             log_V = np.log1p(count_V)
@@ -69,14 +69,14 @@ def read_counts(dataset: Dataset) -> Counts:
     return Counts(ends=ends, mean=mean, std=math.sqrt(variance), of_all=math.log1p(rows))
 
 
-def _counts(path: str) -> Iterator[np.ndarray]:
+def _counts(store: Store, name: str) -> Iterator[np.ndarray]:
     """Arrays of counts, in the order of ids."""
     try:
-        with fsspec.open(path, "rb") as handle:
-            for batch in pq.ParquetFile(handle).iter_batches(columns=["count"]):
+        with store.input(name) as source:
+            for batch in pq.ParquetFile(source).iter_batches(columns=["count"]):
                 yield batch.column(0).to_numpy().astype(np.float64)
     except (OSError, pa.ArrowException, IndexError) as error:
         raise DataError(
-            f"{path}: training counts could not be read there ({error}), and model.frequency: true "
-            "needs them. Preprocess again, or set model.frequency: false."
+            f"{store}/{name}: training counts could not be read there ({error}), and "
+            "model.frequency: true needs them. Preprocess again, or set model.frequency: false."
         ) from error

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import posixpath
-
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import Dataset
 from ctrdist.data.order import row_groups
+from ctrdist.storage import Store
 
 ROW_COLUMN = "__row"
 
@@ -22,14 +20,14 @@ def read_rows(dataset: Dataset, split: str, row_N: np.ndarray) -> pa.Table:
 
     Reads the row groups that hold them, one at a time.
     """
-    fs, root = fsspec.core.url_to_fs(dataset.path)
+    store = Store(dataset.path)
     files = dataset.split(split).files
     tables, found = [], []
     for group in row_groups(dataset.split(split)):
         inside = np.flatnonzero((row_N >= group.first_row) & (row_N < group.first_row + group.rows))
         if len(inside):
-            with fs.open(posixpath.join(root, files[group.file].path), "rb") as handle:
-                table = pq.ParquetFile(handle).read_row_group(group.index)
+            with store.input(files[group.file].path) as source:
+                table = pq.ParquetFile(source).read_row_group(group.index)
             tables.append(table.take(pa.array(row_N[inside] - group.first_row)))
             found.append(inside)
     joined = pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(found))))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import fsspec
-
 from ctrdist.errors import DataError
 from ctrdist.schema import Schema
+from ctrdist.storage import Store
 
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -142,11 +140,10 @@ def open_dataset(path: str) -> Dataset:
         DataError: there is no manifest (so no finished data set), or schema and manifest do not
             belong together.
     """
-    fs, root = fsspec.core.url_to_fs(path)
-    texts = {}
+    store, texts = Store(path), {}
     for name in (MANIFEST_NAME, SCHEMA_NAME):
         try:
-            texts[name] = fs.cat_file(posixpath.join(root, name)).decode()
+            texts[name] = store.get(name).decode()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"{path}: no {name} there, so no finished data set. Give --data the directory that "

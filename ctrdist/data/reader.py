@@ -4,21 +4,18 @@
 
 from __future__ import annotations
 
-import posixpath
 import threading
 from collections.abc import Sequence
-from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from ctrdist.data.manifest import Dataset
 from ctrdist.data.order import Piece, RowGroup, Window
 from ctrdist.data.rows import Rows, columns, from_table
 from ctrdist.errors import DataError
+from ctrdist.storage import Store
 
 _KEPT_FOOTERS = 256
 
@@ -35,11 +32,7 @@ class SplitReader:
         """
         self._dataset = dataset
         self._files = dataset.split(split).files
-        options: dict[str, Any] = {}
-        if dataset.path.startswith("s3://"):
-            # some servers send the whole file's checksum with a part of it, and parts are read here
-            options["config_kwargs"] = {"response_checksum_validation": "when_required"}
-        self._fs, self._root = fsspec.core.url_to_fs(dataset.path, **options)
+        self._store = Store(dataset.path)
         self._columns = columns(dataset.schema)
         self._footers: dict[int, pq.FileMetaData] = {}
         self._lock = threading.Lock()
@@ -105,14 +98,9 @@ class SplitReader:
         return result
 
     def _read_row_group(self, file: int, index: int) -> pa.Table:
-        full = posixpath.join(self._root, self._files[file].path)
         with self._lock:
             footer = self._footers.get(file)
-        if isinstance(self._fs, LocalFileSystem):
-            source = pa.memory_map(full)
-        else:
-            # Arrow asks for all columns of the row group at once; fsspec need not guess ahead
-            source = self._fs.open(full, "rb", cache_type="none")
+        source = self._store.input(self._files[file].path)
         with source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet:
             if footer is None:
                 with self._lock:

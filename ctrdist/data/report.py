@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
+from ctrdist.storage import Store
 
 REPORT_NAME = "report.json"
 REPORT_PAGE = "report.html"
@@ -37,14 +36,13 @@ def read_report(path: str) -> DataReport:
     Args:
         path: the data set's directory, local or s3://.
     """
-    fs, root = fsspec.core.url_to_fs(path)
+    store = Store(path)
     try:
-        summary = json.loads(fs.cat_file(posixpath.join(root, REPORT_NAME)))["summary"]
-        place = posixpath.join(root, REPORT_PAGE)
-        page = fs.cat_file(place).decode() if fs.size(place) < PAGE_BYTES else ""
+        summary = json.loads(store.get(REPORT_NAME))["summary"]
+        page = store.get(REPORT_PAGE).decode() if store.size(REPORT_PAGE) < PAGE_BYTES else ""
     except FileNotFoundError:
         return DataReport()
-    except Exception as error:  # each store has its own classes
+    except (OSError, ValueError, LookupError, TypeError) as error:
         log.warning("%s: its report cannot be read (%s) and is not recorded", path, error)
         return DataReport()
     return DataReport(summary, page)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import fsspec
 from torch import Tensor
 from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
@@ -15,6 +14,7 @@ from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
 from ctrdist.errors import ConfigError
+from ctrdist.storage import open_file
 
 
 def replay_plan(
@@ -95,8 +95,8 @@ def _spec(parts: list[dict[str, Any]], device: str, local_size: int) -> Enumerab
 def _read(path: str, world_size: int) -> dict[str, list[dict[str, Any]]]:
     """Parts by table, in the order of the plan."""
     try:
-        with fsspec.open(path, "r") as handle:
-            saved = json.load(handle)
+        with open_file(path) as file:
+            saved = json.load(file)
         theirs, found = saved["world_size"], saved["shards"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(

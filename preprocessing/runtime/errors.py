@@ -20,12 +20,6 @@ _REMEDIES = {
 }
 
 
-def is_of_a_store(error: BaseException) -> bool:
-    """Whether a disk or a store failed, and not this code: some stores' errors are no OSError."""
-    library = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or library in ("botocore", "aiobotocore", "aiohttp", "s3fs")
-
-
 def explain(error: Exception, config: PreprocessConfig, runner: Runner | None) -> DataError:
     """The message of an error of a disk or a store, with what is done and how to go on."""
     code = getattr(error, "errno", None)

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from ctrdist.errors import DataError, UserError
-from preprocessing.runtime.errors import is_of_a_store
+from ctrdist.storage import is_storage_error
 from preprocessing.runtime.progress import Progress
 from preprocessing.runtime.work_dir import Work, stamped
 
@@ -120,7 +120,7 @@ def run_all(
                     results[mine.index] = value
                     finished(mine.index)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError) or is_of_a_store(error.cause):
+        if isinstance(error.cause, UserError) or is_storage_error(error.cause):
             raise error.cause from None
         raise
     finally:
@@ -136,7 +136,7 @@ class Runner:
         self.stamp = stamp
         """Of the files of the run: what was made of others is not done."""
         self._workers = workers
-        work.store.be_patient()
+        work.store.retry_unreachable()
         work.keep_only(stamp)
         self.done = work.marks()
         """Marks of the tasks that are done."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from preprocessing.runtime.store import Store
+from ctrdist.storage import Store
 
 _PLAN, _MARKS = "plan.json", "done"
 VERSION = 1

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.runtime.store import Store
+from ctrdist.storage import Store
 from preprocessing.scan.scanned import Scanned
 
 _ALIGNED = 8
@@ -75,7 +75,7 @@ class CodedWriter:
 def read_coded(store: Store, name: str) -> Iterator[Scanned]:
     """The blocks of a section, in order; local ones lie in the file's memory map."""
     if store.local:
-        with open(store.at(name), "rb") as file:
+        with open(store.path(name), "rb") as file:
             content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     else:
         content = store.get(name)

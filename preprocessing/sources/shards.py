@@ -16,6 +16,7 @@ import fsspec
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.errors import DataError
+from ctrdist.storage import filesystem
 from preprocessing.config.settings import FormatConfig, PreprocessConfig, SplitConfig
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -118,7 +119,7 @@ def find_beside(file: str, config: PreprocessConfig) -> Piece:
         where = file
     else:
         first = config.input[0]
-        fs, root = fsspec.core.url_to_fs(first)
+        fs, root = filesystem(first)
         where = posixpath.join(first if fs.isdir(root) else posixpath.dirname(first), file)
     found = _expand(where)[0]
     if not found.size:
@@ -138,8 +139,7 @@ def _expand(path: str) -> list[_File]:
     of a hundred thousand files would take hours.
     """
     try:
-        fs, root = fsspec.core.url_to_fs(path)
-        fs.invalidate_cache()
+        fs, root = filesystem(path)
         files = [
             _File(_url(fs, name), _shown(path, name), size, version)
             for name, size, version in sorted(

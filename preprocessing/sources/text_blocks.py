@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
 from ctrdist.errors import DataError
-from preprocessing.runtime.outages import outlast_outages
+from ctrdist.storage import open_file, retry_unreachable_s3
 from preprocessing.sources.shards import Piece, compression
 
 BLOCK_BYTES = 16 * 2**20
@@ -86,9 +85,9 @@ def open_stored(piece: Piece) -> Iterator[StoredFile]:
     """
     try:
         if piece.url.startswith("s3://"):
-            outlast_outages()
-        file = fsspec.open(piece.url, "rb").open()
-    except Exception as error:  # each store has its own classes
+            retry_unreachable_s3()
+        file = open_file(piece.url)
+    except OSError as error:
         raise _not_read(piece, error) from error
     with StoredFile(file, piece) as stored:
         yield stored

@@ -16,7 +16,7 @@ import numpy as np
 
 from ctrdist.errors import DataError
 from ctrdist.schema import FIRST_VALUE_ID
-from preprocessing.runtime.store import Store
+from ctrdist.storage import Store
 from preprocessing.vocabulary.distinct import Texts, order
 from preprocessing.vocabulary.file import new_vocabulary
 

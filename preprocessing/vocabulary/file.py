@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.runtime.store import HashingFile, Store
+from ctrdist.storage import HashingFile, Store
 from preprocessing.vocabulary.distinct import Texts
 
 GROUP_ROWS = 2**20

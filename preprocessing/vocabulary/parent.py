@@ -8,8 +8,8 @@ from typing import Any
 
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError
+from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.runtime.store import Store
 from preprocessing.write.encode import has_vocabulary
 
 _FREE = (

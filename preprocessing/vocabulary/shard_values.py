@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
-from preprocessing.runtime.store import Store
+from ctrdist.storage import Store
 from preprocessing.vocabulary.distinct import BUCKETS, Texts, hashed, partition, read_blocks
 
 _EDGES = (BUCKETS + 1) * 2 * 8

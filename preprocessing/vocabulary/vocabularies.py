@@ -20,8 +20,8 @@ import numpy as np
 
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
+from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.runtime.store import Store
 from preprocessing.vocabulary.assign_ids import MergedPart, MergeSummary, NumberSummary, ids_of_part
 from preprocessing.vocabulary.distinct import BUCKETS, Distinct, distinct, hashed, order
 from preprocessing.vocabulary.shard_values import ValuesIndex, edges_of, read_codes, read_range

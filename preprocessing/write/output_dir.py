@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, DataFile
 from ctrdist.errors import DataError
-from preprocessing.runtime.store import HashingFile, Store
+from ctrdist.storage import HashingFile, Store
 
 MARKER = ".incomplete"
 """Lies in the directory while it is being written, and after a run that was cut off."""
@@ -41,7 +41,7 @@ class Output:
         self.path = path
         try:
             self.store = Store(path)
-        except (ValueError, ImportError) as error:
+        except OSError as error:
             raise DataError(
                 f"--output {path}: {error}. Give a local path or one that starts with s3://."
             ) from error
@@ -98,7 +98,7 @@ class Output:
         """
         try:
             return Claim(self.store)
-        except Exception as error:  # each store has its own classes
+        except OSError as error:
             raise DataError(f"--output {self.path}: cannot be written ({error}).") from error
 
     def clear(self) -> None:

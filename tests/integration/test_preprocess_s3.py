@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,31 +12,11 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import pytest
 
 from tests.integration.test_preprocess_kills import ROOT, YAML
-from tests.integration.test_s3 import rclone
+from tests.s3_server import S3Server
 
 ROWS = 60_000
-
-
-def serve(root: Path, port: int) -> subprocess.Popen[bytes]:
-    """A server of the buckets under a folder, once it answers."""
-    program = rclone()
-    assert program is not None
-    command = [program, "serve", "s3", "--auth-key", "key,secret", "--vfs-cache-mode", "off"]
-    server = subprocess.Popen(
-        [*command, "--addr", f"127.0.0.1:{port}", str(root)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return server
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError("the server does not answer")
 
 
 def job(folder: Path, source: str, output: str, env: dict[str, str]) -> subprocess.Popen[str]:
@@ -53,8 +32,6 @@ def job(folder: Path, source: str, output: str, env: dict[str, str]) -> subproce
 
 
 def test_a_server_that_goes_away_is_waited_for(tmp_path):
-    if rclone() is None:
-        pytest.skip("no rclone here: it is in the extra `dev`")
     rng = np.random.default_rng(5)
     values = rng.zipf(1.3, (ROWS, 2)) % 5000
     text = "".join(f"{i % 2}\t{i % 77}\ta{u}\tb{v}\n" for i, (u, v) in enumerate(values.tolist()))
@@ -63,19 +40,11 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path):
     root = tmp_path / "s3"
     (root / "logs").mkdir(parents=True)
     (root / "logs/log.tsv").write_text(text)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    server = serve(root, port)
+    server = S3Server(root)
+    server.start()
     outages = 0
     try:
-        process = job(tmp_path, "s3://logs/log.tsv", "s3://logs/out", env)
+        process = job(tmp_path, "s3://logs/log.tsv", "s3://logs/out", server.environment)
         for wanted in ("done", "vocabulary"):  # the first marks; the first vocabulary
             deadline = time.monotonic() + 200
             while not any(root.rglob(f"{wanted}/*")) and process.poll() is None:
@@ -83,16 +52,15 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path):
                 time.sleep(0.05)
             if process.poll() is None:
                 server.kill()
-                server.wait()
                 time.sleep(3)
-                server = serve(root, port)
+                server.start()
                 outages += 1
         out, err = process.communicate(timeout=250)
         assert process.returncode == 0, err
         assert outages == 2
         assert json.loads(out.splitlines()[-1])["rows"] == ROWS
         fs = fsspec.filesystem(
-            "s3", key="key", secret="secret", endpoint_url=env["AWS_ENDPOINT_URL"]
+            "s3", key="key", secret="secret", endpoint_url=server.environment["AWS_ENDPOINT_URL"]
         )
         remote = {
             path.removeprefix("logs/out/"): hashlib.sha256(fs.cat_file(path)).hexdigest()
@@ -100,7 +68,6 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path):
         }
     finally:
         server.kill()
-        server.wait()
     process = job(tmp_path, str(tmp_path / "log.tsv"), str(tmp_path / "out"), {})
     _, err = process.communicate(timeout=250)
     assert process.returncode == 0, err

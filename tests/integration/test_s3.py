@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +18,7 @@ from ctrdist.errors import CheckpointError, DamagedCheckpointError
 from tests.datasets import write_dataset
 from tests.integration.test_train_job import MODEL, job, last_json
 from tests.ranks import run_ranks
+from tests.s3_server import S3Server
 
 COLUMNS = """
 name: small
@@ -37,47 +33,15 @@ columns:
 """
 
 
-def rclone() -> str | None:
-    beside = Path(sysconfig.get_path("scripts")) / "rclone"
-    return str(beside) if beside.exists() else shutil.which("rclone")
-
-
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory) -> Iterator[tuple[Path, dict[str, str]]]:
     """The folder that bucket `logs` lies in, and the variables that lead to the server."""
-    program = rclone()
-    if program is None:
-        pytest.skip("no rclone here: it is in the extra `dev`")
     root = tmp_path_factory.mktemp("s3")
     (root / "logs").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [program, "serve", "s3", "--auth-key", "key,secret", "--vfs-cache-mode", "off"]
-    server = subprocess.Popen(
-        [*command, "--addr", f"127.0.0.1:{port}", str(root)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield (
-            root / "logs",
-            {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_ACCESS_KEY_ID": "key",
-                "AWS_SECRET_ACCESS_KEY": "secret",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            },
-        )
-    finally:
-        server.terminate()
-        server.wait(10)
+    server = S3Server(root)
+    server.start()
+    yield root / "logs", server.environment
+    server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +139,7 @@ def test_checkpoints_go_there_and_come_back(bucket, tmp_path, monkeypatch):
     for name, value in bucket[1].items():
         monkeypatch.setenv(name, value)
     assert 1 <= len(complete("s3://logs/kept/far")) <= 3
-    Folder("s3://logs/kept/far/step-000000001").write("r00000-cut.bin", b"cut off")
+    Folder("s3://logs/kept/far/step-000000001").put("r00000-cut.bin", b"cut off")
     second = train(workers=1, epochs=2)
     assert second["rows_seen"] == 2 * first["rows_seen"]
     assert "r00000-cut.bin" not in Folder("s3://logs/kept/far/step-000000001").files()
@@ -230,4 +194,4 @@ def test_damage_there_is_named(bucket, monkeypatch):
     with pytest.raises(CheckpointError, match="credentials"):  # and removes nothing
         CheckpointStore("s3://logs/large", CheckpointConfig()).remove_leftovers()
     with pytest.raises(CheckpointError, match="credentials"):
-        Folder("s3://logs/large/step-000000002").has("complete.json")
+        Folder("s3://logs/large/step-000000002").exists("complete.json")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,50 +14,17 @@ from ctrdist.errors import DataError
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
 from preprocessing.sources.reader import read_blocks
 from preprocessing.sources.shards import find_shards
-from tests.integration.test_s3 import rclone
+from tests.s3_server import S3Server
 
 ROWS = 20_000
 
 
-class Server:
-    """Serves a folder's folders as buckets, always at the same port."""
-
-    def __init__(self, root: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._command = [
-            *(str(rclone()), "serve", "s3", "--auth-key", "key,secret", "--vfs-cache-mode", "off"),
-            *("--addr", f"127.0.0.1:{self.port}", str(root)),
-        ]
-        self._process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet)
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    if rclone() is None:
-        pytest.skip("no rclone here: it is in the extra `dev`")
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     (tmp_path / "logs").mkdir()
-    server = Server(tmp_path)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = S3Server(tmp_path)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     server.start()
     yield server

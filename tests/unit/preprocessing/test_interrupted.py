@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from ctrdist.storage import is_storage_error
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.runtime.errors import explain, is_of_a_store
+from preprocessing.runtime.errors import explain
 
 CONFIG = PreprocessConfig(
     columns=[ColumnConfig(name="label", role="label"), ColumnConfig(name="c")], output="data/out"
@@ -41,9 +42,9 @@ CONFIG = PreprocessConfig(
 )
 def test_what_is_done_and_what_to_do(error, expected):
     runner = SimpleNamespace(passed=[("reading", 4, 4), ("writing", 3, 7)])
-    assert is_of_a_store(error)
+    assert is_storage_error(error)
     assert str(explain(error, CONFIG, runner)) == expected  # type: ignore[arg-type]
 
 
 def test_errors_of_the_code_are_not_a_store_s():
-    assert not is_of_a_store(KeyError("x")) and not is_of_a_store(AssertionError())
+    assert not is_storage_error(KeyError("x")) and not is_storage_error(AssertionError())

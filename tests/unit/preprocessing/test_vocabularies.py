@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import ConfigError, DataError
+from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.runtime.store import Store
 from preprocessing.scan import fields
 from preprocessing.vocabulary import assign_ids as numbering
 from preprocessing.vocabulary import distinct, vocabularies
@@ -96,7 +96,7 @@ class Learned:
 
     def vocabulary(self, name):
         """[(value, count)] in the order of ids."""
-        table = pq.read_table(self.data.at(f"vocabulary/{name}.parquet"))
+        table = pq.read_table(self.data.path(f"vocabulary/{name}.parquet"))
         assert table.column("id").to_pylist() == list(range(2, 2 + table.num_rows))
         return list(zip(table["value"].to_pylist(), table["count"].to_pylist(), strict=True))
 
@@ -222,7 +222,7 @@ def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeyp
     cut = Learned(tmp_path / "two", shards, rules, max_bytes=20_000)
     assert len(cut.merged) > 4 and cut.numbered["x"].rounds > 4
     assert cut.raw("x") == whole.raw("x") and cut.tables() == whole.tables()
-    groups = pq.ParquetFile(cut.data.at("vocabulary/x.parquet")).metadata
+    groups = pq.ParquetFile(cut.data.path("vocabulary/x.parquet")).metadata
     sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
     assert sizes[:-1] == [512] * (len(sizes) - 1) and len(sizes) > 3
     assert cut.numbered["x"].sha256 == hashlib.sha256(cut.raw("x")).hexdigest()

@@ -287,7 +287,7 @@ def test_any_chunks_can_be_read_as_any_others(tmp_path_factory, small_blocks, da
         writers[-1].write()
     writers[0].finish(Metadata({"t": catalogue}), results)
 
-    reading = reader.Reader(folder, writers[0].metadata, folder.read)
+    reading = reader.Reader(folder, writers[0].metadata, folder.get)
     found = {offsets: torch.zeros_like(chunk) for offsets, chunk in wanted.items()}
     read_back = reading.read_metadata().state_dict_metadata["t"]
     plan = LoadPlan(create_read_items_for_chunk_list("t", read_back, chunk_metadata(found)))

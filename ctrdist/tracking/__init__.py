@@ -1,4 +1,4 @@
-"""What is recorded of a run: in events.jsonl always, in MLflow where it can be reached."""
+"""Records runs: always in events.jsonl, and in MLflow if it can be reached."""
 
 from ctrdist.tracking.diagnostic_plots import (
     abundance_figure,
@@ -6,12 +6,14 @@ from ctrdist.tracking.diagnostic_plots import (
     classes_figure,
     steps_figure,
 )
+from ctrdist.tracking.events import DatasetUse
 from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
 from ctrdist.tracking.replay import end_killed, replay
 from ctrdist.tracking.tracker import RunTracker
 from ctrdist.tracking.versions import git_commit, package_versions
 
 __all__ = [
+    "DatasetUse",
     "RunTracker",
     "abundance_figure",
     "attention_figure",

@@ -1,4 +1,4 @@
-"""events.jsonl: all that a run records, one JSON object per line, only ever appended to."""
+"""events.jsonl: everything that a run records, one JSON object per line, only ever appended to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 EVENTS_NAME = "events.jsonl"
+
+Kind = Literal["start", "params", "tags", "metrics", "artifact", "dataset", "finish"]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +23,61 @@ class Event:
     """One line."""
 
     time_ms: int
-    """When it was recorded: milliseconds since 1970."""
+    """Time of recording, in milliseconds since 1970."""
     kind: str
-    """start, params, tags, metrics, artifact, dataset or finish."""
+    """A :data:`Kind`, or one of a later version."""
     step: int | None
-    """Of metrics."""
+    """Step of metrics."""
     values: dict[str, Any]
-    """By kind: see :class:`ctrdist.tracking.tracker.RunTracker`."""
+    """Params, tags and metrics by name; otherwise the fields of the record of that kind."""
     start: int
     """Offset of the line's first byte."""
     end: int
-    """Offset behind the line's last byte."""
+    """Offset of the byte after the line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A file that the run keeps."""
+
+    KIND: ClassVar[Kind] = "artifact"
+
+    name: str
+    """Name under which a tracking service shows it, with folders."""
+    path: str
+    """Path relative to the run's directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetUse:
+    """The data set that the run reads."""
+
+    KIND: ClassVar[Kind] = "dataset"
+
+    name: str
+    path: str
+    """Directory of the data set, local or s3://."""
+    fingerprint: str
+    """Fingerprint of its manifest."""
+    rows: Mapping[str, int]
+    """Split → number of rows."""
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    """Further figures, ready for JSON. The events of older runs have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """The end of the run."""
+
+    KIND: ClassVar[Kind] = "finish"
+
+    status: Status
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """Nested results."""
 
 
 class EventLog:
-    """Appends events, from any thread. When `append` returns, the system has the line."""
+    """Appends events, from any thread. When `append` returns, the operating system has the line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,17 +86,21 @@ class EventLog:
         # Unbuffered and appending: each event is one write, and outlives a killed process.
         self._file = path.open("ab", buffering=0)
         if not _ends_with_newline(path):
-            self._file.write(b"\n")  # the line that a killed process left unfinished stands alone
+            self._file.write(b"\n")  # Closes a line that a killed process left unfinished.
 
-    def append(self, kind: str, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Writes one event; what JSON has no numbers for becomes the strings nan, inf and -inf."""
+    def append(self, kind: Kind, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Writes one event. Numbers that JSON lacks become the strings nan, inf and -inf."""
         line = {"time": time.time_ns() // 1_000_000, "kind": kind, "step": step}
         text = json.dumps({**line, "values": _jsonable(values)}, ensure_ascii=False)
         with self._lock:
             self._file.write(text.encode() + b"\n")
 
+    def record(self, record: Artifact | DatasetUse | Finish) -> None:
+        """Writes one record as an event."""
+        self.append(record.KIND, vars(record))
+
     def close(self) -> None:
-        """Closes the file; an event that comes later is an error."""
+        """Closes the file. An event that comes later is an error."""
         with self._lock:
             self._file.close()
 
@@ -63,11 +110,11 @@ def read_events(path: Path, offset: int, max_bytes: int = 1 << 20) -> tuple[list
 
     Args:
         path: events.jsonl.
-        offset: where a line starts.
-        max_bytes: how much to read at once; a longer line is read whole.
+        offset: start of a line.
+        max_bytes: bytes to read at once; a longer line is read whole.
 
     Returns:
-        The events, without lines that are not JSON, and the offset behind the last complete line.
+        The events, without lines that are not JSON, and the offset after the last complete line.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -78,23 +125,29 @@ def read_events(path: Path, offset: int, max_bytes: int = 1 << 20) -> tuple[list
     return list(_parse(block, offset)), offset + len(block)
 
 
-def metric_history(path: Path, prefixes: tuple[str, ...]) -> dict[str, dict[int, float]]:
-    """Metrics whose names begin with a prefix: name → step → value, over all starts of the run.
-
-    Of a step that was taken again after a restart, the later value counts. Steps rise.
-    """
-    history: dict[str, dict[int, float]] = {}
+def all_events(path: Path) -> Iterator[Event]:
+    """All events so far, in order."""
     offset = 0
     while True:
         events, end = read_events(path, offset)
         if end == offset:
-            return {name: dict(sorted(points.items())) for name, points in history.items()}
-        for event in events:
-            if event.kind == "metrics" and event.step is not None:
-                for name, value in event.values.items():
-                    if name.startswith(prefixes):
-                        history.setdefault(name, {})[event.step] = float(value)
+            return
+        yield from events
         offset = end
+
+
+def metric_history(path: Path, prefixes: tuple[str, ...]) -> dict[str, dict[int, float]]:
+    """Metrics whose names begin with a prefix: name → step → value, over all starts of the run.
+
+    If a step was taken again after a restart, the later value counts. Steps rise.
+    """
+    history: dict[str, dict[int, float]] = {}
+    for event in all_events(path):
+        if event.kind == "metrics" and event.step is not None:
+            for name, value in event.values.items():
+                if name.startswith(prefixes):
+                    history.setdefault(name, {})[event.step] = float(value)
+    return {name: dict(sorted(points.items())) for name, points in history.items()}
 
 
 def _parse(block: bytes, offset: int) -> Iterator[Event]:
@@ -111,11 +164,11 @@ def _parse(block: bytes, offset: int) -> Iterator[Event]:
                 end=offset,
             )
         except (ValueError, KeyError, TypeError):
-            continue  # left unfinished by a killed process
+            continue  # A killed process left it unfinished.
 
 
 def _ends_with_newline(path: Path) -> bool:
-    """Also true of an empty file."""
+    """True also for an empty file."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
@@ -131,7 +184,7 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, bool | int | str) or value is None:
         return value
     try:
-        number = float(value)  # also scalars of numpy and torch
+        number = float(value)  # Converts scalars of numpy and torch, too.
     except (TypeError, ValueError):
         return str(value)
     return number if math.isfinite(number) else str(number)

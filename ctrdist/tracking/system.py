@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
-log = logging.getLogger(__name__)
+import psutil
 
 INTERVAL_SECONDS = 10.0
 _MIB, _GIB = 1 << 20, 1 << 30
 
 
 class SystemSampler(threading.Thread):
-    """Calls `record` with the machine's and this process tree's figures until stopped."""
+    """Records figures of the machine and of this process tree until it is stopped."""
 
     def __init__(
         self,
@@ -27,7 +25,7 @@ class SystemSampler(threading.Thread):
 
         Args:
             record: gets the metrics, named system/… with their unit.
-            disk: a path on the disk whose space is of interest.
+            disk: a path on the disk whose space is recorded.
             interval: seconds between two samples.
         """
         super().__init__(name="system-metrics", daemon=True)
@@ -37,41 +35,35 @@ class SystemSampler(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Samples; ends at once where psutil is not installed."""
-        try:
-            import psutil
-        except ImportError:
-            log.info("psutil is not installed: no system metrics")
-            return
+        """Samples."""
         process = psutil.Process()
-        psutil.cpu_percent()  # the first call of both starts the measurement and returns 0
+        psutil.cpu_percent()  # The first call of both starts the measurement and returns 0.
         process.cpu_percent()
-        before = _counters(psutil)
+        before = _counters()
         while not self._ended.wait(self._interval):
-            now = _counters(psutil)
+            now = _counters()
             rates = {k: (now[k] - before[k]) / self._interval / _MIB for k in now if k in before}
             before = now
             try:
-                self._record({**_sample(psutil, process, self._disk), **rates, **_gpu()})
+                self._record({**_sample(process, self._disk), **rates, **_gpu()})
             except psutil.Error:
-                continue  # a child ended while it was looked at
+                continue  # A child ended during the measurement.
 
     def stop(self) -> None:
-        """Ends the thread; returns when it has ended."""
+        """Ends the thread, and waits for it."""
         self._ended.set()
         if self.is_alive():
             self.join(5)
 
 
-def _sample(psutil: Any, process: Any, disk: str) -> dict[str, float]:
-    memory = psutil.virtual_memory()
+def _sample(process: psutil.Process, disk: str) -> dict[str, float]:
+    memory, usage = psutil.virtual_memory(), psutil.disk_usage(disk)
     tree = process.memory_info().rss
     for child in process.children(recursive=True):
         try:
             tree += child.memory_info().rss
         except psutil.Error:
             continue
-    usage = psutil.disk_usage(disk)
     return {
         "system/cpu_percent": psutil.cpu_percent(),
         "system/process_cpu_percent": process.cpu_percent(),
@@ -83,8 +75,8 @@ def _sample(psutil: Any, process: Any, disk: str) -> dict[str, float]:
     }
 
 
-def _counters(psutil: Any) -> dict[str, int]:
-    """Bytes since the machine's start; without those that a container hides."""
+def _counters() -> dict[str, int]:
+    """Bytes since the machine's start, without the counters that a container hides."""
     counters: dict[str, int] = {}
     if disk := psutil.disk_io_counters():
         counters["system/disk_read_mib_per_s"] = disk.read_bytes
@@ -96,7 +88,7 @@ def _counters(psutil: Any) -> dict[str, int]:
 
 
 def _gpu() -> dict[str, float]:
-    """Of this process's GPU, only once training has begun to use it."""
+    """Figures of this process's GPU, once training has begun to use it."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return {}
@@ -106,14 +98,10 @@ def _gpu() -> dict[str, float]:
         "system/gpu_memory_percent": 100 * (total - free) / total,
         "system/gpu_memory_allocated_gib": torch.cuda.memory_allocated() / _GIB,
     }
-    # The rest asks NVML, whose Python package need not be there.
-    for name, ask in (
-        ("system/gpu_percent", torch.cuda.utilization),
-        ("system/gpu_temperature_c", torch.cuda.temperature),
-        ("system/gpu_power_w", lambda: torch.cuda.power_draw() / 1000),
-    ):
-        try:
-            metrics[name] = float(ask())
-        except Exception:
-            break
+    try:  # These ask NVML, whose Python package may be missing.
+        metrics["system/gpu_percent"] = float(torch.cuda.utilization())
+        metrics["system/gpu_temperature_c"] = float(torch.cuda.temperature())
+        metrics["system/gpu_power_w"] = torch.cuda.power_draw() / 1000
+    except Exception:
+        return metrics
     return metrics

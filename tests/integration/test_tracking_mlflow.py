@@ -20,9 +20,9 @@ import pytest
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.errors import ConfigError
-from ctrdist.tracking import RunTracker, replay
+from ctrdist.tracking import DatasetUse, RunTracker, replay
 from ctrdist.tracking.events import EVENTS_NAME, read_events
-from ctrdist.tracking.state import STATE_NAME, MlflowState
+from ctrdist.tracking.mlflow_state import STATE_NAME, MlflowState
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_CALL = 1.0
@@ -153,7 +153,15 @@ def test_the_default_store_gets_everything_and_a_resumed_run_goes_on(tmp_path, m
         tracker.log_metrics({"train/loss": 1 / (step + 1), "odd (name)!": step}, step)
     tracker.log_metrics({"valid/gauc": float("nan")}, 1)
     rows, figures = {"train": 10, "test": 2}, {"warnings": [{"column": "C1", "kind": "drift"}]}
-    tracker.log_dataset("tiny", "s3://bucket/tiny", "0123456789abcdef", rows, figures)
+    tracker.log_dataset(
+        DatasetUse(
+            name="tiny",
+            path="s3://bucket/tiny",
+            fingerprint="0123456789abcdef",
+            rows=rows,
+            profile=figures,
+        )
+    )
     tracker.finish("FAILED", {"test": {"auc": 0.75}})
     first_id, uri = tracker.run_id, tracker.tracking_uri
     assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"

@@ -10,7 +10,13 @@ from typing import Any
 from ctrdist.config.parse import to_dict, to_yaml
 from ctrdist.data.report import REPORT_PAGE, read_report
 from ctrdist.errors import UserError
-from ctrdist.tracking import RunTracker, calibration_figure, learning_curves_figure, roc_figure
+from ctrdist.tracking import (
+    DatasetUse,
+    RunTracker,
+    calibration_figure,
+    learning_curves_figure,
+    roc_figure,
+)
 from ctrdist.training.loop.evaluate import Evaluation
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe.callbacks import Callback, Started, Stepped
@@ -47,12 +53,15 @@ class Tracking(Callback):
             },
         )
         report = read_report(engine.dataset.path)
+        splits = engine.dataset.manifest.splits.items()
         self._tracker.log_dataset(
-            engine.dataset.schema.name,
-            engine.dataset.path,
-            engine.dataset.manifest.fingerprint,
-            {name: split.rows for name, split in engine.dataset.manifest.splits.items()},
-            report.summary,
+            DatasetUse(
+                name=engine.dataset.schema.name,
+                path=engine.dataset.path,
+                fingerprint=engine.dataset.manifest.fingerprint,
+                rows={name: split.rows for name, split in splits},
+                profile=report.summary,
+            )
         )
         if report.page:
             self._tracker.log_artifact_text(f"data/{REPORT_PAGE}", report.page)

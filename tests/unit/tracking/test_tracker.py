@@ -16,6 +16,7 @@ from ctrdist.config.experiment import TrackingConfig
 from ctrdist.errors import ConfigError
 from ctrdist.metrics.roc import roc_curve
 from ctrdist.tracking import (
+    DatasetUse,
     RunTracker,
     end_killed,
     git_commit,
@@ -24,8 +25,13 @@ from ctrdist.tracking import (
     roc_figure,
 )
 from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
+from ctrdist.tracking.mlflow_state import (
+    STATE_NAME,
+    MlflowState,
+    tracking_store,
+    without_credentials,
+)
 from ctrdist.tracking.mlflow_writer import _groups
-from ctrdist.tracking.state import STATE_NAME, MlflowState, tracking_store, without_credentials
 from ctrdist.tracking.system import SystemSampler
 from ctrdist.tracking.tracker import flatten
 
@@ -44,7 +50,8 @@ def test_a_run_without_mlflow_is_recorded_whole(tmp_path):
     tracker = tracker_in(tmp_path)
     tracker.start({"train": {"lr": 0.1}}, {"note": "x"}, {"config.yaml": "lr: 0.1\n"})
     tracker.log_metrics({"train/loss": 0.5}, step=20)
-    tracker.log_dataset("tiny", "s3://bucket/tiny", "abc", {"train": 10})
+    used = DatasetUse(name="tiny", path="s3://bucket/tiny", fingerprint="abc", rows={"train": 10})
+    tracker.log_dataset(used)
     curve = roc_curve(np.array([1, 0]), np.array([0, 1]))
     tracker.log_figure("roc", roc_figure(curve, 1.0, "run"))
     tracker.finish("FINISHED", {"test": {"auc": 0.7, "split": "test"}})

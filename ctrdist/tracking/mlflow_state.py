@@ -1,4 +1,4 @@
-"""mlflow_run.json: which MLflow run belongs to a run directory, and how much it has got."""
+"""mlflow_run.json: the MLflow run of a run directory, and which events were sent to it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class MlflowState:
     """Content of mlflow_run.json."""
 
     key: str
-    """Drawn once per run directory; the MLflow run bears it as tag, so that it is found again."""
+    """Random text of the run directory. The MLflow run has it as a tag, to be found again."""
     tracking_uri: str
-    """Without user and password."""
+    """MLflow's address, without user and password."""
     artifact_location: str | None
-    """Where artifacts go with the default SQLite store; None leaves it to the server."""
+    """Place of the artifacts with the default SQLite store; None leaves it to the server."""
     experiment: str
     """Name of the MLflow experiment."""
     run_name: str
@@ -28,9 +28,9 @@ class MlflowState:
     run_id: str | None = None
     """MLflow's id, once there is one."""
     delivered: int = 0
-    """Offset in events.jsonl up to which MLflow has everything, but for `skipped`."""
+    """Offset in events.jsonl up to which MLflow has everything but `skipped`."""
     skipped: list[int] = field(default_factory=list)
-    """Offsets of the events that MLflow refused while it answered; replay tries them again."""
+    """Offsets of the events that MLflow refused. `replay` sends them again."""
 
     def save(self, run_dir: Path) -> None:
         """Replaces the file at once, so that it is never half-written."""
@@ -40,14 +40,14 @@ class MlflowState:
 
     @classmethod
     def load(cls, run_dir: Path) -> MlflowState | None:
-        """The saved state; None where there is none that can be read."""
+        """The saved state; None if there is none that can be read."""
         try:
             return cls(**json.loads((run_dir / STATE_NAME).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
     def move_to(self, tracking_uri: str, artifact_location: str | None) -> None:
-        """Another MLflow store has nothing yet: everything is to be delivered to it."""
+        """Changes the MLflow store. Another store gets all events from the beginning."""
         if self.tracking_uri != without_credentials(tracking_uri):
             self.tracking_uri = without_credentials(tracking_uri)
             self.artifact_location = artifact_location

@@ -340,3 +340,13 @@ def test_a_run_that_the_server_lost_is_made_again(tmp_path, default_store):
     tracker.finish("FINISHED")
     assert tracker.run_id != "0" * 32
     assert steps_of(tracker.tracking_uri, tracker.run_id) == [1, 2]
+
+
+def test_a_run_recorded_in_november_2026_is_replayed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into the working directory.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run = shutil.copytree(Path(__file__).parents[1] / "files" / "run_202611", tmp_path / "run")
+    run_id = replay(str(run))
+    assert steps_of(f"sqlite:///{tmp_path}/mlflow.db", run_id) == [20]
+    stored = client(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
+    assert stored.info.status == "FINISHED" and stored.data.tags["data.name"] == "tiny"

@@ -294,3 +294,19 @@ def test_any_chunks_can_be_read_as_any_others(tmp_path_factory, small_blocks, da
     reading.read_data(plan, Boxes(found)).wait()
     for offsets, chunk in wanted.items():
         assert torch.equal(found[offsets], chunk)
+
+
+def test_a_checkpoint_written_in_november_2026_is_read():
+    """The files are those of commit f00b060. Later versions must read them as they are."""
+    run = Path(__file__).parents[2] / "files" / "run_202611"
+    for path in (run, run / "checkpoints", run / "checkpoints" / "step-000000003"):
+        opened = read(path)
+        assert opened.step == 3 and opened.state == {"epoch": 1, "loader": {"row": 12}}
+    assert opened.texts == TEXTS
+    tensors = {
+        "model": {"weight": torch.zeros(3, 2), "half": torch.zeros(4, dtype=torch.bfloat16)},
+        "step": torch.tensor(0),
+    }
+    load_tensors(opened.path, tensors)
+    assert torch.equal(tensors["model"]["weight"], torch.arange(6.0).view(3, 2))
+    assert tensors["model"]["half"].tolist() == [0, 1, 2, 3] and tensors["step"] == 7

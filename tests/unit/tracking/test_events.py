@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ctrdist.tracking.events import EventLog, read_events
+from ctrdist.tracking.events import (
+    Artifact,
+    DatasetUse,
+    EventLog,
+    Finish,
+    all_events,
+    metric_history,
+    read_events,
+)
 
 
 def test_values_survive_the_file(tmp_path):
@@ -78,3 +87,25 @@ def test_threads_do_not_mix_their_lines(tmp_path):
     events, _ = read_events(tmp_path / "events.jsonl", 0)
     assert len(events) == 800
     assert [e.values["x"] for e in events if e.step == 2] == list(range(200))
+
+
+def test_events_written_in_november_2026_are_read(tmp_path):
+    """The file is that of commit f00b060. Later versions must read it, and write the same keys."""
+    path = Path(__file__).parents[2] / "files" / "run_202611" / "events.jsonl"
+    old = {event.kind: event.values for event in all_events(path)}
+    assert Artifact(**old["artifact"]).path == "artifacts/summary.json"
+    used = DatasetUse(**old["dataset"])
+    assert used.rows == {"train": 10}
+    finish = Finish(**old["finish"])
+    assert finish.status == "FINISHED" and finish.summary["test"] == {"auc": 0.7}
+    assert metric_history(path, ("train/", "final/")) == {
+        "train/loss": {20: 0.5},
+        "final/test/auc": {0: 0.7},
+    }
+    log = EventLog(tmp_path / "events.jsonl")
+    for record in (Artifact(**old["artifact"]), used, finish):
+        log.record(record)
+    new = {event.kind: event.values for event in all_events(log.path)}
+    assert new == {kind: old[kind] for kind in ("artifact", "dataset", "finish")}
+    del old["dataset"]["profile"]  # Earlier versions wrote none.
+    assert DatasetUse(**old["dataset"]).profile == {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ctrdist.errors import CheckpointError, DamagedCheckpointError
@@ -30,9 +31,30 @@ class Folder(Store):
                 "run again under its name."
             ) from error
 
+    def get_checked(self, name: str, facts: Mapping[str, int]) -> bytes:
+        """Reads a small file of a checkpoint, and checks that it is what was written.
 
-def damaged(folder: Store, name: str, what: str) -> DamagedCheckpointError:
-    """The error to raise for a file that is not what was written."""
-    return DamagedCheckpointError(
-        f"{folder}/{name}: {what}. The checkpoint is damaged; use an older one of {folder.parent}."
-    )
+        Args:
+            name: name of the file.
+            facts: its "bytes" and "crc32" from the marker.
+
+        Raises:
+            DamagedCheckpointError: it is missing or altered.
+        """
+        try:
+            data = self.get(name)
+        except FileNotFoundError as error:
+            raise self.damaged(name, "missing") from error
+        if len(data) != facts["bytes"]:
+            raise self.damaged(
+                name, f"{len(data):,} bytes, the marker says {facts['bytes']:,} bytes"
+            )
+        if zlib.crc32(data) != facts["crc32"]:
+            raise self.damaged(name, "does not match its checksum")
+        return data
+
+    def damaged(self, name: str, what: str) -> DamagedCheckpointError:
+        """The error to raise for a file that is not what was written."""
+        return DamagedCheckpointError(
+            f"{self}/{name}: {what}. The checkpoint is damaged; use an older one of {self.parent}."
+        )

@@ -1,11 +1,11 @@
-"""Reads of a checkpoint what a rank needs, in blocks that are checked: see writer.py."""
+"""Reads the parts of a checkpoint that a rank needs, in checked blocks: see writer.py."""
 
 from __future__ import annotations
 
 import json
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -26,25 +26,25 @@ from torch.distributed.checkpoint import (
 from torch.distributed.checkpoint.metadata import TensorProperties
 from torch.futures import Future
 
-from ctrdist.checkpoint.folder import Folder, damaged
+from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.writer import CHUNK_ALIGN, Chunk
 
 _READ_BYTES = 16 * 2**20
-"""Neighbouring blocks are read at once up to this."""
+"""Most bytes of neighbouring blocks that are read at once."""
 _READERS = 4
-"""Reads at a time: object stores want several, disks do not mind."""
+"""Number of concurrent reads. Object stores need several; disks are no slower with them."""
 
 
 class Reader(StorageReader):
-    """Reads what a rank needs of a checkpoint, each byte checked."""
+    """Reads the parts of a checkpoint that a rank needs, and checks each byte."""
 
     def __init__(self, folder: Folder, metadata: bytes, read_checked: Callable[[str], bytes]):
         """Prepares a load.
 
         Args:
-            folder: of the checkpoint.
+            folder: directory of the checkpoint.
             metadata: content of its metadata.json.
-            read_checked: gives a small file of the checkpoint, after checking it.
+            read_checked: returns a small file of the checkpoint, after checking it.
         """
         self._folder = folder
         self._read_checked = read_checked
@@ -53,15 +53,15 @@ class Reader(StorageReader):
             (name, *chunk["offsets"]): chunk["file"]
             for name, tensor in self._tensors.items()
             for chunk in tensor["chunks"]
-            if 0 not in chunk["sizes"]  # an empty one may begin where another one does
+            if 0 not in chunk["sizes"]  # An empty one may begin where another one does.
         }
         self._memory = threading.local()
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """Part of the interface; a reader is used once."""
+        """Does nothing, as a reader is used once."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Sizes and chunks of all tensors."""
+        """Returns the sizes and chunks of all tensors."""
         return Metadata(
             state_dict_metadata={
                 name: TensorStorageMetadata(
@@ -79,23 +79,23 @@ class Reader(StorageReader):
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
     ) -> None:
-        """Part of the interface; nothing to set up."""
+        """Does nothing."""
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Part of the interface; never chosen by an address."""
+        """Returns False: torch must not choose this reader by an address."""
         return False
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Part of the interface."""
+        """Returns the plan as it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Part of the interface."""
+        """Returns the plans as they are."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Reads the blocks that hold what is planned, and copies it to where it belongs.
+        """Reads the blocks that hold the planned parts, and copies these into the tensors.
 
         Raises:
             DamagedCheckpointError: a block is not what was written.
@@ -135,23 +135,21 @@ class Reader(StorageReader):
         try:
             self._folder.read_into(run[0].file, begin, view)
         except FileNotFoundError as error:
-            raise damaged(self._folder, run[0].file, "missing") from error
+            raise self._folder.damaged(run[0].file, "missing") from error
         except EOFError as error:
-            raise damaged(self._folder, run[0].file, "ends too early") from error
+            raise self._folder.damaged(run[0].file, "ends too early") from error
         for block in run:
             part = view[block.begin - begin : block.end - begin]
             if zlib.crc32(part) != block.crc32:
                 where = f"bytes {block.begin:,} to {block.end:,} (of {block.chunk.name})"
-                raise damaged(
-                    self._folder, block.file, f"{where} do not match their checksum"
-                ) from None
+                raise self._folder.damaged(block.file, f"{where} do not match their checksum")
             for copy in block.copies:
                 copy(part)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Bytes with a checksum, and what is to be copied from them."""
+    """Bytes with a checksum, and the copies to make from them."""
 
     chunk: Chunk
     file: str
@@ -168,7 +166,7 @@ def _plan_blocks(
     target: Tensor,
     blocks: dict[tuple[str, int], _Block],
 ) -> None:
-    """Adds the blocks of a chunk that hold what the item wants, copied to target."""
+    """Adds the blocks of a chunk that hold the rows of an item, to be copied to the target."""
     sizes, offsets = chunk.sizes or (1,), tuple(item.storage_offsets) or (0,)
     target = target if target.dim() else target.unsqueeze(0)
     row_bytes = chunk.bytes // sizes[0]
@@ -202,7 +200,7 @@ def _plan_blocks(
 def _copy_to(
     target: Tensor, dtype: str, shape: tuple[int, ...], box: list[tuple[int, int]]
 ) -> Callable[[memoryview], None]:
-    """Copies a box of the tensor that a block's bytes hold."""
+    """Returns a function that copies a box of the tensor that a block's bytes hold."""
 
     def copy(data: memoryview) -> None:
         block = torch.frombuffer(data, dtype=getattr(torch, dtype)).view(shape)
@@ -213,7 +211,7 @@ def _copy_to(
 
 
 def _runs(blocks: list[_Block]) -> list[list[_Block]]:
-    """Neighbours in one file, together no larger than one read."""
+    """Groups blocks that are neighbours in one file and together no larger than one read."""
     if not blocks:
         return []
     blocks.sort(key=lambda block: (block.file, block.begin))
@@ -225,27 +223,3 @@ def _runs(blocks: list[_Block]) -> list[list[_Block]]:
         else:
             runs.append([block])
     return runs
-
-
-def checked(folder: Folder, name: str, facts: Mapping[str, int]) -> bytes:
-    """A small file of a checkpoint, if it is what was written.
-
-    Args:
-        folder: of the checkpoint.
-        name: of the file.
-        facts: its "bytes" and "crc32" as the marker has them.
-
-    Raises:
-        DamagedCheckpointError: it is missing or altered.
-    """
-    try:
-        data = folder.get(name)
-    except FileNotFoundError as error:
-        raise damaged(folder, name, "missing") from error
-    if len(data) != facts["bytes"]:
-        raise damaged(
-            folder, name, f"{len(data):,} bytes, the marker says {facts['bytes']:,} bytes"
-        )
-    if zlib.crc32(data) != facts["crc32"]:
-        raise damaged(folder, name, "does not match its checksum")
-    return data

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: decided here, by numbers alone."""
+"""Decides which checkpoints are kept, from numbers alone."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ctrdist.config.experiment import CheckpointConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A whole checkpoint, as far as retention looks at it."""
+    """The facts about a whole checkpoint that retention uses."""
 
     step: int
     value: float | None = None
-    """Of the monitor, larger being better; None where it was not evaluated."""
+    """Value of the monitored metric, larger being better; None without an evaluation."""
     best_step: int | None = None
-    """The best checkpoint as it was then: a run that goes on from here may end with that one."""
+    """The best checkpoint at that time. A run that resumes here may end with that one."""
 
 
 def superfluous(entries: Collection[Entry], current: int, config: CheckpointConfig) -> list[int]:
     """Steps of the checkpoints to remove, oldest first.
 
-    Stay: the newest `keep`, the best `keep_best`, each multiple of `keep_every`, and what any of
-    these names as its best. What is newer than the current one goes: a run is only ever behind a
-    whole checkpoint when that one proved damaged.
+    Kept are the newest `keep`, the best `keep_best`, each multiple of `keep_every`, and those that
+    any of these names as its best. A checkpoint newer than the current one is removed: a run
+    resumes from an older one only if the newer one is damaged.
 
     Args:
         entries: all whole checkpoints.
-        current: step of the one just written.
+        current: step of the checkpoint just written.
         config: keep, keep_best, keep_every.
     """
     known = {entry.step: entry for entry in entries if entry.step <= current}
@@ -38,7 +38,7 @@ def superfluous(entries: Collection[Entry], current: int, config: CheckpointConf
     ranked = sorted(
         (-entry.value, entry.step)
         for entry in known.values()
-        if entry.value is not None and not math.isnan(entry.value)
+        if entry.value is not None and math.isfinite(entry.value)
     )
     stay.update(step for _, step in ranked[: config.keep_best])
     if config.keep_every > 0:

@@ -1,10 +1,10 @@
-"""One checkpoint on its way to disk, in a thread of each rank.
+"""Writes one checkpoint in a thread of each rank, while training continues.
 
-The threads use no collective, as the training steps use those at the same time. A rank's index file
-says that its part is written; rank 0's thread looks for the index of every rank, and only then
-writes what makes the checkpoint one: the marker. What went wrong is told between the steps, by the
-next save or the end of the run. Names of files hold a token of this save, so
-nothing that an earlier try has left, or a process of it still writes, can be taken for a part.
+The threads use no collectives, because the training steps use them at the same time. A rank's index
+file tells that its part is written. Rank 0's thread waits for the index of every rank, and only
+then writes the marker, which makes the checkpoint whole. An error is raised between the steps, by
+the next save or at the end of the run. The names of files contain a token of this save, so that no
+file of an earlier attempt, or of a process of it that still writes, is taken for a part.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from ctrdist.checkpoint.writer import Writer, end, stem
 from ctrdist.errors import CheckpointError
 
 _PATIENCE_SECONDS = 120.0
-"""How long a file that another rank has written may take to be seen."""
+"""Time until a file that another rank has written must be visible."""
 _POLL_SECONDS = (0.02, 1.0)
-"""First and longest pause between two looks."""
+"""First and longest pause between two listings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A checkpoint that has become whole."""
+    """A whole checkpoint."""
 
     path: str
     step: int
     seconds: float
-    """From the snapshot to the marker."""
+    """Time from the snapshot to the marker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What rank 0 adds to the ranks' files."""
+    """The files that rank 0 adds to those of the ranks."""
 
     step: int
     marker: str
     """Name of the marker."""
     facts: dict[str, object]
-    """What the marker says beside the list of files."""
+    """Content of the marker, apart from the list of files."""
     texts: dict[str, bytes]
     """Small files by name."""
 
 
 class Saving:
-    """A save that has begun; its snapshot is taken."""
+    """A save in progress, after its snapshot."""
 
     def __init__(
         self,
@@ -66,35 +66,35 @@ class Saving:
         """Starts the thread.
 
         Args:
-            folder: of the checkpoint; it exists.
-            token: of this save, the same on all ranks.
-            writer: this rank's part.
-            contents: what rank 0 adds.
-            then: called on rank 0 in the thread, once the checkpoint is whole.
+            folder: directory of the checkpoint; it exists.
+            token: token of this save, the same on all ranks.
+            writer: writes this rank's part.
+            contents: the files that rank 0 adds.
+            then: called in rank 0's thread once the checkpoint is whole.
         """
         self._folder, self._token, self._writer = folder, token, writer
         self._contents, self._then = contents, then
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._error = ""
-        self._written, self._all_written, self._give_up = Event(), Event(), Event()
+        self._written, self._all_written, self._abort = Event(), Event(), Event()
         self._begun, self._seconds = time.perf_counter(), 0.0
-        # a daemon: an interpreter that is leaving does not wait for a rank that is gone
+        # A daemon, so that an interpreter does not wait at its exit for a rank that is gone.
         self._thread = Thread(target=self._run, name="checkpoint-write", daemon=True)
         self._thread.start()
 
     def join(self, seconds: float | None = None) -> None:
-        """Waits for this rank's thread, and asks nobody."""
+        """Waits for this rank's thread, without communication."""
         self._thread.join(seconds)
 
     def result(self) -> Saved:
-        """Waits until the checkpoint is whole; every rank calls it.
+        """Waits until the checkpoint is whole. Every rank calls it.
 
         Raises:
-            CheckpointError: some rank could not write its part; on all ranks the same.
+            CheckpointError: a rank could not write its part; the same error on all ranks.
         """
         self._written.wait()
         error = _first(self._error)
-        (self._give_up if error else self._all_written).set()
+        (self._abort if error else self._all_written).set()
         self.join()
         error = error or _first(self._error)
         step = self._contents.step
@@ -114,7 +114,7 @@ class Saving:
             if self._rank == 0:
                 self._complete()
                 self._then()
-        except Exception as error:  # raised to nobody here: result() tells all ranks
+        except Exception as error:  # result() raises it on all ranks.
             kind = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
             self._error = f"worker {self._rank}: {kind}{error}"
         self._seconds = time.perf_counter() - self._begun
@@ -142,9 +142,9 @@ class Saving:
         self._folder.put(self._contents.marker, marker.encode())
 
     def _wait_for_all(self, names: list[str]) -> dict[str, int]:
-        """Looks until each rank's index is there; gives the sizes of all files."""
+        """Waits until each rank's index is there; returns the sizes of all files."""
         pause, longest = _POLL_SECONDS
-        deadline = math.inf  # a rank may take its time; one that is gone ends the run elsewhere
+        deadline = math.inf  # A slow rank may take any time; if a rank is gone, others notice it.
         while True:
             files = self._folder.files()
             missing = [rank for rank, name in enumerate(names) if f"{name}.json" not in files]
@@ -152,11 +152,11 @@ class Saving:
                 return files
             if time.monotonic() > deadline:
                 raise CheckpointError(
-                    f"what workers {missing[:8]} have written to {self._folder} is not seen there "
-                    f"after {_PATIENCE_SECONDS:.0f} s. All workers must see the same directory: "
-                    "check checkpoint.directory and --runs."
+                    f"files that workers {missing[:8]} have written to {self._folder} are not "
+                    f"visible there after {_PATIENCE_SECONDS:.0f} s. All workers must see the same "
+                    "directory: check checkpoint.directory and --runs."
                 )
-            if self._give_up.wait(pause):
+            if self._abort.wait(pause):
                 raise CheckpointError("another worker has failed.")
             if self._all_written.is_set() and deadline == math.inf:
                 deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -164,7 +164,7 @@ class Saving:
 
 
 def _first(error: str) -> str:
-    """The error of the first rank that has one; empty where none has. Collective."""
+    """The error of the first rank that has one, otherwise empty. Collective."""
     errors = [error]
     if dist.get_world_size() > 1:
         errors = [""] * dist.get_world_size()

@@ -1,7 +1,7 @@
-"""The checkpoints of a run: directories step-<n>, each whole once its marker is written, last.
+"""The checkpoints of a run: directories step-<n>. A marker, written last, makes each one whole.
 
-A checkpoint names the model, the data and the plan it was made with, so it can be evaluated on its
-own, and it loads into any number of workers and any plan.
+A checkpoint holds the config, the data's schema and the sharding plan, so it can be evaluated on
+its own. It loads into any number of workers and any plan.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ctrdist.checkpoint.folder import Folder, damaged
-from ctrdist.checkpoint.reader import Reader, checked
+from ctrdist.checkpoint.folder import Folder
+from ctrdist.checkpoint.reader import Reader
 from ctrdist.checkpoint.retention import Entry, superfluous
 from ctrdist.checkpoint.saving import Contents, Saved, Saving
 from ctrdist.checkpoint.writer import METADATA, HostBuffer, Writer, begin
@@ -38,14 +38,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What a checkpoint holds beside tensors and state."""
+    """The texts of a checkpoint."""
 
     config: str
-    """The resolved config, YAML."""
+    """The resolved config, as YAML."""
     schema: str
     """schema.json of the data."""
     plan: str
-    """The sharding plan, JSON."""
+    """The sharding plan, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Opened:
     """A whole checkpoint."""
 
     path: str
-    """Its directory: local or s3://."""
+    """Its directory, local or s3://."""
     step: int
     state: dict[str, Any]
     """State of loader, schedule and progress."""
@@ -64,11 +64,11 @@ class CheckpointStore:
     """Writes the checkpoints of one run."""
 
     def __init__(self, directory: str | Path, config: CheckpointConfig) -> None:
-        """Opens a directory of checkpoints; makes nothing.
+        """Makes nothing.
 
         Args:
             directory: holds step-<n> directories, local or s3://; all workers must see it.
-            config: what to keep, and whether steps wait for a save.
+            config: which checkpoints are kept, and whether steps wait for a save.
         """
         self.directory = str(directory).rstrip("/")
         self._config = config
@@ -85,24 +85,24 @@ class CheckpointStore:
         value: float | None = None,
         best_step: int | None = None,
     ) -> str:
-        """Begins to write a checkpoint; every rank calls it.
+        """Begins to write a checkpoint. Every rank calls it.
 
-        Returns once the tensors may change again; :meth:`wait` says when it is whole. Waits for the
-        save before, if that is still being written.
+        Returns as soon as the tensors may change again. :meth:`wait` waits until the checkpoint is
+        whole. If the previous save is still being written, this one waits for it first.
 
         Args:
-            step: its number.
-            tensors: nested dict of tensors, this rank's part of the sharded ones.
+            step: number of the training step.
+            tensors: nested dict of tensors; of a sharded one, this rank's part.
             state: JSON-ready, the same on all ranks.
             texts: config, schema and plan.
-            value: of the monitor, larger being better, where this step was evaluated.
-            best_step: the best checkpoint so far; stays as long as this one does.
+            value: value of the monitored metric, larger being better, if this step was evaluated.
+            best_step: the best checkpoint so far, which is kept as long as this one.
 
         Returns:
             Its directory.
 
         Raises:
-            CheckpointError: of this save, or of the one before.
+            CheckpointError: this save or the previous one failed.
         """
         self.wait()
         folder = Folder(self.path_of(step))
@@ -115,7 +115,7 @@ class CheckpointStore:
             facts={
                 "version": VERSION,
                 "step": step,
-                "value": None if value is None or math.isnan(value) else value,
+                "value": value if value is not None and math.isfinite(value) else None,
                 "best_step": best_step,
             },
             texts={
@@ -134,10 +134,10 @@ class CheckpointStore:
         return folder.url
 
     def wait(self) -> Saved | None:
-        """Waits until the last save is whole; every rank calls it.
+        """Waits until the last save is whole. Every rank calls it.
 
         Returns:
-            What was saved; None where nothing was on its way.
+            The checkpoint; None if no save was in progress.
 
         Raises:
             CheckpointError: it could not be written.
@@ -146,7 +146,7 @@ class CheckpointStore:
         return None if saving is None else saving.result()
 
     def leave(self, seconds: float) -> None:
-        """Gives a save so long to end before the process does; asks no other rank."""
+        """Waits so long for a save in progress before the process ends, without communication."""
         if self._saving is not None:
             self._saving.join(seconds)
 
@@ -155,7 +155,7 @@ class CheckpointStore:
         return f"{self.directory}/{_PREFIX}{step:09d}"
 
     def remove_leftovers(self) -> None:
-        """Removes what saves that were cut off have left; only while nobody saves."""
+        """Removes the files of saves that were interrupted. No save may be in progress."""
         folder = Folder(self.directory)
         for name in folder.folders():
             if name.startswith(_PREFIX) and not folder.child(name).exists(MARKER):
@@ -167,12 +167,12 @@ class CheckpointStore:
             entries = [_entry(path) for path in complete(self.directory)]
             for old in superfluous(entries, step, self._config):
                 _remove(Folder(self.path_of(old)))
-        except CheckpointError as error:  # the new one is whole; training need not stop for this
+        except CheckpointError as error:  # The new checkpoint is whole, so training continues.
             _log.warning("old checkpoints were not removed: %s", error)
 
 
 def checkpoint_directory(run_dir: str | Path, run_name: str, config: CheckpointConfig) -> str:
-    """Where a run's checkpoints lie."""
+    """The directory of a run's checkpoints."""
     if config.directory:
         return f"{config.directory.rstrip('/')}/{run_name}"
     return f"{run_dir}/checkpoints"
@@ -193,7 +193,7 @@ def latest(directory: str | Path) -> str | None:
 
 
 def read(path: str | Path) -> Opened:
-    """Opens a checkpoint and checks all but its tensors, which are checked when they are loaded.
+    """Opens a checkpoint. Checks all but its tensors, which are checked when they are loaded.
 
     Args:
         path: a step-<n> directory, a run's directory (its best checkpoint, else its newest), or its
@@ -205,7 +205,9 @@ def read(path: str | Path) -> Opened:
     """
     folder = Folder(_resolve(str(path).rstrip("/")))
     files = _files(folder)
-    texts = {name: checked(folder, name, files[name]) for name in (_STATE, _CONFIG, _SCHEMA, _PLAN)}
+    texts = {
+        name: folder.get_checked(name, files[name]) for name in (_STATE, _CONFIG, _SCHEMA, _PLAN)
+    }
     state = json.loads(texts[_STATE])
     del state["version"]
     return Opened(
@@ -221,20 +223,20 @@ def read(path: str | Path) -> Opened:
 
 
 def load_tensors(path: str | Path, tensors: dict[str, Any]) -> None:
-    """Loads a checkpoint into existing tensors, resharding as needed; every rank calls it.
+    """Loads a checkpoint into existing tensors, and reshards them. Every rank calls it.
 
     Raises:
-        DamagedCheckpointError: a file is missing or altered; the tensors hold anything.
+        DamagedCheckpointError: a file is missing or altered. The tensors are undefined then.
         CheckpointError: a tensor is missing there or has another shape.
     """
     folder = Folder(path)
 
     def catalogue() -> tuple[dict[str, Any], bytes]:
         files = _files(folder)
-        return files, checked(folder, METADATA, files[METADATA])
+        return files, folder.get_checked(METADATA, files[METADATA])
 
     files, metadata = run_on_main(catalogue)
-    reader = Reader(folder, metadata, lambda name: checked(folder, name, files[name]))
+    reader = Reader(folder, metadata, lambda name: folder.get_checked(name, files[name]))
     try:
         _collectively(lambda: dcp.load(tensors, storage_reader=reader))
     except CheckpointException as error:
@@ -250,10 +252,10 @@ def load_tensors(path: str | Path, tensors: dict[str, Any]) -> None:
 
 
 def _collectively(function: Callable[[], object]) -> None:
-    """Calls what torch does on all ranks; our own error of any rank is raised on each of them."""
+    """Calls a collective of torch. An error of ours on any rank is raised on all of them."""
     try:
         function()
-    except CheckpointException as error:  # a BaseException
+    except CheckpointException as error:  # It is a BaseException.
         causes = [cause for cause, _ in error.failures.values()]
         for kind in (DamagedCheckpointError, CheckpointError):
             for cause in causes:
@@ -263,13 +265,13 @@ def _collectively(function: Callable[[], object]) -> None:
 
 
 def _files(folder: Folder) -> dict[str, dict[str, int]]:
-    """The marker's list of files; all of them are there in full length."""
+    """The marker's list of files, after checking that each one exists with its full length."""
     marker = _marker(folder)
     there = folder.files()
     for name, facts in marker["files"].items():
         if there.get(name) != facts["bytes"]:
             size = f"{there[name]:,} bytes" if name in there else "missing"
-            raise damaged(folder, name, f"{size}, the marker says {facts['bytes']:,} bytes")
+            raise folder.damaged(name, f"{size}, the marker says {facts['bytes']:,} bytes")
     return marker["files"]
 
 
@@ -278,9 +280,9 @@ def _marker(folder: Folder) -> dict[str, Any]:
         marker = json.loads(folder.get(MARKER))
         version, _ = marker["version"], marker["files"]
     except FileNotFoundError as error:
-        raise damaged(folder, MARKER, "missing") from error
+        raise folder.damaged(MARKER, "missing") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(folder, MARKER, "not the JSON that was written") from error
+        raise folder.damaged(MARKER, "not the JSON that was written") from error
     if version != VERSION:
         raise CheckpointError(
             f"{folder}: written by another version of ctrdist (format {version}); this one reads "
@@ -292,7 +294,7 @@ def _marker(folder: Folder) -> dict[str, Any]:
 def _entry(path: str) -> Entry:
     try:
         marker = _marker(Folder(path))
-    except CheckpointError:  # damaged: counts as a checkpoint without a value
+    except CheckpointError:  # A damaged one counts as one without a value.
         return Entry(step=_step_of(path))
     return Entry(step=_step_of(path), value=marker["value"], best_step=marker["best_step"])
 
@@ -324,7 +326,7 @@ def _step_of(path: str) -> int:
 
 
 def _begin(folder: Folder) -> str:
-    """Begins a save in an empty folder; gives its token."""
+    """Begins a save in an empty folder; returns its token."""
     token = secrets.token_hex(4)
     _remove(folder)
     begin(folder, token)
@@ -332,5 +334,7 @@ def _begin(folder: Folder) -> str:
 
 
 def _remove(folder: Folder) -> None:
-    folder.remove(MARKER)  # first, so that a kill here leaves no whole-looking ruin
+    folder.remove(
+        MARKER
+    )  # First, so that an interrupted removal leaves no checkpoint that looks whole.
     folder.remove()

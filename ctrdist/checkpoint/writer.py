@@ -1,11 +1,10 @@
-"""The files of a checkpoint: raw tensor bytes and JSON. Nothing here is ever unpickled.
+"""Writes the files of a checkpoint: raw tensor bytes and JSON. Nothing is pickled.
 
-torch.distributed.checkpoint plans: who writes which chunk of which tensor, and which parts of which
-chunks a rank needs under another plan or world size. What it plans is written and read here. Each
-rank has one file of bytes and an index of it; metadata.json says which chunk is in whose file. A
-chunk's bytes have a checksum per block, so that a rank that reads some rows of a chunk need read,
-and can check, only the blocks that hold them: see reader.py. docs/checkpoints.md describes the
-format.
+torch.distributed.checkpoint plans which rank writes which chunk of which tensor, and which parts of
+chunks a rank reads under another plan or world size. This package writes and reads them. Each rank
+has one file of bytes and an index of it; metadata.json tells the file of each chunk. The bytes of a
+chunk have a checksum per block, so that a rank that reads some rows of a chunk reads and checks
+only the blocks that hold them: see reader.py. docs/checkpoints.md describes the format.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from ctrdist.errors import CheckpointError
 
 METADATA = "metadata.json"
 _BEGUN = "begun"
-"""Holds the token of the save that is going on."""
+"""File with the token of the save in progress."""
 CHUNK_ALIGN = 64
-"""Chunks begin at multiples of this, so that any dtype can be viewed in place."""
+"""Chunks begin at multiples of this offset, so that any dtype can be viewed in place."""
 _BLOCK_BYTES = 4 * 2**20
-"""About so much has a checksum of its own."""
+"""Approximate size of a block, which has a checksum of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,86 +45,86 @@ class Chunk:
     """A tensor, or a box cut out of one, in a rank's file."""
 
     name: str
-    """Of the tensor."""
+    """Name of the tensor."""
     dtype: str
     offsets: tuple[int, ...]
-    """Of the chunk in the tensor."""
+    """Position of the chunk in the tensor."""
     sizes: tuple[int, ...]
     begin: int
-    """Of its bytes in the file; rows follow each other, little-endian."""
+    """Offset of its bytes in the file. They are in row order and little-endian."""
     bytes: int
     block_bytes: int
-    """A whole number of rows; the last block may be shorter."""
+    """Bytes of a block: a whole number of rows. The last block may be shorter."""
     crc32: list[int]
-    """Of each block."""
+    """Checksum of each block."""
 
 
 def begin(folder: Folder, token: str) -> None:
-    """Begins a save in an empty or missing folder; on one rank."""
+    """Begins a save in an empty or missing folder. One rank calls it."""
     folder.put(_BEGUN, token.encode())
 
 
 def end(folder: Folder) -> None:
-    """Ends it, before the marker; on one rank."""
+    """Ends the save, before the marker is written. One rank calls it."""
     folder.remove(_BEGUN)
 
 
 def stem(rank: int, token: str) -> str:
-    """Name of a rank's files of one save, without suffix."""
+    """Name of a rank's files in one save, without suffix."""
     return f"r{rank:05d}-{token}"
 
 
 class HostBuffer:
-    """Memory for snapshots, used again by each save."""
+    """Memory for snapshots, reused by each save."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int, pinned: bool) -> Tensor:
-        """So many bytes; what was taken before is overwritten.
+        """Returns the memory; the next call overwrites its content.
 
         Args:
-            size: bytes.
-            pinned: page-locked, which copies from a GPU want.
+            size: number of bytes.
+            pinned: page-lock the memory, which copies from a GPU need.
         """
         if self._bytes.numel() < size:
-            self._bytes = torch.empty(0, dtype=torch.uint8)  # first let go of the old one
+            self._bytes = torch.empty(0, dtype=torch.uint8)  # Frees the old memory first.
             self._bytes = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         return self._bytes[:size]
 
 
 class Writer(StorageWriter):
-    """One rank's part of one save.
+    """Writes one rank's part of one save.
 
-    The planner's calls, which are collective, only lay the file out and take the snapshot;
-    :meth:`write` writes it, and talks to no other rank.
+    The planner's calls, which are collective, only lay out the file and take the snapshot.
+    :meth:`write` writes it and communicates with no other rank.
     """
 
     def __init__(self, folder: Folder, token: str, rank: int, buffer: HostBuffer | None) -> None:
         """Prepares a save.
 
         Args:
-            folder: of the checkpoint, begun by :func:`begin`.
-            token: of the save.
-            rank: this one.
-            buffer: for the snapshot; None: the tensors themselves are written, and must not change
-                before they are.
+            folder: directory of the checkpoint, after :func:`begin`.
+            token: token of the save.
+            rank: this process's rank.
+            buffer: memory for the snapshot. None: the tensors themselves are written, and must not
+                change before that.
         """
         self.metadata = b""
-        """metadata.json, on the coordinator, once it is planned."""
+        """Content of metadata.json, on the coordinator, after planning."""
         self._folder, self._token = folder, token
         self._stem = stem(rank, token)
         self._buffer = buffer
         self._chunks: list[tuple[Chunk, Tensor]] = []
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """Part of the interface; a writer is used once."""
+        """Does nothing, as a writer is used once."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Makes sure that this rank sees the directory that rank 0 has made.
+        """Checks that this rank sees the directory that rank 0 has made.
 
         Raises:
-            CheckpointError: it is another one, on a disk of this machine for instance.
+            CheckpointError: it does not, for instance because the path is on a local disk.
         """
         try:
             seen = self._folder.get(_BEGUN).decode()
@@ -140,29 +139,29 @@ class Writer(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Part of the interface; never chosen by an address."""
+        """Returns False: torch must not choose this writer by an address."""
         return False
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Refuses what is no tensor.
+        """Returns the plan as it is.
 
         Raises:
-            CheckpointError: names the value.
+            CheckpointError: a value is not a tensor.
         """
         for item in plan.items:
             if item.type == WriteItemType.BYTE_IO:
                 raise CheckpointError(
-                    f"a checkpoint holds tensors, and {item.index.fqn} is none. Put it into the "
+                    f"a checkpoint holds tensors, and {item.index.fqn} is not one. Put it into the "
                     "state, which is stored as JSON, or make it a tensor."
                 )
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Part of the interface; each rank lays out its own file."""
+        """Returns the plans as they are: each rank lays out its own file."""
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Lays the file out and takes the snapshot; writes nothing yet."""
+        """Lays out the file and takes the snapshot; writes nothing yet."""
         end, tensors = 0, []
         for item in plan.items:
             assert item.tensor_data is not None, "prepare_local_plan lets tensors through only"
@@ -198,7 +197,7 @@ class Writer(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """On the coordinator: puts metadata.json together."""
+        """Assembles metadata.json, on the coordinator."""
         files = {result.index: result.storage_data for rank in results for result in rank}
         tensors = {}
         for name, value in metadata.state_dict_metadata.items():
@@ -218,7 +217,7 @@ class Writer(StorageWriter):
         self.metadata = json.dumps({"tensors": tensors}).encode()
 
     def write(self) -> None:
-        """Writes the bytes, then the index, whose presence says that this rank is done."""
+        """Writes the bytes, then the index, whose presence tells that this rank is done."""
         chunks, position = [], 0
         with self._folder.write(f"{self._stem}.bin") as handle:
             for chunk, tensor in self._chunks:
@@ -231,7 +230,7 @@ class Writer(StorageWriter):
                     sums.append(zlib.crc32(block))
                     handle.write(block)
                 chunks.append({**asdict(chunk), "crc32": sums})
-        self._chunks = []  # lets go of the tensors
+        self._chunks = []  # Releases the tensors.
         index = {"bytes": position, "chunks": chunks}
         self._folder.put(f"{self._stem}.json", json.dumps(index).encode())
 

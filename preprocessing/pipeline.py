@@ -25,6 +25,7 @@ import ray
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, Split, open_dataset
 from ctrdist.errors import DataError, UserError
+from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
 from ctrdist.storage import is_storage_error
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.errors import GO_ON, done, explain
@@ -39,7 +40,6 @@ from preprocessing.statistics.numeric import NumberStatistics
 from preprocessing.vocabulary import vocabulary_pass
 from preprocessing.vocabulary.parent import Parent, open_parent
 from preprocessing.write import writing_pass
-from preprocessing.write.encode import Encoding, schema_of
 from preprocessing.write.output_dir import SOURCE, Output
 
 logger = logging.getLogger(__name__)
@@ -206,10 +206,18 @@ def _run(
         work.mark(runner.mark("begin"), {})
     vocabularies = vocabulary_pass.run(plan, shared, sections, parent, runner, output)
     transforms = _transforms(config, sections, parent)
-    encoding = Encoding(vocabularies.sizes, transforms)
-    written = writing_pass.run(plan, division, sections, encoding, vocabularies, output, runner)
-    schema = schema_of(config, encoding)
+    fitted = FittedFeatures(
+        columns=config.all_columns,
+        crosses=tuple(config.crosses),
+        numeric_as=config.numeric_as,
+        missing=tuple(config.format.missing),
+        sizes=vocabularies.sizes,
+        transforms=transforms,
+    )
+    written = writing_pass.run(plan, division, sections, fitted, vocabularies, output, runner)
+    schema = fitted.schema(config.name)
     output.store.put(SCHEMA_NAME, schema.to_json().encode())
+    output.store.put(FEATURES_NAME, fitted.to_json().encode())
     files = {
         name: Split(
             files=tuple(part.file for part in written.parts if part.split == name),

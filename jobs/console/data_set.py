@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from ctrdist.features.columns import ColumnConfig
+from preprocessing.config.settings import PreprocessConfig
 from preprocessing.pipeline import Result
 from preprocessing.sources.shards import Shard
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ctrdist.errors import ConfigError
-from preprocessing.config.settings import LABEL, USER, PreprocessConfig
+from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, bucket_name
+from preprocessing.config.settings import PreprocessConfig
 
 JOINED_ROLES = ("numeric", "categorical", "multi_valued", "ignore")
 
@@ -37,9 +38,7 @@ def _check_columns(config: PreprocessConfig) -> None:
                 f"columns: {len(given)} with role {kind} ({', '.join(given) or 'none'}); "
                 f"a data set has {'exactly' if kind == 'label' else 'at most'} one."
             )
-    if not any(
-        c.role in ("numeric", "categorical", "multi_valued", "user") for c in config.all_columns
-    ):
+    if not config.of_role(*FEATURE_ROLES):
         raise ConfigError(
             "columns: no feature; one at least must be numeric, categorical, multi_valued or user."
         )
@@ -51,7 +50,7 @@ def _check_columns(config: PreprocessConfig) -> None:
     ]
     names = Counter([c.name for c in config.columns] + joined)
     names.update(
-        f"{c.name}_bucket" for c in config.of_role("numeric") if config.numeric_of(c) != "number"
+        bucket_name(c.name) for c in config.of_role("numeric") if config.numeric_of(c) != "number"
     )
     names.update([*config.derived, *(c.name for c in config.crosses)])
     repeated = [name for name, count in names.items() if count > 1]

@@ -8,16 +8,11 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ctrdist.config.parse import to_dict
-
-Role = Literal["label", "numeric", "categorical", "multi_valued", "user", "timestamp", "ignore"]
-LABEL = "label"
-"""Name of the label in the data set that is written."""
-USER = "__user"
-"""Name of the column with the users' 64-bit hashes."""
+from ctrdist.features.columns import ColumnConfig, CrossConfig, FeatureColumns, NumericAs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,65 +34,6 @@ class FormatConfig:
     none."""
     missing: list[str] = field(default_factory=lambda: [""])
     """Texts that stand for a missing value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnConfig:
-    """One column of the raw log."""
-
-    name: str
-    """Its name, also that of the field."""
-    role: Role = "categorical"
-    """label: 0 or 1, see threshold. user: a categorical field, and a column of its hash for AUC
-    grouped by user. timestamp: seconds, kept but no feature. multi_valued: a list of categories.
-    ignore: not read."""
-    type: Literal["number", "integer"] = "number"
-    """Of a numeric column: what counts as a well-formed value."""
-    transform: Literal["log_standardise", "standardise", "min_max", "raw"] = "log_standardise"
-    """Of a numeric column: sign(x)·ln(1 + |x|) and then (x − mean) / deviation, or only the latter,
-    or (x − smallest) / (largest − smallest) cut to [0, 1], or x itself. What is learned is of the
-    training rows that have a value; a missing value becomes 0."""
-    numeric_as: Literal["number", "bucket", "both"] | None = None
-    """Of a numeric column: as the data set's numeric_as, which null stands for."""
-    buckets: Literal["log_square", "quantile"] = "log_square"
-    """Of a numeric column that becomes a category: floor(ln(x)²) for x > 2, otherwise x without its
-    fraction; or which of num_quantiles parts of the training rows' values it falls into."""
-    num_quantiles: int = 100
-    """Parts of equal size into which the training rows' values are cut for `buckets: quantile`."""
-    encoding: Literal["vocabulary", "hash"] = "vocabulary"
-    """Of a categorical column: ids by falling count in training, or by a hash into num_buckets."""
-    min_count: int | None = None
-    """Of a vocabulary: rarer values become unknown. null: the data set's min_count."""
-    max_size: int | None = None
-    """Of a vocabulary: only so many of its most frequent values are kept. null: all."""
-    num_buckets: int | None = None
-    """Of a hash: into how many ids. Of a vocabulary: values that are not in it are hashed into so
-    many further ids, instead of being unknown; null: they are unknown."""
-    missing: Literal["token", "unknown"] = "token"
-    """Of a categorical column: whether a missing value is a value of its own, counted like any
-    other, or unknown. A missing multi-valued column is an empty list."""
-    separator: str = "|"
-    """Of a multi-valued column: between two values; empty values are dropped."""
-    max_length: int | None = None
-    """Of a multi-valued column: values of a row beyond so many are dropped."""
-    threshold: float | None = None
-    """Of the label: 1 where the value is at least this. null: the value is 0 or 1."""
-    unit: Literal["s", "ms", "us"] = "s"
-    """Of the timestamp: what its integers count since 1970; it is stored in seconds."""
-    derive: list[Literal["hour", "weekday", "weekend"]] = field(default_factory=list)
-    """Of the timestamp: categorical fields made of it, in UTC, named after it: time_hour."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossConfig:
-    """A categorical field that stands for the values of several columns together."""
-
-    name: str
-    """Name of the field."""
-    columns: list[str]
-    """Two or more categorical or user columns."""
-    num_buckets: int
-    """Combinations are hashed into so many ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +86,7 @@ class BadRowsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
+class PreprocessConfig(FeatureColumns):
     """From a raw log to a data set that training reads."""
 
     name: str = ""
@@ -175,7 +111,7 @@ class PreprocessConfig:
     """Which rows are for training, validation and test."""
     min_count: int = 1
     """Categorical values that fewer training rows have become unknown."""
-    numeric_as: Literal["number", "bucket", "both"] = "number"
+    numeric_as: NumericAs = "number"
     """Whether a numeric column x becomes a number, or the categorical field x_bucket, or both. The
     bucket is floor(ln(x)²) for x > 2, otherwise x without its fraction; missing is a bucket of its
     own."""
@@ -211,40 +147,6 @@ class PreprocessConfig:
         """The columns that are read: those of the log, then those of each join without its key."""
         joined = [c for join in self.joins for c in join.columns if c.name != join.key]
         return tuple(c for c in [*self.columns, *joined] if c.role != "ignore")
-
-    def of_role(self, *roles: Role) -> tuple[ColumnConfig, ...]:
-        """The columns of these roles, in order."""
-        return tuple(c for c in self.all_columns if c.role in roles)
-
-    @property
-    def label(self) -> ColumnConfig:
-        """The label's column."""
-        return self.of_role("label")[0]
-
-    @property
-    def categorical(self) -> tuple[ColumnConfig, ...]:
-        """Columns of the categorical fields in order; a bucket of numbers has a name of its own."""
-        fields = []
-        for column in self.of_role("numeric", "categorical", "multi_valued", "user"):
-            if column.role != "numeric":
-                fields.append(column)
-            elif self.numeric_of(column) != "number":
-                fields.append(replace(column, name=f"{column.name}_bucket", missing="token"))
-        return tuple(fields)
-
-    def numeric_of(self, column: ColumnConfig) -> str:
-        """What a numeric column becomes: number, bucket or both."""
-        return column.numeric_as or self.numeric_as
-
-    @property
-    def derived(self) -> tuple[str, ...]:
-        """Names of the categorical fields made of the timestamp."""
-        return tuple(f"{c.name}_{what}" for c in self.of_role("timestamp") for what in c.derive)
-
-    @property
-    def numeric(self) -> tuple[ColumnConfig, ...]:
-        """Columns that become numbers."""
-        return tuple(c for c in self.of_role("numeric") if self.numeric_of(c) != "bucket")
 
     def for_manifest(self) -> dict[str, Any]:
         """What determines the content, without places: equal data gives equal bytes anywhere."""

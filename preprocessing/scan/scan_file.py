@@ -17,8 +17,8 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from ctrdist.features.encode import LocalRows
 from ctrdist.storage import Store
-from preprocessing.scan.scanned import Scanned
 
 _ALIGNED = 8
 _PACKED = 64
@@ -53,7 +53,7 @@ class CodedWriter:
             raise
         self._opening.__exit__(kind, error, trace)
 
-    def write(self, rows: Scanned) -> None:
+    def write(self, rows: LocalRows) -> None:
         """Appends a block."""
         arrays = [self._array(title, array) for title, array in _arrays(rows)]
         self._blocks.append(arrays)
@@ -72,7 +72,7 @@ class CodedWriter:
         return entry
 
 
-def read_coded(store: Store, name: str) -> Iterator[Scanned]:
+def read_coded(store: Store, name: str) -> Iterator[LocalRows]:
     """The blocks of a section, in order; local ones lie in the file's memory map."""
     if store.local:
         with open(store.path(name), "rb") as file:
@@ -106,11 +106,11 @@ def _narrow(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _arrays(rows: Scanned) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(rows: LocalRows) -> Iterator[tuple[str, np.ndarray]]:
     yield "label", rows.label.astype(np.int8)
     for name, values in rows.numbers.items():
         yield f"number {name}", values
-    for name, codes in rows.codes.items():
+    for name, codes in rows.local_ids.items():
         yield f"code {name}", codes
     for name, (ends, codes) in rows.lists.items():
         yield f"ends {name}", ends - ends[0]
@@ -126,14 +126,14 @@ def _arrays(rows: Scanned) -> Iterator[tuple[str, np.ndarray]]:
             yield title, column
 
 
-def _rows(arrays: dict[str, np.ndarray]) -> Scanned:
-    rows = Scanned(arrays["label"].astype(np.float32), {}, {}, {})
+def _rows(arrays: dict[str, np.ndarray]) -> LocalRows:
+    rows = LocalRows(arrays["label"].astype(np.float32))
     for title, array in arrays.items():
         kind, _, name = title.partition(" ")
         if kind == "number":
             rows.numbers[name] = array.astype(np.float64, copy=False)
         elif kind == "code":
-            rows.codes[name] = array
+            rows.local_ids[name] = array
         elif kind == "ends":
             rows.lists[name] = (array.astype(np.int32), arrays[f"list {name}"])
         elif kind == "cross":

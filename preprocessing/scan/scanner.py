@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ctrdist.features.columns import ColumnConfig, bucket_name
+from ctrdist.features.encode import LocalRows
+from ctrdist.features.hashing import HASH_KEY
+from ctrdist.features.transforms import bucket_numbers
+from ctrdist.features.typed_columns import UNITS, read_typed_columns
 from ctrdist.native.build import load_native
-from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from preprocessing.config.settings import FormatConfig, PreprocessConfig
 from preprocessing.scan.dictionary import Dictionary, PlainDictionary, load_library, new_dictionary
-from preprocessing.scan.fields import UNITS, USER_KEY, bucket_number, hashes, read_fields
-from preprocessing.scan.scanned import Scanned, counted, measured
 from preprocessing.sources.delimited import quote_of, separator_of
 from preprocessing.sources.reader import Block
 from preprocessing.sources.side_tables import Side, attach
@@ -36,7 +39,7 @@ class Scanner:
     """Columns of blocks, with dictionaries that all blocks of a shard share.
 
     Attributes:
-        dictionaries: categorical field → its values, for all fields of :func:`scanned.counted`.
+        dictionaries: field of FeatureColumns.counted → its values.
     """
 
     def __init__(self, config: PreprocessConfig, sides: Sequence[Side] = ()) -> None:
@@ -50,12 +53,12 @@ class Scanner:
         self.columns: list[str] = []
         self.sides = list(sides)
         self.dictionaries: dict[str, Dictionary | PlainDictionary] = {
-            column.name: new_dictionary() for column in counted(config)
+            column.name: new_dictionary() for column in config.counted
         }
         self._layout: _Layout | None = None
         self._plain = _plain(config)
 
-    def scan(self, block: TextBlock, names: Sequence[str]) -> Scanned | None:
+    def scan(self, block: TextBlock, names: Sequence[str]) -> LocalRows | None:
         """The rows of a block without its header, or None where anything in it is not plain.
 
         None leaves the dictionaries as they were; :meth:`scan_table` gives the same columns for the
@@ -84,7 +87,7 @@ class Scanner:
             return None
         return self._scan(library, raw, lines.value)
 
-    def scan_table(self, block: Block) -> Scanned:
+    def scan_table(self, block: Block) -> LocalRows:
         """The rows of a block of any format.
 
         Raises:
@@ -93,25 +96,26 @@ class Scanner:
         config = self.config
         hashed = config.split.by == "hash"
         rows = row_hash(block.table, config.split.seed) if hashed else None
-        fields = read_fields(attach(block, self.sides), config)
-        scanned = Scanned(fields.label, fields.numbers, {}, {}, fields.timestamp, row_hash=rows)
-        for column in counted(config):
-            tokens, dictionary = fields.tokens[column.name], self.dictionaries[column.name]
+        typed = read_typed_columns(attach(block, self.sides).table, config, block.where)
+        found = LocalRows(
+            typed.label,
+            typed.numbers,
+            timestamp=typed.timestamp,
+            user=typed.user,
+            row_hash=rows,
+        )
+        for column in config.counted:
+            texts, dictionary = typed.texts[column.name], self.dictionaries[column.name]
             if column.role == "multi_valued":
-                ends = tokens.offsets.to_numpy()
-                scanned.lists[column.name] = ends, dictionary.add(tokens.values)
-                continue
-            if column.role == "user":
-                scanned.user = hashes(tokens).view(np.int64)
-            if column.missing == "token":
-                tokens = tokens.fill_null("")
-            scanned.codes[column.name] = dictionary.add(tokens)
-        return scanned
+                found.lists[column.name] = texts.offsets.to_numpy(), dictionary.add(texts.values)
+            else:
+                found.local_ids[column.name] = dictionary.add(texts)
+        return found
 
-    def _scan(self, library: ctypes.CDLL, raw: bytes, n: int) -> Scanned | None:
+    def _scan(self, library: ctypes.CDLL, raw: bytes, n: int) -> LocalRows | None:
         assert self._layout is not None
         config, hashed = self.config, self.config.split.by == "hash"
-        scanned = Scanned(np.empty(n, np.float32), {}, {}, {})
+        scanned = LocalRows(np.empty(n, np.float32))
         scanned.row_hash = np.empty(n, np.uint64) if hashed else None
         configs = {column.name: column for column in config.columns}
         columns = (_Column * len(self.columns))()
@@ -131,7 +135,7 @@ class Scanner:
         return scanned
 
     def _prepare(
-        self, column: _Column, config: ColumnConfig, raw: bytes, n: int, scanned: Scanned
+        self, column: _Column, config: ColumnConfig, raw: bytes, n: int, scanned: LocalRows
     ) -> None:
         """Tells the C code where a column goes."""
         kind = {"numeric": config.type, "user": "categorical"}.get(config.role, config.role)
@@ -147,7 +151,7 @@ class Scanner:
         elif config.role == "numeric":
             out = scanned.numbers[config.name] = np.empty(n, np.float64)
         elif kind == "categorical":
-            out = scanned.codes[config.name] = np.empty(n, np.int32)
+            out = scanned.local_ids[config.name] = np.empty(n, np.int32)
             if config.role == "user":
                 scanned.user = np.empty(n, np.int64)
                 column.user = _at(scanned.user)
@@ -162,7 +166,7 @@ class Scanner:
             return
         column.out = _at(out)
 
-    def _finish(self, scanned: Scanned) -> None:
+    def _finish(self, scanned: LocalRows) -> None:
         """What is made of columns once they are numbers."""
         config = self.config
         for column in config.of_role("timestamp"):
@@ -170,13 +174,13 @@ class Scanner:
                 scanned.timestamp //= UNITS[column.unit]
         for name, (ends, codes) in scanned.lists.items():
             scanned.lists[name] = ends, codes[: ends[-1]].copy()
-        kept = {column.name for column in measured(config)}
+        kept = {column.name for column in config.measured}
         for column in config.of_role("numeric"):
             values = scanned.numbers[column.name]
-            bucket = f"{column.name}_bucket"
+            bucket = bucket_name(column.name)
             if bucket in self.dictionaries:
-                scanned.codes[bucket] = self.dictionaries[bucket].add_integers(
-                    bucket_number(values), np.isnan(values)
+                scanned.local_ids[bucket] = self.dictionaries[bucket].add_integers(
+                    bucket_numbers(values), np.isnan(values)
                 )
             if column.name not in kept:
                 del scanned.numbers[column.name]
@@ -230,7 +234,7 @@ class _Layout(ctypes.Structure):
             look_up=ctypes.cast(words.ctrdist_dictionary_look_up, ctypes.c_void_p),
             missing=ctypes.cast(texts, ctypes.POINTER(_Text)),
             missing_count=len(missing),
-            user_key=_key(USER_KEY),
+            user_key=_key(HASH_KEY),
             row_key=_key(row_hash_key(config.split.seed)),
             separator=ord(separator_of(config.format)),
             columns=columns,

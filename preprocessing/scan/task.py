@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from ctrdist.data.manifest import SPLITS
+from ctrdist.features.encode import LocalRows
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Step
 from preprocessing.runtime.work_dir import Work, digest, stamped
 from preprocessing.scan.derived_features import Derived
 from preprocessing.scan.dictionary import Dictionary, PlainDictionary
 from preprocessing.scan.scan_file import CodedWriter, read_coded
-from preprocessing.scan.scanned import Scanned
 from preprocessing.scan.scanner import Scanner
 from preprocessing.sources.quarantine import BadRow, clean
 from preprocessing.sources.reader import Block, parse_block, read_blocks, read_text_blocks
@@ -145,7 +145,7 @@ def known_division(config: PreprocessConfig, shard: Shard) -> Division | None:
     return Division.of(split, [Tally.of(split)], [shard.split]) if alone else None
 
 
-def split_of(assigner: Assigner, rows: Scanned) -> np.ndarray:
+def split_of(assigner: Assigner, rows: LocalRows) -> np.ndarray:
     """(n,) int8 index into SPLITS."""
     return assigner.next(rows.label, rows.timestamp, rows.row_hash)
 
@@ -202,7 +202,7 @@ def _section(
 
 def _parsed(
     config: PreprocessConfig, raw: Raw, scanner: Scanner
-) -> tuple[Scanned, list[BadRow], int]:
+) -> tuple[LocalRows, list[BadRow], int]:
     """Rows of a block, those that were left out, and its bytes as they are stored."""
     lenient = config.bad_rows.policy == "quarantine"
     if isinstance(raw, Block):
@@ -259,9 +259,9 @@ def _count(
     }
 
 
-def _train_codes(rows: Scanned, name: str, train: np.ndarray | None) -> np.ndarray:
+def _train_codes(rows: LocalRows, name: str, train: np.ndarray | None) -> np.ndarray:
     if name not in rows.lists:
-        return rows.codes[name] if train is None else rows.codes[name][train]
+        return rows.local_ids[name] if train is None else rows.local_ids[name][train]
     ends, codes = rows.lists[name]
     codes = codes[ends[0] : ends[-1]]
     return codes if train is None else codes[np.repeat(train, np.diff(ends))]

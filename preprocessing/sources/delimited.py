@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
-from preprocessing.config.settings import ColumnConfig, FormatConfig
+from ctrdist.features.columns import ColumnConfig
+from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.shards import Piece
 from preprocessing.sources.text_blocks import (

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
-from preprocessing.config.settings import ColumnConfig, FormatConfig
-from preprocessing.sources.casting import cast_what_fits
+from ctrdist.features.columns import ColumnConfig
+from ctrdist.features.typed_columns import cast_where_possible
+from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.delimited import decoded, not_decoded
-from preprocessing.sources.row_errors import Fault, wrong_value
+from preprocessing.sources.row_errors import Fault, wrong_value_fault
 from preprocessing.sources.text_blocks import TextBlock, without_blank_lines
 
 _SAMPLE = 20
@@ -151,19 +152,19 @@ def _column(
                 values[i], faults[i] = None, error.fault
     if pa.types.is_list(kind) or kind == pa.string():
         return pa.array(values, kind), faults
-    cast = cast_what_fits if kind == pa.float64() else _whole
+    cast = cast_where_possible if kind == pa.float64() else _whole
     array, bad = cast(pa.array(values, pa.string()), kind)
     for i in np.flatnonzero(bad):
-        faults[int(i)] = wrong_value(column, values[i])
+        faults[int(i)] = wrong_value_fault(column, values[i])
     return array, faults
 
 
 def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-    """As `cast_what_fits`, to integers: 1.7e9 is one too."""
-    array, bad = cast_what_fits(texts, kind)
+    """As `cast_where_possible`, to integers: 1.7e9 is one too."""
+    array, bad = cast_where_possible(texts, kind)
     if bad.any():
-        floats, _ = cast_what_fits(texts.filter(pa.array(bad)), pa.float64())
-        others, _ = cast_what_fits(floats, kind)
+        floats, _ = cast_where_possible(texts.filter(pa.array(bad)), pa.float64())
+        others, _ = cast_where_possible(floats, kind)
         array = pc.replace_with_mask(array, pa.array(bad), others)
         bad[bad] = others.is_null().to_numpy(zero_copy_only=False)
     return array, bad

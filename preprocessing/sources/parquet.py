@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
-from preprocessing.config.settings import ColumnConfig
+from ctrdist.features.columns import ColumnConfig
 from preprocessing.sources.shards import Piece
 from preprocessing.sources.text_blocks import open_stored
 

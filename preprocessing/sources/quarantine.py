@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from ctrdist.errors import DataError
-from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.sources.casting import cast_what_fits
+from ctrdist.features.typed_columns import typed_values
+from preprocessing.config.settings import PreprocessConfig
 from preprocessing.sources.delimited import LineCheck, parse_lines
 from preprocessing.sources.jsonl import read_json_lines
 from preprocessing.sources.reader import Block, RowPlace, table_block, wanted_columns
-from preprocessing.sources.row_errors import Fault, wrong_value
+from preprocessing.sources.row_errors import Fault, wrong_value_fault
 from preprocessing.sources.text_blocks import TextBlock, without_blank_lines
 
 TEXT_CHARACTERS = 10_000
@@ -125,7 +125,7 @@ def _check_values(
 ) -> tuple[np.ndarray, list[tuple[int, Fault]]]:
     """(n,) whether a row's values are all of their columns' kinds, and the others' first faults.
 
-    It refuses what `fields.read_fields` refuses.
+    It refuses what `read_typed_columns` refuses.
     """
     keep = np.ones(table.num_rows, bool)
     faults: list[tuple[int, Fault]] = []
@@ -133,33 +133,10 @@ def _check_values(
         if column.role not in ("label", "numeric", "timestamp"):
             continue
         values = table.column(column.name).combine_chunks()
-        bad = _unfit(values, column) & keep
+        bad = typed_values(values, column)[1] & keep
         for row in np.flatnonzero(bad):
             value: Any = values[int(row)].as_py()
             given = None if value is None else str(value)
-            faults.append((int(row), wrong_value(column, given)))
+            faults.append((int(row), wrong_value_fault(column, given)))
         keep &= ~bad
     return keep, sorted(faults, key=lambda found: found[0])
-
-
-def _unfit(values: pa.Array, column: ColumnConfig) -> np.ndarray:
-    """(n,) where a value is not of its column's kind."""
-    null = values.is_null().to_numpy(zero_copy_only=False)
-    if column.role == "timestamp":
-        if pa.types.is_timestamp(values.type):
-            return null
-        _, bad = cast_what_fits(values, pa.int64())
-        return bad | null
-    if column.role == "numeric" and column.type == "integer" and not _is_float(values):
-        return cast_what_fits(values, pa.int64())[1]
-    numbers, bad = cast_what_fits(values, pa.float64())
-    x = numbers.to_numpy(zero_copy_only=False)
-    if column.role == "label":
-        return bad | np.isnan(x) | ((x != 0) & (x != 1) & (column.threshold is None))
-    if column.type == "integer":
-        return bad | (~np.isnan(x) & (x != np.trunc(x)))
-    return bad | np.isinf(x)
-
-
-def _is_float(values: pa.Array) -> bool:
-    return bool(pa.types.is_floating(values.type))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from ctrdist.features.columns import ColumnConfig
+from preprocessing.config.settings import FormatConfig, PreprocessConfig
 from preprocessing.sources.delimited import delimited_blocks, parse_text
 from preprocessing.sources.jsonl import parse_json
 from preprocessing.sources.parquet import parquet_tables

@@ -1,14 +1,12 @@
-"""What can be wrong with a row, in words."""
+"""Faults of rows, in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ctrdist.errors import DataError
-from preprocessing.config.settings import ColumnConfig
-
-_SHOWN = 200
-_FIX = "Fix the row, or correct the column in the data-set YAML."
+from ctrdist.features.columns import ColumnConfig
+from ctrdist.features.typed_columns import wrong_value
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,6 @@ class Fault:
         return DataError(f"{place}: {self.reason}. {self.remedy}")
 
 
-def wrong_value(column: ColumnConfig, given: str | None) -> Fault:
-    """A value that is not of its column's kind."""
-    wants = {"label": "0 or 1", "timestamp": "an integer (seconds)"}.get(column.role)
-    if wants is None or (column.role == "label" and column.threshold is not None):
-        wants = "an integer" if column.type == "integer" else "a finite number"
-    shown = "nothing" if given is None else f'"{given[:_SHOWN]}"'
-    return Fault(f"column {column.name} wants {wants}, got {shown}", _FIX, column.name)
+def wrong_value_fault(column: ColumnConfig, given: str | None) -> Fault:
+    """The fault of a value that is not of its column's kind."""
+    return Fault(*wrong_value(column, given), column.name)

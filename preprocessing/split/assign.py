@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctrdist.data.manifest import SPLITS
+from ctrdist.features.hashing import FNV_OFFSET, FNV_PRIME, hash_values
 from preprocessing.config.settings import SplitConfig
-from preprocessing.scan.fields import hashes
 
 
 def bounds(config: SplitConfig, rows: int) -> tuple[int, int]:
@@ -46,12 +46,12 @@ def row_hash_key(seed: int) -> str:
 def row_hash(table: pa.Table, seed: int) -> np.ndarray:
     """(rows,) uint64: SipHash of each value, mixed over the columns as FNV-1a mixes bytes."""
     key = row_hash_key(seed)
-    state = np.full(table.num_rows, 0xCBF29CE484222325, np.uint64)
+    state = np.full(table.num_rows, FNV_OFFSET, np.uint64)
     for column in table.columns:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             texts = column.cast(pa.list_(pa.string()))
             column = pc.binary_join(texts, pa.scalar("\0")).fill_null("\0")
-        state = (state ^ hashes(column, key)) * np.uint64(0x100000001B3)
+        state = (state ^ hash_values(column, key)) * FNV_PRIME
     return state
 
 

@@ -1,4 +1,4 @@
-"""Numeric columns: what is learned from the training rows, and what becomes of a value."""
+"""Statistics of the training rows' numbers, from which the numeric transforms are fitted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ctrdist.schema import FIRST_VALUE_ID
-from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.scan.scanned import measured
+from ctrdist.features.columns import ColumnConfig
+from ctrdist.features.transforms import before_standardising
+from preprocessing.config.settings import PreprocessConfig
 from preprocessing.statistics.histogram import NumberSketch
 from preprocessing.statistics.moments import Moments
 
@@ -18,7 +18,7 @@ class NumberStatistics:
     """What is known of the training rows' numbers; mergeable in the order of the log."""
 
     def __init__(self, config: PreprocessConfig) -> None:
-        self._columns = measured(config)
+        self._columns = config.measured
         self.moments = {
             c.name: Moments()
             for c in self._columns
@@ -38,7 +38,7 @@ class NumberStatistics:
             if column.name in self.sketches:
                 self.sketches[column.name].add(values)
             if column.name in self.moments:
-                self.moments[column.name] += Moments.of(_shaped(values, column))
+                self.moments[column.name] += Moments.of(before_standardising(values, column))
 
     def merge(self, summary: Mapping[str, Any]) -> None:
         """Adds what :meth:`summary` told of later rows."""
@@ -74,35 +74,6 @@ class NumberStatistics:
                 edges = [] if sketch.count == 0 else np.unique(sketch.quantiles(inner)).tolist()
                 learned[column.name]["edges"] = edges
         return {name: what for name, what in learned.items() if what}
-
-
-def transformed(values: np.ndarray, column: ColumnConfig, learned: Mapping[str, Any]) -> np.ndarray:
-    """(n,) float32: what a numeric column becomes; a missing value, NaN, becomes 0.
-
-    Args:
-        values: (n,) float64 as they are in the log.
-        column: which transform.
-        learned: of this column, from :meth:`NumberStatistics.learn`.
-    """
-    if column.transform == "min_max":
-        low, high = learned["low"], learned["high"]
-        values = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
-    elif column.transform != "raw":
-        values = (_shaped(values, column) - learned["mean"]) / learned["deviation"]
-    return np.nan_to_num(values, nan=0.0).astype(np.float32)
-
-
-def quantile_ids(values: np.ndarray, learned: Mapping[str, Any]) -> np.ndarray:
-    """(n,) int32: which part of the training rows' values each is in; missing is the last."""
-    edges = np.asarray(learned["edges"])
-    ids = np.searchsorted(edges, values, side="right")
-    return np.where(np.isnan(values), len(edges) + 1, ids).astype(np.int32) + FIRST_VALUE_ID
-
-
-def _shaped(values: np.ndarray, column: ColumnConfig) -> np.ndarray:
-    if column.transform == "log_standardise":
-        return np.sign(values) * np.log1p(np.abs(values))
-    return values
 
 
 def _needs_sketch(column: ColumnConfig, config: PreprocessConfig) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ctrdist.data.manifest import SPLITS
+from ctrdist.features.encode import Ids
 from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
 from preprocessing.statistics.histogram import NumberCounts, native, offset_for
 
@@ -25,9 +26,6 @@ MOST_STEPS = 500
 """At most so many points of the click rate over place or time."""
 TIME_WIDTHS = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400, 7 * 86400, 28 * 86400)
 """Seconds; each divides the next."""
-
-Ids = np.ndarray | tuple[np.ndarray, np.ndarray]
-"""(n,) int32, or of a multi-valued field: offsets (n+1,) and flat ids, int32."""
 
 
 class Series:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError
+from ctrdist.features.columns import has_vocabulary
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.write.encode import has_vocabulary
 
 _FREE = (
     "name",

@@ -19,9 +19,10 @@ from typing import IO, Literal, NamedTuple
 import numpy as np
 
 from ctrdist.errors import ConfigError, DataError
+from ctrdist.features.columns import ColumnConfig
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
 from ctrdist.storage import Store
-from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from preprocessing.config.settings import PreprocessConfig
 from preprocessing.vocabulary.assign_ids import MergedPart, MergeSummary, NumberSummary, ids_of_part
 from preprocessing.vocabulary.distinct import BUCKETS, Distinct, distinct, hashed, order
 from preprocessing.vocabulary.shard_values import ValuesIndex, edges_of, read_codes, read_range

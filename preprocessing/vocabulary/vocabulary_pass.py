@@ -8,7 +8,8 @@ from typing import Any
 
 import ray
 
-from preprocessing.config.settings import ColumnConfig, PreprocessConfig
+from ctrdist.features.columns import ColumnConfig, has_vocabulary
+from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Runner
 from preprocessing.runtime.work_dir import stamped
 from preprocessing.scan import task as tasks
@@ -18,7 +19,6 @@ from preprocessing.vocabulary.assign_ids import MergeSummary, NumberSummary, num
 from preprocessing.vocabulary.parent import Parent
 from preprocessing.vocabulary.shard_values import ValuesIndex, write_parent
 from preprocessing.vocabulary.vocabularies import AssignSummary, Rule, plan_groups
-from preprocessing.write.encode import has_vocabulary
 from preprocessing.write.output_dir import VOCABULARY, Output
 
 MAX_BYTES = 256 * 2**20

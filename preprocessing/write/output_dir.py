@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, DataFile
 from ctrdist.errors import DataError
+from ctrdist.features.fitted import FEATURES_NAME
 from ctrdist.storage import HashingFile, Store
 
 MARKER = ".incomplete"
@@ -27,6 +28,7 @@ VOCABULARY, QUARANTINE, WORK = "vocabulary", "quarantine", "_work"
 REPORT = "report"
 _FINAL = re.compile(
     rf"({'|'.join(SPLITS)})/part-\d+\.parquet|{VOCABULARY}/[^/]+\.parquet|{SCHEMA_NAME}"
+    rf"|{FEATURES_NAME}"
     rf"|{QUARANTINE}/part-\d+\.jsonl|{REPORT}\.(json|html)|{MANIFEST_NAME}"
 )
 _COMPRESSION = "zstd"

@@ -13,6 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from ctrdist.data.manifest import SPLITS, DataFile
+from ctrdist.features.columns import has_vocabulary, is_quantile
+from ctrdist.features.encode import arrow_schema, encode
+from ctrdist.features.fitted import FittedFeatures
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Step
 from preprocessing.runtime.work_dir import stamped
@@ -22,14 +25,6 @@ from preprocessing.split.plan import Division
 from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.shard_values import ValuesIndex, hash_table
 from preprocessing.vocabulary.vocabularies import AssignSummary, code_table
-from preprocessing.write.encode import (
-    Encoding,
-    arrow_schema,
-    encode,
-    has_vocabulary,
-    is_quantile,
-    schema_of,
-)
 from preprocessing.write.output_dir import Output, PartWriter
 
 TRAIN = SPLITS[0]
@@ -41,7 +36,7 @@ class Writing:
 
     plan: Plan
     division: Division
-    encoding: Encoding
+    fitted: FittedFeatures
     assigned: Sequence[AssignSummary]
     """The groups of the vocabularies."""
     output: Output
@@ -63,7 +58,7 @@ def write(
         names: split → file. Without the training split where its rows are scattered.
     """
     config, work = writing.plan.config, writing.plan.work
-    schema = schema_of(config, writing.encoding)
+    schema = writing.fitted.schema(config.name)
     target = arrow_schema(schema)
     name_of_section = section["name"]
     tables = _tables(writing, index, ValuesIndex(**section["values"]))
@@ -80,7 +75,7 @@ def write(
             parts[name] = stack.enter_context(new)
         for rows in read_coded(work.store, coded_name(name_of_section)):
             chosen = split_of(assigner, rows)
-            encoded = encode(rows, tables, config, writing.encoding, target)
+            encoded = encode(rows, tables, writing.fitted, target)
             numbers = {c.name: rows.numbers[c.name] for c in config.numeric}
             profile.add(
                 chosen,
@@ -130,7 +125,7 @@ def gather(
         name: of the file.
     """
     config, work = writing.plan.config, writing.plan.work
-    target = arrow_schema(schema_of(config, writing.encoding))
+    target = arrow_schema(writing.fitted.schema(config.name))
     found = []
     for section, edges in sections:
         at = edges + 8 * bucket

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import ray
 
 from ctrdist.data.manifest import SPLITS, DataFile, Manifest
+from ctrdist.features.fitted import FittedFeatures
 from ctrdist.schema import Schema
 from preprocessing.report.build import build_report
 from preprocessing.report.page import render
@@ -20,7 +21,6 @@ from preprocessing.scan.task import Plan, Summary
 from preprocessing.split.plan import Division
 from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.vocabulary_pass import Vocabularies
-from preprocessing.write.encode import Encoding, schema_of
 from preprocessing.write.output_dir import QUARANTINE, REPORT, VOCABULARY, Output
 from preprocessing.write.task import TRAIN, Writing, data_file, folded, gather, profile_name, write
 
@@ -51,7 +51,7 @@ def run(
     plan: Plan,
     division: Division,
     sections: Sequence[Summary],
-    encoding: Encoding,
+    fitted: FittedFeatures,
     vocabularies: Vocabularies,
     output: Output,
     runner: Runner,
@@ -60,9 +60,7 @@ def run(
     config = plan.config
     raw = sum(section["bytes"] for section in sections)
     buckets = min(math.ceil(raw / BUCKET_BYTES), MOST_BUCKETS) if config.shuffle else 0
-    writing = Writing(
-        plan, division, encoding, vocabularies.assigned, output, runner.stamp, buckets
-    )
+    writing = Writing(plan, division, fitted, vocabularies.assigned, output, runner.stamp, buckets)
     shared = ray.put(writing)
     numbers = {name: itertools.count() for name in SPLITS}
     calls = []
@@ -77,7 +75,7 @@ def run(
     summaries = runner.run(
         "writing", write, calls, [runner.mark(f"write-{title}") for title in titles], titles, raw
     )
-    profile = Profile(schema_of(config, encoding), folded=folded(config))
+    profile = Profile(fitted.schema(config.name), folded=folded(config))
     for title in titles:
         found = json.loads(plan.work.store.get(profile_name(title)))
         profile.merge(Profile.from_json(found, profile.schema))

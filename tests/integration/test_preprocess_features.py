@@ -20,6 +20,7 @@ import ray
 from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError
+from ctrdist.features.hashing import hash_values
 from preprocessing.config.settings import (
     ColumnConfig,
     CrossConfig,
@@ -28,7 +29,6 @@ from preprocessing.config.settings import (
     SplitConfig,
 )
 from preprocessing.pipeline import preprocess
-from preprocessing.scan.fields import hashes
 
 COLUMNS = [
     ColumnConfig(name="label", role="label"),
@@ -120,7 +120,7 @@ def test_every_kind_of_column(log, frame):
     np.testing.assert_array_equal(got["top"], test["top"].map(three).fillna(1))
     own = ids_of(train["tail"], 40)
     assert 2 <= len(own) < train["tail"].nunique()
-    hashed = {n: hashes(pa.array(test[n])) for n in ("tail", "hashed")}
+    hashed = {n: hash_values(pa.array(test[n])) for n in ("tail", "hashed")}
     further = pd.Series(2 + len(own) + (hashed["tail"] % 7).astype(np.int64), test.index)
     np.testing.assert_array_equal(got["tail"], test["tail"].map(own).fillna(further))
     np.testing.assert_array_equal(got["hashed"], 2 + hashed["hashed"] % 11)

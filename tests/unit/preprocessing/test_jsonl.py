@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
+from ctrdist.features.typed_columns import read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.scan.fields import read_fields
 from preprocessing.sources import jsonl
 from preprocessing.sources import text_blocks as lines
 from preprocessing.sources.jsonl import read_json_lines
-from preprocessing.sources.reader import read_blocks
+from preprocessing.sources.reader import Block, read_blocks
 from preprocessing.sources.shards import Piece, Shard
 
 LAYOUT = FormatConfig(type="jsonl", missing=["", "NA"])
@@ -29,6 +29,10 @@ COLUMNS = [
 ]
 NAMES = [c.name for c in COLUMNS]
 CONFIG = PreprocessConfig(columns=COLUMNS, format=LAYOUT)
+
+
+def typed(block: Block, config: PreprocessConfig) -> None:
+    read_typed_columns(block.table, config, block.where)
 
 
 def log(path: Path, *rows: object) -> Shard:
@@ -63,7 +67,7 @@ def test_members_become_what_their_column_is(tmp_path):
     assert [r["c"] for r in got] == texts
     lists = [["a", "b"], ["a", "b"], None, [], ["", "3", None, "true"], ["1.50", "0"], None, None]
     assert [r["m"] for r in got] == lists
-    read_fields(next(read_blocks(log(tmp_path / "a.jsonl", *rows), CONFIG)), CONFIG)
+    typed(next(read_blocks(log(tmp_path / "a.jsonl", *rows), CONFIG)), CONFIG)
 
 
 VALUES = {

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
+from ctrdist.features.typed_columns import TypedColumns, read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.scan.fields import read_fields
 from preprocessing.sources.quarantine import clean
-from preprocessing.sources.reader import read_blocks, read_text_blocks
+from preprocessing.sources.reader import Block, read_blocks, read_text_blocks
 from preprocessing.sources.shards import find_shards
 
 COLUMNS = [
@@ -32,6 +32,10 @@ ROWS = [
     for i in range(40)
 ]
 REMEDY = re.compile(r"\. (Fix|Set|Copy|Give|Correct|Remove|Write|Rename|Check|Make|Close) .*\.$")
+
+
+def typed(block: Block, config: PreprocessConfig) -> TypedColumns:
+    return read_typed_columns(block.table, config, block.where)
 
 
 def quoted(value: object) -> str:
@@ -87,9 +91,7 @@ def mutations(draw: st.DrawFn, raw: bytes) -> bytes:
 def load(path: Path, config: PreprocessConfig) -> int:
     """Rows, read as the pipeline reads them."""
     shards = find_shards(config)
-    fields = [
-        read_fields(block, config) for shard in shards for block in read_blocks(shard, config)
-    ]
+    fields = [typed(block, config) for shard in shards for block in read_blocks(shard, config)]
     rows = sum(len(f.label) for f in fields)
     return rows
 
@@ -146,7 +148,7 @@ def check_text(folder: Path, kind: str, packing: str, raw: bytes, stored: bytes 
         assert accepted == (not bad)
         assert stored is not None or sum(b.table.num_rows for b, _ in parts) + len(bad) == rows
         for block, _ in parts:
-            read_fields(block, config)
+            typed(block, config)
 
 
 def quick(test: Callable) -> Callable:

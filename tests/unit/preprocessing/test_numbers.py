@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from ctrdist.features.transforms import quantile_ids, transformed
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
 from preprocessing.statistics.moments import Moments
-from preprocessing.statistics.numeric import NumberStatistics, quantile_ids, transformed
+from preprocessing.statistics.numeric import NumberStatistics
 
 CONFIG = PreprocessConfig(
     columns=[

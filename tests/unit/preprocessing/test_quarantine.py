@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
+from ctrdist.features.typed_columns import read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.scan.fields import read_fields
 from preprocessing.sources.quarantine import BadRow, clean
-from preprocessing.sources.reader import parse_block, read_blocks, read_text_blocks
+from preprocessing.sources.reader import Block, parse_block, read_blocks, read_text_blocks
 from preprocessing.sources.shards import Piece, Shard
 from preprocessing.sources.text_blocks import TextBlock
 
@@ -29,6 +29,10 @@ COLUMNS = [
 NAMES = [c.name for c in COLUMNS]
 
 
+def typed(block: Block, config: PreprocessConfig) -> None:
+    read_typed_columns(block.table, config, block.where)
+
+
 def config(kind: str = "tsv", **layout: object) -> PreprocessConfig:
     return PreprocessConfig(columns=COLUMNS, format=FormatConfig(type=kind, **layout))  # type: ignore[arg-type]
 
@@ -40,7 +44,7 @@ def block_of(raw: bytes) -> TextBlock:
 
 def cleaned(raw: bytes, settings: PreprocessConfig) -> tuple[list[dict], list[BadRow]]:
     block, bad = clean(block_of(raw), NAMES, settings)
-    read_fields(block, settings)  # refuses nothing that is left
+    typed(block, settings)  # refuses nothing that is left
     return block.table.to_pylist(), bad
 
 
@@ -125,7 +129,7 @@ def test_a_row_is_good_or_bad_on_its_own(lines, ending, quoted):
     assert [b.line for b in bad] == refused
     try:  # the usual way accepts the block where nothing is bad, and only there
         block = parse_block(block_of(raw), NAMES, settings)
-        read_fields(block, settings)
+        typed(block, settings)
     except DataError:
         assert bad
     else:
@@ -198,7 +202,7 @@ def test_many_bad_rows_do_not_make_a_block_slow():
     raw = "\n".join(rows).encode() + b"\n"
     settings = config()
     start = time.process_time()
-    read_fields(parse_block(block_of(good), NAMES, settings), settings)
+    typed(parse_block(block_of(good), NAMES, settings), settings)
     usual = time.process_time() - start
     kept, bad = clean(block_of(raw), NAMES, settings)
     took = time.process_time() - start - usual

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import DataError
+from ctrdist.features.encode import LocalRows
+from ctrdist.features.hashing import hash_values
 from preprocessing.config.settings import (
     ColumnConfig,
     FormatConfig,
@@ -20,8 +22,6 @@ from preprocessing.config.settings import (
     SplitConfig,
 )
 from preprocessing.scan import dictionary, scanner
-from preprocessing.scan.fields import hashes
-from preprocessing.scan.scanned import Scanned
 from preprocessing.scan.scanner import Scanner
 from preprocessing.sources.reader import Block, parse_block
 from preprocessing.sources.shards import Piece
@@ -99,7 +99,7 @@ def text_block(raw: bytes) -> TextBlock:
     return TextBlock(piece=piece, raw=raw, skipped=0, consumed=0)
 
 
-def fast_scan(scanner: Scanner, block: TextBlock) -> Scanned | None:
+def fast_scan(scanner: Scanner, block: TextBlock) -> LocalRows | None:
     return scanner.scan(block, [c.name for c in scanner.config.columns])
 
 
@@ -107,7 +107,7 @@ def slow_block(block: TextBlock, config: PreprocessConfig) -> Block:
     return parse_block(block, [c.name for c in config.columns], config)
 
 
-def plain(scanned: Scanned) -> dict[str, object]:
+def plain(scanned: LocalRows) -> dict[str, object]:
     """All in it as bytes: the sign of a zero counts too."""
 
     def of(value: object) -> object:
@@ -234,7 +234,7 @@ def test_a_file_of_one_column_is_read_to_its_end(rows):
     raw = "".join(f"{i % 10}\n" for i in range(rows)).encode()
     scanned = narrow.scan(text_block(raw), ["c"])
     assert scanned is not None
-    assert scanned.codes["c"].tolist() == [i % 10 for i in range(rows)]
+    assert scanned.local_ids["c"].tolist() == [i % 10 for i in range(rows)]
     assert narrow.scan(text_block(raw + b"\n"), ["c"]) is None  # a blank line
 
 
@@ -242,8 +242,8 @@ def test_columns_that_are_not_named_are_passed_over():
     config = PreprocessConfig(columns=[LABEL, ColumnConfig(name="c")])
     scanned = Scanner(config).scan(text_block(b"x\ty\t1\t\n"), ["other", "c", "label", "last"])
     assert scanned is not None
-    assert (scanned.label.tolist(), scanned.codes["c"].tolist()) == ([1], [0])
-    assert set(scanned.codes) == {"c"}
+    assert (scanned.label.tolist(), scanned.local_ids["c"].tolist()) == ([1], [0])
+    assert set(scanned.local_ids) == {"c"}
 
 
 def test_hashes_of_users_and_rows_are_those_of_before():
@@ -254,7 +254,7 @@ def test_hashes_of_users_and_rows_are_those_of_before():
     raw = text_block("".join(f"{i % 2}\t{u}\t{i}\n" for i, u in enumerate(users)).encode())
     scanned = fast_scan(Scanner(config), raw)
     assert scanned is not None
-    np.testing.assert_array_equal(scanned.user, hashes(pa.array(users)).view(np.int64))
+    np.testing.assert_array_equal(scanned.user, hash_values(pa.array(users)).view(np.int64))
     np.testing.assert_array_equal(
         by_row_hash(scanned.row_hash, split), by_hash(slow_block(raw, config).table, split)
     )
@@ -318,7 +318,7 @@ def test_joined_columns_are_scanned_from_the_table_and_are_no_part_of_the_row_ha
     raw = text_block(b"1\ta\n0\tb\n0\tc\n")
     assert fast_scan(scanner, raw) is None
     scanned = scanner.scan_table(slow_block(raw, config))
-    assert scanned.codes["age"].tolist() == [0, 1, 1]
+    assert scanned.local_ids["age"].tolist() == [0, 1, 1]
     assert scanner.dictionaries["age"].values().to_pylist() == ["30", ""]
     alone = fast_scan(Scanner(replace(config, joins=[])), raw)
     np.testing.assert_array_equal(scanned.row_hash, alone.row_hash)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrdist.errors import ConfigError, DataError
+from ctrdist.features import hashing
 from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.scan import fields
 from preprocessing.vocabulary import assign_ids as numbering
 from preprocessing.vocabulary import distinct, vocabularies
 from preprocessing.vocabulary import file as vocabulary_file
@@ -133,7 +133,7 @@ def expected(shards, column, rule, parent=None):
     ids = {v: 2 + i for i, (v, _) in enumerate(kept)}
     for value in counts:
         if value not in ids and rule.num_buckets:
-            sip = int(fields.hashes(pa.array([value]))[0])
+            sip = int(hashing.hash_values(pa.array([value]))[0])
             ids[value] = 2 + len(kept) + sip % rule.num_buckets
     return kept, ids
 
@@ -275,7 +275,7 @@ def test_a_hashed_column_needs_no_vocabulary(tmp_path, either):
     pairs = [("", 3), ("é", 0), ("a\0", 1), *((f"value {i}", i) for i in range(500))]
     learned = Learned(tmp_path, [{"x": pairs}], {})
     table = hash_table(learned.store, learned.indices[0], "x", 100)
-    wanted = 2 + fields.hashes(pa.array([v for v, _ in pairs])) % np.uint64(100)
+    wanted = 2 + hashing.hash_values(pa.array([v for v, _ in pairs])) % np.uint64(100)
     assert table.dtype == np.int32 and table.tolist() == [*wanted.tolist(), 1]
 
 

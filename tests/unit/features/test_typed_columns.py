@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from ctrdist.errors import DataError
-from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.scan.fields import bucket, hashes, read_fields
-from preprocessing.sources.reader import Block
+from ctrdist.features.columns import ColumnConfig
+from ctrdist.features.hashing import hash_values
+from ctrdist.features.transforms import bucket_texts
+from ctrdist.features.typed_columns import read_typed_columns
+from preprocessing.config.settings import PreprocessConfig
 
 LABEL = ColumnConfig(name="label", role="label")
 
@@ -21,13 +23,13 @@ def read(
 ):
     table = pa.table({label.name: pa.array(["1"] * len(next(iter(columns.values())))), **columns})
     config = PreprocessConfig(columns=[label, *configs], **settings)
-    return read_fields(Block(table, lambda row: f"log:{row + 1}", 0), config)
+    return read_typed_columns(table, config, lambda row: f"log:{row + 1}")
 
 
 def test_bucket_is_the_floor_of_the_squared_logarithm_above_two():
     values = [-3.0, -0.5, 0.0, 1.0, 2.0, 2.5, 3.0, 7.0, 2.0**14 - 1, 2.0**14, 1e6, math.nan]
     expected = [str(math.floor(math.log(x) ** 2)) if x > 2 else str(int(x)) for x in values[:-1]]
-    assert bucket(np.array(values)).to_pylist() == [*expected, None]
+    assert bucket_texts(np.array(values)).to_pylist() == [*expected, None]
 
 
 @pytest.mark.parametrize("text", ["1.5e", "1.5", "x", " 1", "99999999999999999999"])
@@ -71,7 +73,7 @@ def test_a_threshold_makes_the_label():
         label=label,
     )
     assert fields.label.tolist() == [0, 1, 1]
-    with pytest.raises(DataError, match=r"log:1: column Rating wants a number, got nothing"):
+    with pytest.raises(DataError, match=r"log:1: column Rating wants a finite number, got nothing"):
         read(
             {"Rating": pa.array([None], pa.string()), "c": pa.array(["a"])},
             ColumnConfig(name="c"),
@@ -86,17 +88,17 @@ def test_lists_drop_empty_values_and_the_surplus(ready):
         pa.array([t if t is None else t.split("|") for t in texts]) if ready else pa.array(texts)
     )
     config = ColumnConfig(name="g", role="multi_valued", max_length=2)
-    assert read({"g": column}, config).tokens["g"].to_pylist() == [["a", "b"], [], [], ["a"], ["b"]]
+    assert read({"g": column}, config).texts["g"].to_pylist() == [["a", "b"], [], [], ["a"], ["b"]]
 
 
 def test_hashes_of_users_are_the_same_everywhere():
-    got = hashes(pa.array(["17", "u", None, "", "17"]))
+    got = hash_values(pa.array(["17", "u", None, "", "17"]))
     assert got.tolist() == [got[0], got[1], got[2], got[2], got[0]]
     assert len(set(got.tolist())) == 3
     assert (
         got[:2].tolist() == PINNED
     )  # SipHash-2-4 under a fixed key: a data set written elsewhere has the same
-    assert hashes(pa.array([17]))[0] == got[0]
+    assert hash_values(pa.array([17]))[0] == got[0]
 
 
 PINNED = [5538142815745076460, 11973158269843202563]

@@ -1,0 +1,1 @@
+"""What a raw value becomes, as pure functions: preprocessing and serving share them."""

@@ -1,0 +1,60 @@
+"""Hashes that decide ids: the same for equal values in every run and on every machine."""
+
+# n values
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ctrdist.schema import FIRST_VALUE_ID
+
+HASH_KEY = "ctrdist users 64"
+"""SipHash key of users, hash buckets and crosses."""
+FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+FNV_PRIME = np.uint64(0x100000001B3)
+
+
+def hash_values(column: pa.ChunkedArray | pa.Array, key: str = HASH_KEY) -> np.ndarray:
+    """Hashes the text of each of n values (SipHash-2-4, mixed by pandas.util.hash_array).
+
+    Args:
+        column: (n,) of any type that has a text form; null counts as the empty text.
+        key: 16 characters.
+
+    Returns:
+        (n,) uint64.
+    """
+    encoded = one_array(column).cast(pa.string()).fill_null("").dictionary_encode()
+    values = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
+    return pd.util.hash_array(values, hash_key=key, categorize=False)[encoded.indices.to_numpy()]
+
+
+def bucket_ids(hashes: np.ndarray, num_buckets: int) -> np.ndarray:
+    """(n,) int32: the id of each (n,) uint64 hash among `num_buckets` hash buckets."""
+    return (hashes % np.uint64(num_buckets)).astype(np.int32) + np.int32(FIRST_VALUE_ID)
+
+
+def cross_ids(hashes: Sequence[np.ndarray], num_buckets: int) -> np.ndarray:
+    """(n,) int32: the id of each combination of values.
+
+    Args:
+        hashes: for each column of the cross, (n,) uint64 from :func:`hash_values`.
+        num_buckets: number of ids.
+    """
+    state = np.full(len(hashes[0]), FNV_OFFSET, np.uint64)
+    for values in hashes:
+        state = (state ^ values) * FNV_PRIME
+    return bucket_ids(state ^ state >> np.uint64(32), num_buckets)
+
+
+def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column without chunks; copied only where it has several."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks or [pa.array([], column.type)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,3 +112,29 @@ class Schema:
                 "Run jobs/preprocess.py again with this version."
             )
         return schema
+
+
+def file_stem(field: str) -> str:
+    """The name of a field as a part of a file's name.
+
+    Any text has one, no two texts have the same, and a plain name is its own.
+    """
+    return _escaped(field) if _NOT_IN_FILES.search(field) else field
+
+
+def module_key(field: str) -> str:
+    """The name of a field as torch's modules and TorchRec's features take it, as file_stem."""
+    return _escaped(field) if _NOT_IN_MODULES.search(field) else field
+
+
+_NOT_IN_FILES = re.compile(r"^[.%]|^$|[/\\*?\[\]\x00-\x1f\x7f]")
+_NOT_IN_MODULES = re.compile(rf"{_NOT_IN_FILES.pattern}|[.@]")
+"""A module's name has no dot, and TorchRec joins the names of a feature and its table by @."""
+
+
+def _escaped(field: str) -> str:
+    """Begins with %, which no plain name does; letters, digits, _, - and space stay."""
+    return "%" + "".join(
+        c if c.isalnum() or c in "_- " else "".join(f"%{byte:02X}" for byte in c.encode())
+        for c in field
+    )

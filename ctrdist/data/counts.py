@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import Dataset
 from ctrdist.errors import DataError
-from ctrdist.schema import COUNT_LEVEL_STEP, COUNT_LEVELS, FIRST_VALUE_ID
+from ctrdist.schema import COUNT_LEVEL_STEP, COUNT_LEVELS, FIRST_VALUE_ID, file_stem
 from ctrdist.storage import Store
 
 VOCABULARY = "vocabulary"
@@ -45,7 +45,7 @@ def read_counts(dataset: Dataset) -> Counts:
     ends, moments = [], np.zeros(3)
     store = Store(dataset.path)
     for field in dataset.schema.categorical:
-        name = f"{VOCABULARY}/{field.name}.parquet"
+        name = f"{VOCABULARY}/{file_stem(field.name)}.parquet"
         at_least_Q = np.zeros(COUNT_LEVELS, dtype=np.int64)
         last = math.inf
         for count_V in _counts(store, name):

@@ -15,7 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ctrdist.data.gather import Columns, join
 from ctrdist.errors import DataError
 from ctrdist.protocols import Batch
-from ctrdist.schema import CategoricalField, Schema
+from ctrdist.schema import CategoricalField, Schema, module_key
 
 
 @dataclass
@@ -137,7 +137,7 @@ class BatchMaker:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._keys = [field.name for field in schema.categorical]
+        self._keys = [module_key(field.name) for field in schema.categorical]
         self._lengths: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def batch(self, parts: Sequence[tuple[Rows, int, int]], global_size: int, stride: int) -> Batch:

@@ -17,7 +17,7 @@ from ctrdist.models.layers import NumericEmbedding
 from ctrdist.models.pairs import PairMemory
 from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
 from ctrdist.protocols import Batch, Output, PairCodebooks, Tower
-from ctrdist.schema import Schema
+from ctrdist.schema import Schema, module_key
 
 
 class CTRModel(nn.Module):
@@ -48,7 +48,7 @@ class CTRModel(nn.Module):
                     name=table_name(group, field.name),
                     embedding_dim=padded_dim(dim),
                     num_embeddings=field.vocabulary_size,
-                    feature_names=[field.name],
+                    feature_names=[module_key(field.name)],
                     pooling=PoolingType.MEAN if field.multi_valued else PoolingType.SUM,
                     data_type=STORED[tables_dtype],
                 )
@@ -60,7 +60,9 @@ class CTRModel(nn.Module):
         shared = len(self._dims) > 1
         self._keys = [
             [
-                f"{f.name}@{table_name(group, f.name)}" if shared else f.name
+                f"{module_key(f.name)}@{table_name(group, f.name)}"
+                if shared
+                else module_key(f.name)
                 for f in schema.categorical
             ]
             for group in self._dims

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torchrec.modules.embedding_configs import DataType
 
 from ctrdist.config.experiment import OptimConfig, TableOptimConfig
+from ctrdist.schema import module_key
 
 STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 _CODEBOOKS = "codebook"
@@ -30,7 +31,7 @@ class Codebook:
 
 def table_name(group: str, field: str) -> str:
     """Name of a field's table in an embedding group."""
-    return f"{group}/{field}"
+    return f"{group}/{module_key(field)}"
 
 
 def codebook_name(index: int) -> str:

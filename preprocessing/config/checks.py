@@ -1,4 +1,4 @@
-"""What a data-set YAML may not say."""
+"""Checks of the settings of a data set."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections import Counter
 
 from ctrdist.errors import ConfigError
 from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, bucket_name
+from ctrdist.schema import FIRST_VALUE_ID, file_stem
 from preprocessing.config.settings import PreprocessConfig
 
 JOINED_ROLES = ("numeric", "categorical", "multi_valued", "ignore")
+MOST_NAME_BYTES = 200
+"""File systems allow 255 bytes, some of which are the suffix and those of files being written."""
+MOST_BUCKETS = 2**31 - 1 - FIRST_VALUE_ID
+"""Ids are int32."""
 
 
 def check(config: PreprocessConfig) -> None:
@@ -42,13 +47,8 @@ def _check_columns(config: PreprocessConfig) -> None:
         raise ConfigError(
             "columns: no feature; one at least must be numeric, categorical, multi_valued or user."
         )
-    joined = [
-        c.name
-        for join in config.joins
-        for c in join.columns
-        if c.name != join.key and c.role != "ignore"
-    ]
-    names = Counter([c.name for c in config.columns] + joined)
+    names = Counter(c.name for c in config.columns)
+    names.update(c.name for c in config.joined)
     names.update(
         bucket_name(c.name) for c in config.of_role("numeric") if config.numeric_of(c) != "number"
     )
@@ -56,12 +56,30 @@ def _check_columns(config: PreprocessConfig) -> None:
     repeated = [name for name, count in names.items() if count > 1]
     if repeated:
         raise ConfigError(f"columns: each name may occur once, repeated: {', '.join(repeated)}.")
-    written = [c.name for c in (*config.numeric, *config.categorical, *config.of_role("timestamp"))]
+    columns = (*config.numeric, *config.categorical, *config.of_role("timestamp"))
+    written = [c.name for c in (*columns, *config.crosses)]
+    for name in written:
+        _check_name(name)
     reserved = [name for name in (LABEL, USER) if name in written]
     if reserved:
         raise ConfigError(
             f"columns: a field may not be called {reserved[0]}: "
             "the output has a column of that name."
+        )
+
+
+def _check_name(name: str) -> None:
+    """Any text may name a column that can be stored, and whose files can have its name."""
+    try:
+        size = len(file_stem(name).encode())
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"columns: the name {name!r} has half of a surrogate pair. Correct it in the YAML."
+        ) from error
+    if not name or size > MOST_NAME_BYTES:
+        raise ConfigError(
+            f"columns: the name {name[:50]!r} takes {size} bytes in a file's name; give one of 1 "
+            f"to {MOST_NAME_BYTES}."
         )
 
 
@@ -95,6 +113,7 @@ def _check_encodings(config: PreprocessConfig) -> None:
                     f"columns: {name} of {column.name} is {value}; it must be at least "
                     f"{2 if name == 'num_quantiles' else 1}."
                 )
+        _check_buckets(column.name, column.num_buckets)
     crossable = [c.name for c in config.of_role("categorical", "user")]
     for cross in config.crosses:
         wrong = [name for name in cross.columns if name not in crossable]
@@ -104,6 +123,7 @@ def _check_encodings(config: PreprocessConfig) -> None:
                 "give two or more different categorical or user columns "
                 f"({', '.join(crossable)})."
             )
+        _check_buckets(cross.name, cross.num_buckets)
         if cross.num_buckets < 1:
             raise ConfigError(
                 f"crosses: num_buckets of {cross.name} is {cross.num_buckets}; "
@@ -112,6 +132,14 @@ def _check_encodings(config: PreprocessConfig) -> None:
     if not 0 <= config.bad_rows.limit <= 1:
         raise ConfigError(
             f"bad_rows.limit is {config.bad_rows.limit}; give a share between 0 and 1."
+        )
+
+
+def _check_buckets(name: str, num_buckets: int | None) -> None:
+    if num_buckets is not None and num_buckets > MOST_BUCKETS:
+        raise ConfigError(
+            f"columns: num_buckets of {name} is {num_buckets:,}; ids are 32-bit integers, so give "
+            f"at most {MOST_BUCKETS:,}."
         )
 
 

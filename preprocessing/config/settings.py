@@ -145,8 +145,13 @@ class PreprocessConfig(FeatureColumns):
     @property
     def all_columns(self) -> tuple[ColumnConfig, ...]:
         """The columns that are read: those of the log, then those of each join without its key."""
-        joined = [c for join in self.joins for c in join.columns if c.name != join.key]
-        return tuple(c for c in [*self.columns, *joined] if c.role != "ignore")
+        return tuple(c for c in (*self.columns, *self.joined) if c.role != "ignore")
+
+    @property
+    def joined(self) -> tuple[ColumnConfig, ...]:
+        """The columns that side tables add."""
+        columns = [c for join in self.joins for c in join.columns if c.name != join.key]
+        return tuple(c for c in columns if c.role != "ignore")
 
     def for_manifest(self) -> dict[str, Any]:
         """What determines the content, without places: equal data gives equal bytes anywhere."""

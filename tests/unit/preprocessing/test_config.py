@@ -10,6 +10,7 @@ from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
 from preprocessing.config.settings import (
     ColumnConfig,
+    CrossConfig,
     JoinConfig,
     PreprocessConfig,
     SplitConfig,
@@ -55,6 +56,16 @@ def test_paths_after_one_flag_become_a_list():
         ({"columns": [LABEL, C, ColumnConfig(name="d")],
           "joins": [JoinConfig(file="f", key="c", columns=[C, ColumnConfig(name="d")])]},
          "repeated: d"),
+        ({"columns": [LABEL, ColumnConfig(name="")]}, "takes 0 bytes"),
+        ({"columns": [LABEL, ColumnConfig(name="n" * 201)]}, "takes 201 bytes"),
+        ({"columns": [LABEL, ColumnConfig(name="/" * 100)]}, "takes 301 bytes"),
+        ({"columns": [LABEL, ColumnConfig(name="\ud800")]}, "surrogate"),
+        ({"columns": [LABEL, ColumnConfig(name="h", encoding="hash", num_buckets=2**31)]},
+         "num_buckets of h is 2,147,483,648"),
+        ({"columns": [LABEL, ColumnConfig(name="h", num_buckets=2**31 - 2)]}, "num_buckets of h"),
+        ({"columns": [LABEL, C, ColumnConfig(name="d")],
+          "crosses": [CrossConfig(name="cd", columns=["c", "d"], num_buckets=2**32)]},
+         "num_buckets of cd"),
         ({"columns": [LABEL, ColumnConfig(name="x", role="numeric"), ColumnConfig(name="x_bucket")],
           "numeric_as": "both"}, "repeated: x_bucket"),
     ],
@@ -62,6 +73,11 @@ def test_paths_after_one_flag_become_a_list():
 def test_what_cannot_work_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         PreprocessConfig(**settings)
+
+
+def test_columns_that_are_not_read_may_have_any_name():
+    unread = [ColumnConfig(name=name, role="ignore") for name in ("", "n" * 1000)]
+    assert PreprocessConfig(columns=[LABEL, C, *unread]).categorical == (C,)
 
 
 def test_the_manifest_holds_no_place():

@@ -1,4 +1,4 @@
-"""Logging of jobs and workers: our own lines from rank 0, warnings from all, no library noise."""
+"""Logging of jobs and workers: lines of this project from rank 0, and warnings from all ranks."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ import sys
 import warnings
 
 OURS = ("ctrdist", "cluster", "preprocessing", "jobs", "__main__", "__mp_main__")
-"""Loggers and modules of this project; nothing of theirs is filtered."""
+"""Loggers and modules of this project, which are never filtered."""
 
-# Library warnings that a user can do nothing about: (logger, start of the message).
+# Warnings of libraries that a user cannot act on: (logger, start of the message).
 _NOISE = (
-    ("torch.fx._symbolic_trace", "is_fx_tracing will return true"),  # on using any sharded module
+    (
+        "torch.fx._symbolic_trace",
+        "is_fx_tracing will return true",
+    ),  # Whenever a sharded module is used.
     ("torchrec.distributed.utils", "Sharding Type is data_parallel, caching params"),
-    ("root", "Sharding spec not found for"),  # of each replicated table
+    ("root", "Sharding spec not found for"),  # Once per replicated table.
     ("torchrec.distributed.planner.types", "The topology was constructed directly"),
     ("torchrec.distributed.planner.storage_reservations", "There is a known issue with TorchRec's"),
 )
-# The same among Python's warnings: starts of messages, as regular expressions.
+# The same for Python's warnings: starts of messages, as regular expressions.
 _NOISE_WARNINGS = (
-    r"fbgemm::\w+: an autograd kernel was not registered",  # of each dense kernel
+    r"fbgemm::\w+: an autograd kernel was not registered",  # Once per dense kernel.
     "pkg_resources is deprecated",
     "TypedStorage is deprecated",
     r"`torch\.jit",
 )
 _QUIET_ENVIRONMENT = {
-    # MLflow sets up its own loggers when imported; its INFO tells of each table that is created.
+    # MLflow sets up its own loggers when it is imported, and reports each table that it creates.
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # MLflow imports GitPython, which warns where there is no git.
+    # MLflow imports GitPython, which warns if there is no git.
     "GIT_PYTHON_REFRESH": "quiet",
     # C++ warnings of torch.distributed, such as that a host name has no IPv6 address.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    # Its actor makes Ray's core print an error about Ray's own constructor arguments at each start.
+    # Its actor makes Ray print an error about its own constructor arguments at each start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Without an exporter running, each process warns that its metrics are not exported.
+    # Without an exporter, each process warns that its metrics are not exported.
     "RAY_enable_metrics_collection": "0",
 }
 
 
 class _DropMessages(logging.Filter):
-    """Drops the records whose message starts in one of these ways."""
+    """Drops the records whose message has one of these starts."""
 
     def __init__(self, starts: tuple[str, ...]) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class _DropMessages(logging.Filter):
 
 
 class _Formatter(logging.Formatter):
-    """`12:30:05 message`; others than INFO with level and origin; the rank where it is not 0."""
+    """Formats `12:30:05 message`. Adds level and origin unless INFO, and the rank unless 0."""
 
     def __init__(self, rank: int) -> None:
         super().__init__(datefmt="%H:%M:%S")
@@ -68,7 +71,7 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what sys.stderr is at that moment: Ray and pytest replace it. Known by its type."""
+    """Writes to the current sys.stderr, which Ray and pytest replace. Recognised by its type."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -79,13 +82,13 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def setup(rank: int, level: int = logging.INFO) -> None:
-    """Sets up logging of this process; call it before torchrec, ray or mlflow are imported.
+    """Sets up logging of this process. Call it before torchrec, ray or mlflow are imported.
 
-    May be called again, for instance once the rank is known. Handlers that write files stay.
+    It may be called again, for instance once the rank is known. Handlers that write files stay.
 
     Args:
-        rank: of this process; 0 shows its lines from `level` on, all others from WARNING on.
-        level: of this project's loggers. Libraries show warnings only, at any level.
+        rank: rank of this process. Rank 0 shows lines from `level` on, others from WARNING on.
+        level: level of this project's loggers. Libraries show warnings only, at any level.
     """
     for name, value in quiet_environment().items():
         os.environ.setdefault(name, value)
@@ -99,7 +102,7 @@ def setup(rank: int, level: int = logging.INFO) -> None:
     root.setLevel(logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level if rank == 0 else max(level, logging.WARNING))
-    # Set here even before these libraries are imported: they then keep their hands off the level.
+    # A level set before these libraries are imported stays.
     for name in ("torchrec", "fbgemm_gpu", "alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name, start in _NOISE:
@@ -110,19 +113,19 @@ def setup(rank: int, level: int = logging.INFO) -> None:
 
 
 def quiet_environment() -> dict[str, str]:
-    """Environment variables for workers and for Ray's own processes; what is set here wins."""
+    """Environment variables for workers and Ray's own processes; variables already set win."""
     return {name: os.environ.get(name, value) for name, value in _QUIET_ENVIRONMENT.items()}
 
 
 def _writes_to_console(handler: logging.Handler) -> bool:
-    # Not every StreamHandler: files, and pytest's captures, are some too.
+    # Not every StreamHandler: those of files and of pytest's captures stay.
     return type(handler) in (logging.StreamHandler, _Handler) or (
-        type(handler).__name__ == "PlainRayHandler"  # layer 1 does not import ray
+        type(handler).__name__ == "PlainRayHandler"  # Layer 1 does not import ray.
     )
 
 
 def _filter_warnings() -> None:
-    # A warning counts as ours where it is attributed to one of our modules.
+    # A warning counts as ours if it is attributed to one of our modules.
     not_ours = f"(?!(?:{'|'.join(re.escape(name) for name in OURS)})(?:\\.|$))"
     for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=not_ours)

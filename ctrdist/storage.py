@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import fsspec
 import pyarrow as pa
@@ -115,17 +115,7 @@ class Store:
         # Another process may have another working directory.
         return _received, (type(self), self._root if self.local else self.url)
 
-    @property
-    def name(self) -> str:
-        """Last part of the URL."""
-        return self.url.rpartition("/")[2]
-
-    @property
-    def parent(self) -> str:
-        """The URL without its last part."""
-        return self.url.rpartition("/")[0]
-
-    def child(self, name: str) -> Store:
+    def child(self, name: str) -> Self:
         """A directory within this one."""
         return type(self)(f"{self.url}/{name}")
 

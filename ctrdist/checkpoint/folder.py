@@ -55,6 +55,7 @@ class Folder(Store):
 
     def damaged(self, name: str, what: str) -> DamagedCheckpointError:
         """The error to raise for a file that is not what was written."""
+        parent = self.url.rpartition("/")[0]
         return DamagedCheckpointError(
-            f"{self}/{name}: {what}. The checkpoint is damaged; use an older one of {self.parent}."
+            f"{self}/{name}: {what}. The checkpoint is damaged; use an older one of {parent}."
         )

@@ -10,7 +10,6 @@ from ctrdist.tracking.events import DatasetUse
 from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
 from ctrdist.tracking.replay import end_killed, replay
 from ctrdist.tracking.tracker import RunTracker
-from ctrdist.tracking.versions import git_commit, package_versions
 
 __all__ = [
     "DatasetUse",
@@ -20,9 +19,7 @@ __all__ = [
     "calibration_figure",
     "classes_figure",
     "end_killed",
-    "git_commit",
     "learning_curves_figure",
-    "package_versions",
     "replay",
     "roc_figure",
     "steps_figure",

@@ -10,39 +10,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctrdist.metrics.arrays import Floats
-from ctrdist.tracking.plots import new_figure, style_axes
+from ctrdist.tracking.plots import BLUE, GREEN, GREY, ORANGE, RED, add_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREY, _RED = "#1f5fa8", "#d9782d", "#8a8a8a", "#b3322b"
-_LINES = (_BLUE, _ORANGE, "#3c8d5a", _RED, "#7a5aa6", "#8c6d46", "#c65d9c", "#4aa5b5")
+_LINES = (BLUE, ORANGE, GREEN, RED, "#7a5aa6", "#8c6d46", "#c65d9c", "#4aa5b5")
 _DASHES = ("-", "--", ":", "-.")
-_CLASSES = {"well_classified": "#3c8d5a", "poorly_classified": "#e8c468", "misclassified": _RED}
+_CLASSES = {"well_classified": GREEN, "poorly_classified": "#e8c468", "misclassified": RED}
 _INCHES_PER_FIELD = 0.21
 _FIGURES_IN_CELLS = 12
-"""Up to so many fields the cells of a heat map hold their values."""
+"""Largest number of fields for which the cells of a heat map show their values."""
 
 
 def abundance_figure(share: Mapping[str, float], below: float, title: str) -> Figure:
-    """Bars of r, which part of its dimensions each table uses, least first.
+    """Draws bars of r, the part of its dimensions that each table uses, smallest first.
 
     Args:
         share: table → r, between 0 and 1.
-        below: tables under this count as collapsed, and are marked.
-        title: of the figure: the run's name.
+        below: tables under this value count as collapsed, and are marked.
+        title: title of the figure: the run's name.
     """
     tables = sorted(share, key=lambda table: (share[table], table))
     figure = new_figure((6.4, 1.4 + _INCHES_PER_FIELD * max(4, len(tables))))
-    axes = figure.add_subplot()
-    style_axes(axes)
+    axes = add_axes(figure)
     places = np.arange(len(tables))
     values = [share[table] for table in tables]
-    colours = [_RED if value < below else _BLUE for value in values]
+    colours = [RED if value < below else BLUE for value in values]
     axes.barh(places, values, color=colours, height=0.72)
-    axes.axvline(below, color=_GREY, lw=1, ls="--")
+    axes.axvline(below, color=GREY, lw=1, ls="--")
     for place, value in zip(places.tolist(), values, strict=True):
-        axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=8, color=_GREY)
+        axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=8, color=GREY)
     axes.set(
         yticks=places,
         yticklabels=tables,
@@ -58,12 +56,12 @@ def abundance_figure(share: Mapping[str, float], below: float, title: str) -> Fi
 
 
 def attention_figure(mass_FF: Floats, fields: Sequence[str], title: str) -> Figure:
-    """Heat map of the attention that each field pays to each: red above uniform, blue below.
+    """Draws a heat map of the attention between fields: red above uniform, blue below.
 
     Args:
         mass_FF: (F, F), from row to column.
-        fields: their names.
-        title: of the figure: the run's name.
+        fields: names of the F fields.
+        title: title of the figure: the run's name.
     """
     from matplotlib.colors import TwoSlopeNorm
 
@@ -95,13 +93,13 @@ def attention_figure(mass_FF: Floats, fields: Sequence[str], title: str) -> Figu
 
 
 def classes_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Figure:
-    """Stacked shares of well, poorly and misclassified rows over epochs.
+    """Draws the stacked shares of well, poorly and misclassified rows over epochs.
 
-    A panel for each split and label that the history has.
+    Each split and label in the history has a panel.
 
     Args:
         history: "<split>/<positives or negatives>_<class>" → step → share of these rows.
-        title: of the figure: the run's name.
+        title: title of the figure: the run's name.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -109,8 +107,7 @@ def classes_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Fi
     figure = new_figure((4.4 * max(1, len(splits)) + 1.8, 5.4))
     for row, label in enumerate(("positives", "negatives")):
         for column, split in enumerate(splits):
-            axes = figure.add_subplot(2, len(splits), row * len(splits) + column + 1)
-            style_axes(axes)
+            axes = add_axes(figure, 2, len(splits), row * len(splits) + column + 1)
             curves = {name: history.get(f"{split}/{label}_{name}", {}) for name in _CLASSES}
             steps = sorted(set().union(*curves.values()))
             epochs, bottom = np.arange(1, len(steps) + 1), np.zeros(len(steps))
@@ -134,17 +131,16 @@ def classes_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Fi
 def steps_figure(
     history: Mapping[str, Mapping[int, float]], label: str, title: str, *, logarithmic: bool
 ) -> Figure:
-    """A line over steps for each name.
+    """Draws a line over steps for each name.
 
     Args:
         history: name → step → value; steps rise.
-        label: what the values are.
-        title: of the figure: the run's name.
-        logarithmic: whether the values' axis is.
+        label: name of the values' axis.
+        title: title of the figure: the run's name.
+        logarithmic: scale of the values' axis.
     """
     figure = new_figure((8.4, 4.4))
-    axes = figure.add_subplot()
-    style_axes(axes)
+    axes = add_axes(figure)
     for index, (name, points) in enumerate(history.items()):
         dashes = _DASHES[index // len(_LINES) % len(_DASHES)]
         mark = "o" if len(points) == 1 else ""

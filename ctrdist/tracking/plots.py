@@ -16,24 +16,33 @@ from ctrdist.metrics.arrays import Floats
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#1f5fa8", "#d9782d", "#3c8d5a", "#8a8a8a"
-_COLOURS = {"valid": _BLUE, "train": _ORANGE, "test": _GREEN}
+BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9782d", "#3c8d5a", "#8a8a8a", "#b3322b"
+_COLOURS = {"valid": BLUE, "train": ORANGE, "test": GREEN}
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+}
 _TINY_RATE = 0.02
 
 
 def roc_figure(curve: RocCurve, area: float, title: str) -> Figure:
-    """ROC curve, with its AUC.
+    """Draws a ROC curve and its AUC.
 
     Args:
-        curve: to draw.
-        area: its AUC; nan, where it is not defined, draws none.
-        title: of the figure: the run's name, and the split.
+        curve: the curve.
+        area: its AUC; nan if it is undefined, which draws no curve.
+        title: title of the figure: the run's name and the split.
     """
     figure, axes = _square()
-    axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--", label="random (0.5)")
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="random (0.5)")
     if not math.isnan(area):
-        axes.plot(curve.false_P, curve.true_P, color=_BLUE, lw=2, label=f"AUC {area:.4f}")
-        axes.fill_between(curve.false_P, curve.true_P, color=_BLUE, alpha=0.08, lw=0)
+        axes.plot(curve.false_P, curve.true_P, color=BLUE, lw=2, label=f"AUC {area:.4f}")
+        axes.fill_between(curve.false_P, curve.true_P, color=BLUE, alpha=0.08, lw=0)
     axes.set(
         xlim=(0, 1), ylim=(0, 1.003), xlabel="false positive rate", ylabel="true positive rate"
     )
@@ -43,13 +52,13 @@ def roc_figure(curve: RocCurve, area: float, title: str) -> Figure:
 
 
 def calibration_figure(table: CalibrationTable, title: str) -> Figure:
-    """Observed rate over predicted probability by decile, with 95 % intervals and numbers of rows.
+    """Draws the observed rate over the predicted probability by decile, with 95 % intervals.
 
     Both axes have the same scale: logarithmic where clicks are rare.
 
     Args:
-        table: deciles.
-        title: of the figure: the run's name, and the split.
+        table: the deciles.
+        title: title of the figure: the run's name and the split.
     """
     rows, positives = int(table.rows_Q.sum()), int(table.positives_Q.sum())
     low_Q, high_Q = _wilson(table.positives_Q, table.rows_Q)
@@ -57,13 +66,13 @@ def calibration_figure(table: CalibrationTable, title: str) -> Figure:
     rare = rows > 0 and positives / rows < _TINY_RATE
     ratio = float(table.predicted_Q @ table.rows_Q) / positives if positives else math.nan
     limits = _limits(table.predicted_Q, table.observed_Q, high_Q, logarithmic=rare)
-    axes.plot(limits, limits, color=_GREY, lw=1, ls="--", label="perfect")
+    axes.plot(limits, limits, color=GREY, lw=1, ls="--", label="perfect")
     errors = np.maximum(np.stack([table.observed_Q - low_Q, high_Q - table.observed_Q]), 0)
     axes.errorbar(
         table.predicted_Q,
         np.maximum(table.observed_Q, limits[0]),
         yerr=errors,
-        color=_BLUE,
+        color=BLUE,
         fmt="o-",
         lw=1.5,
         ms=5,
@@ -79,16 +88,16 @@ def calibration_figure(table: CalibrationTable, title: str) -> Figure:
     low, high = int(min(table.rows_Q, default=0)), int(max(table.rows_Q, default=0))
     each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     note = f"{len(table.rows_Q)} bins of {each} rows\n{positives:,} positives"
-    axes.text(0.97, 0.03, note, transform=axes.transAxes, ha="right", va="bottom", color=_GREY)
+    axes.text(0.97, 0.03, note, transform=axes.transAxes, ha="right", va="bottom", color=GREY)
     return figure
 
 
 def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) -> Figure:
-    """Metrics per epoch, one panel per kind of metric: train/loss and valid/logloss share one.
+    """Draws metrics per epoch, one panel per kind of metric: both losses share one.
 
     Args:
         epochs: metrics of each epoch, first to last; a metric may be missing in some.
-        title: of the figure: the run's name.
+        title: title of the figure: the run's name.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -97,10 +106,9 @@ def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) ->
         panels.setdefault(_kind(name), []).append(name)
     figure = new_figure(figsize=(4.6 * max(1, len(panels)), 3.8))
     for position, (kind, names) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), position)
-        style_axes(axes)
+        axes = add_axes(figure, 1, len(panels), position)
         for name in names:
-            colour = _COLOURS.get(name.split("/")[0], _GREY)
+            colour = _COLOURS.get(name.split("/")[0], GREY)
             points = [(i, e[name]) for i, e in enumerate(epochs, start=1) if name in e]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, lw=1.8, ms=4, label=name)
             if name.startswith("valid") and kind in ("AUC", "gAUC", "loss"):
@@ -115,7 +123,7 @@ def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) ->
 
 
 def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[Floats, Floats]:
-    """Interval of a binomial rate (Wilson 1927); sensible for no positives too."""
+    """Confidence interval of a binomial rate (Wilson 1927), valid for no positives too."""
     rate_Q = positives_Q / rows_Q
     centre_Q = (rate_Q + z * z / (2 * rows_Q)) / (1 + z * z / rows_Q)
     spread_Q = np.sqrt(rate_Q * (1 - rate_Q) / rows_Q + (z / (2 * rows_Q)) ** 2)
@@ -124,7 +132,7 @@ def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[Floats, Flo
 
 
 def _limits(*values: Floats, logarithmic: bool) -> tuple[float, float]:
-    """Of both axes."""
+    """Limits of both axes."""
     together = np.concatenate(values)
     if together.size == 0:
         return 0.0, 1.0
@@ -157,14 +165,13 @@ def _mark_best(axes: Any, points: list[tuple[int, float]], colour: str, highest:
 
 def _square() -> tuple[Figure, Any]:
     figure = new_figure(figsize=(5.4, 5.2))
-    axes = figure.add_subplot()
-    style_axes(axes)
+    axes = add_axes(figure)
     axes.set_aspect("equal", adjustable="box")
     return figure, axes
 
 
 def new_figure(figsize: tuple[float, float]) -> Figure:
-    """A figure of its own canvas: pyplot would keep it alive, and ask for a display."""
+    """A figure without pyplot, which would keep it alive and ask for a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -173,11 +180,9 @@ def new_figure(figsize: tuple[float, float]) -> Figure:
     return figure
 
 
-def style_axes(axes: Any) -> None:
-    """Grid behind the curves, and no frame above and to the right."""
-    axes.grid(color="#e4e4e4", lw=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GREY)
+def add_axes(figure: Figure, *position: int) -> Any:
+    """Axes with a grid behind the curves, and no frame above and to the right."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        return figure.add_subplot(*position)

@@ -1,4 +1,4 @@
-"""Records one run. Rank 0 of training and jobs/evaluate.py use it."""
+"""Records one run, on rank 0 of training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ctrdist.config.experiment import TrackingConfig
@@ -193,22 +192,6 @@ class RunTracker:
                     str(self._run_dir),
                 )
         self._log.close()
-
-    def __enter__(self) -> RunTracker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the run: as failed after an error in the block, as killed after an interrupt."""
-        if kind is None:
-            self.finish("FINISHED")
-        else:
-            killed = issubclass(kind, KeyboardInterrupt | SystemExit)
-            self.finish("KILLED" if killed else "FAILED", {"error": f"{kind.__name__}: {error}"})
 
     def _log_system(self, metrics: dict[str, float]) -> None:
         self.log_metrics(metrics, (_now_ms() - self._began_ms) // 1000)

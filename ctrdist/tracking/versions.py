@@ -1,4 +1,4 @@
-"""What a run ran on: versions of packages, commit, host, command."""
+"""The environment of a run: versions of packages, commit, host, command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def package_versions() -> dict[str, str]:
-    """Version by package, of those that are installed; nothing is imported for it."""
+    """Versions of the installed packages, found without importing them."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -41,20 +41,20 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit(root: Path = _ROOT) -> str | None:
-    """Commit of the project, `-dirty` behind it where tracked files differ from it.
+    """Commit of the project, with `-dirty` appended if tracked files differ from it.
 
-    CTRDIST_COMMIT wins: a launcher that copies the project without its history sets it.
+    CTRDIST_COMMIT takes precedence: a launcher that copies the project without its history sets it.
 
     Args:
         root: the project's root.
 
     Returns:
-        The commit; None where there is no git or no repository whose root this is.
+        The commit; None without git, or if the root is not that of a repository.
     """
     given = os.environ.get("CTRDIST_COMMIT")
     if given:
         return given
-    if not (root / ".git").exists():  # a repository further up would be another project's
+    if not (root / ".git").exists():  # A repository further up is another project.
         return None
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
@@ -64,7 +64,7 @@ def git_commit(root: Path = _ROOT) -> str | None:
 
 
 def environment_tags() -> dict[str, str]:
-    """Tags that each run bears, those that MLflow's own pages show among them."""
+    """Tags of every run, among them those that MLflow's own pages show."""
     tags = {f"version.{package}": version for package, version in package_versions().items()}
     tags["host"] = socket.gethostname()
     tags["platform"] = platform.platform()
@@ -73,7 +73,7 @@ def environment_tags() -> dict[str, str]:
     tags["mlflow.source.type"] = "LOCAL"
     try:
         tags["mlflow.user"] = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
+    except (KeyError, OSError):  # A user id without a name, as in containers.
         tags["mlflow.user"] = str(os.getuid())
     commit = git_commit()
     if commit:

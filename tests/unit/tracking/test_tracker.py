@@ -19,8 +19,6 @@ from ctrdist.tracking import (
     DatasetUse,
     RunTracker,
     end_killed,
-    git_commit,
-    package_versions,
     replay,
     roc_figure,
 )
@@ -34,6 +32,7 @@ from ctrdist.tracking.mlflow_state import (
 from ctrdist.tracking.mlflow_writer import _groups
 from ctrdist.tracking.system import SystemSampler
 from ctrdist.tracking.tracker import flatten
+from ctrdist.tracking.versions import git_commit, package_versions
 
 OFF = TrackingConfig(mlflow=False)
 
@@ -90,16 +89,6 @@ def test_texts_of_one_name_are_all_kept(tmp_path):
     names = [event.values["name"] for event in events_in(tmp_path)]
     assert names == ["sub/config.yaml", "sub/config.2.yaml", "sub/config.yaml", "sub/config.3.yaml"]
     assert (tmp_path / "run/artifacts/sub/config.3.yaml").read_text() == "three"
-
-
-def test_as_a_context_it_records_how_it_ended(tmp_path):
-    with pytest.raises(ZeroDivisionError), tracker_in(tmp_path) as tracker:
-        tracker.start({})
-        _ = 1 / 0
-    assert events_in(tmp_path)[-1].values["status"] == "FAILED"
-    with pytest.raises(KeyboardInterrupt), tracker_in(tmp_path, resume=True):
-        raise KeyboardInterrupt
-    assert events_in(tmp_path)[-1].values["status"] == "KILLED"
 
 
 def test_without_mlflow_installed_it_says_so_once(tmp_path, monkeypatch, caplog):

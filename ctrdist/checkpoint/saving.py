@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event, Thread
+from typing import Any
 
 import torch.distributed as dist
 
@@ -23,6 +24,7 @@ from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.writer import Writer, end, stem
 from ctrdist.errors import CheckpointError
 
+MARKER = "complete.json"
 _PATIENCE_SECONDS = 120.0
 """Time until a file that another rank has written must be visible."""
 _POLL_SECONDS = (0.02, 1.0)
@@ -39,19 +41,6 @@ class Saved:
     """Time from the snapshot to the marker."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """The files that rank 0 adds to those of the ranks."""
-
-    step: int
-    marker: str
-    """Name of the marker."""
-    facts: dict[str, object]
-    """Content of the marker, apart from the list of files."""
-    texts: dict[str, bytes]
-    """Small files by name."""
-
-
 class Saving:
     """A save in progress, after its snapshot."""
 
@@ -60,7 +49,8 @@ class Saving:
         folder: Folder,
         token: str,
         writer: Writer,
-        contents: Contents,
+        facts: dict[str, Any],
+        texts: dict[str, bytes],
         then: Callable[[], None],
     ) -> None:
         """Starts the thread.
@@ -69,11 +59,12 @@ class Saving:
             folder: directory of the checkpoint; it exists.
             token: token of this save, the same on all ranks.
             writer: writes this rank's part.
-            contents: the files that rank 0 adds.
+            facts: the marker without the list of files; rank 0 writes it.
+            texts: name → small file; rank 0 writes them.
             then: called in rank 0's thread once the checkpoint is whole.
         """
         self._folder, self._token, self._writer = folder, token, writer
-        self._contents, self._then = contents, then
+        self._facts, self._texts, self._then = facts, texts, then
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._error = ""
         self._written, self._all_written, self._abort = Event(), Event(), Event()
@@ -97,7 +88,7 @@ class Saving:
         (self._abort if error else self._all_written).set()
         self.join()
         error = error or _first(self._error)
-        step = self._contents.step
+        step = self._facts["step"]
         if error:
             raise CheckpointError(
                 f"checkpoint of step {step}: {error} It is not whole and will not be used; older "
@@ -134,12 +125,12 @@ class Saving:
                 )
             files[f"{name}.bin"] = {"bytes": wanted}
             files[f"{name}.json"] = _facts(index)
-        for name, text in self._contents.texts.items():
+        for name, text in self._texts.items():
             self._folder.put(name, text)
             files[name] = _facts(text)
         end(self._folder)
-        marker = json.dumps({**self._contents.facts, "files": files}, indent=1)
-        self._folder.put(self._contents.marker, marker.encode())
+        marker = json.dumps({**self._facts, "files": files}, indent=1)
+        self._folder.put(MARKER, marker.encode())
 
     def _wait_for_all(self, names: list[str]) -> dict[str, int]:
         """Waits until each rank's index is there; returns the sizes of all files."""

@@ -22,13 +22,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.reader import Reader
 from ctrdist.checkpoint.retention import Entry, superfluous
-from ctrdist.checkpoint.saving import Contents, Saved, Saving
+from ctrdist.checkpoint.saving import MARKER, Saved, Saving
 from ctrdist.checkpoint.writer import METADATA, HostBuffer, Writer, begin
 from ctrdist.config.experiment import CheckpointConfig
 from ctrdist.distributed.process_group import run_on_main
 from ctrdist.errors import CheckpointError, DamagedCheckpointError
 
-MARKER = "complete.json"
 _STATE, _CONFIG, _SCHEMA, _PLAN = "state.json", "config.yaml", "schema.json", "plan.json"
 _PREFIX = "step-"
 VERSION = 2
@@ -109,25 +108,21 @@ class CheckpointStore:
         token = run_on_main(lambda: _begin(folder))
         writer = Writer(folder, token, dist.get_rank(), self._buffer)
         _collectively(lambda: dcp.save(tensors, storage_writer=writer))
-        contents = Contents(
-            step=step,
-            marker=MARKER,
-            facts={
-                "version": VERSION,
-                "step": step,
-                "value": value if value is not None and math.isfinite(value) else None,
-                "best_step": best_step,
-            },
-            texts={
-                METADATA: writer.metadata,
-                _STATE: json.dumps({"version": VERSION, **state}, indent=1).encode(),
-                _CONFIG: texts.config.encode(),
-                _SCHEMA: texts.schema.encode(),
-                _PLAN: texts.plan.encode(),
-            },
-        )
+        facts = {
+            "version": VERSION,
+            "step": step,
+            "value": value if value is not None and math.isfinite(value) else None,
+            "best_step": best_step,
+        }
+        files = {
+            METADATA: writer.metadata,
+            _STATE: json.dumps({"version": VERSION, **state}, indent=1).encode(),
+            _CONFIG: texts.config.encode(),
+            _SCHEMA: texts.schema.encode(),
+            _PLAN: texts.plan.encode(),
+        }
         self._saving = Saving(
-            folder, token, writer, contents, lambda: self._remove_superfluous(step)
+            folder, token, writer, facts, files, lambda: self._remove_superfluous(step)
         )
         if not self._config.asynchronous:
             self._saving.join()

@@ -13,19 +13,17 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.log import quiet_environment
-from ctrdist.tracking.events import (
-    EVENTS_NAME,
-    Artifact,
-    DatasetUse,
-    Event,
-    Finish,
-    read_events,
+from ctrdist.tracking.events import EVENTS_NAME, Artifact, DatasetUse, Event, Finish, read_events
+from ctrdist.tracking.mlflow_state import (
+    STATE_NAME,
+    MlflowState,
+    tracking_store,
+    without_credentials,
 )
-from ctrdist.tracking.mlflow_state import MlflowState, tracking_store, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,11 @@ _ENVIRONMENT = {
 
 
 class MlflowWriter:
-    """Sends the events that MLflow lacks. Only one thread at a time may use it."""
+    """Sends the events that MLflow lacks: see :class:`ctrdist.tracking.services.Writer`."""
+
+    package: ClassVar = "mlflow"
+    state_file: ClassVar = STATE_NAME
+    hint: ClassVar = "Start it, or set MLFLOW_TRACKING_URI to one that runs"
 
     def __init__(self, run_dir: Path, state: MlflowState, tracking_uri: str) -> None:
         """Does not connect yet.
@@ -62,6 +64,11 @@ class MlflowWriter:
         self._tracking_uri = tracking_uri
         self._client: Any = None
         self._run_checked = False
+
+    @staticmethod
+    def enabled(config: TrackingConfig) -> bool:
+        """True if the settings ask for MLflow."""
+        return config.mlflow
 
     @classmethod
     def open(
@@ -177,13 +184,20 @@ class MlflowWriter:
     def _send(self, group: list[Event]) -> None:
         event = group[0]
         if event.kind == "metrics":
-            self._send_metrics(group)
+            points = [(key, value, e) for e in group for key, value in e.values.items()]
+            self._log(
+                "metrics",
+                [
+                    self._entities.Metric(_name(key), float(value), e.time_ms, e.step or 0)
+                    for key, value, e in points
+                ],
+            )
         elif event.kind == "start":
             self._client.update_run(self._state.run_id, status="RUNNING", name=self._state.run_name)
         elif event.kind == "params":
             self._send_params(event.values)
         elif event.kind == "tags":
-            self._log_tags(event.values)
+            self._send_tags(event.values)
         elif event.kind == Artifact.KIND:
             self._send_artifact(Artifact(**event.values))
         elif event.kind == DatasetUse.KIND:
@@ -192,38 +206,22 @@ class MlflowWriter:
             status = Finish(**event.values).status
             self._client.set_terminated(self._state.run_id, status, event.time_ms)
 
-    def _send_metrics(self, group: list[Event]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(_name(key), float(value), event.time_ms, event.step or 0)
-            for event in group
-            for key, value in event.values.items()
-        ]
-        for start in range(0, len(metrics), METRICS_PER_CALL):
-            batch = metrics[start : start + METRICS_PER_CALL]
-            self._client.log_batch(self._state.run_id, metrics=batch)
-
     def _send_params(self, given: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
         values = {_name(k): _cut(_text(v), PARAM_CHARS) for k, v in given.items()}
         known = self._client.get_run(self._state.run_id).data.params
+        new = [self._entities.Param(k, v) for k, v in values.items() if k not in known]
+        self._log("params", new)
         # MLflow's params never change: those that differ when a run is resumed become tags.
-        changed = {f"changed.{k}": v for k, v in values.items() if known.get(k, v) != v}
-        params = [Param(k, v) for k, v in values.items() if k not in known]
-        for start in range(0, len(params), ENTRIES_PER_CALL):
-            batch = params[start : start + ENTRIES_PER_CALL]
-            self._client.log_batch(self._state.run_id, params=batch)
-        self._log_tags(changed)
+        self._send_tags({f"changed.{k}": v for k, v in values.items() if known.get(k, v) != v})
 
-    def _log_tags(self, values: dict[str, Any]) -> None:
-        from mlflow.entities import RunTag
+    def _send_tags(self, given: dict[str, Any]) -> None:
+        values = {_name(k): _cut(_text(v), TAG_CHARS) for k, v in given.items()}
+        self._log("tags", [self._entities.RunTag(k, v) for k, v in values.items()])
 
-        tags = [RunTag(_name(k), _cut(_text(v), TAG_CHARS)) for k, v in values.items()]
-        for start in range(0, len(tags), ENTRIES_PER_CALL):
-            batch = tags[start : start + ENTRIES_PER_CALL]
-            self._client.log_batch(self._state.run_id, tags=batch)
+    def _log(self, kind: str, items: list[Any]) -> None:
+        size = METRICS_PER_CALL if kind == "metrics" else ENTRIES_PER_CALL
+        for start in range(0, len(items), size):
+            self._client.log_batch(self._state.run_id, **{kind: items[start : start + size]})
 
     def _send_artifact(self, artifact: Artifact) -> None:
         folder = PurePosixPath(artifact.name).parent.as_posix()
@@ -234,36 +232,31 @@ class MlflowWriter:
         )
 
     def _send_dataset(self, used: DatasetUse) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         profile = {f"{split}_rows": rows for split, rows in used.rows.items()}
-        dataset = Dataset(
+        dataset = self._entities.Dataset(
             name=used.name,
             digest=used.fingerprint[:36],
-            source_type="local" if "://" not in used.path else used.path.split("://")[0],
+            source_type=used.path.split("://")[0] if "://" in used.path else "local",
             source=json.dumps({"uri": used.path}),
             profile=json.dumps({**profile, **used.profile}),
         )
-        tags = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(self._state.run_id, [DatasetInput(dataset=dataset, tags=tags)])
-        self._log_tags(
-            {
-                "data.name": used.name,
-                "data.path": used.path,
-                "data.fingerprint": used.fingerprint,
-                **{f"data.rows.{split}": rows for split, rows in used.rows.items()},
-            }
-        )
+        tags = [self._entities.InputTag("mlflow.data.context", "training")]
+        entry = self._entities.DatasetInput(dataset=dataset, tags=tags)
+        self._client.log_inputs(self._state.run_id, [entry])
+        rows = {f"data.rows.{split}": count for split, count in used.rows.items()}
+        facts = {"name": used.name, "path": used.path, "fingerprint": used.fingerprint}
+        self._send_tags({**{f"data.{name}": value for name, value in facts.items()}, **rows})
 
     def _ensure_run(self) -> None:
         if self._client is None:
             for name, value in {**quiet_environment(), **_ENVIRONMENT}.items():
                 os.environ.setdefault(name, value)
-            from mlflow import MlflowClient
+            from mlflow import MlflowClient, entities
 
             if self._tracking_uri.startswith(_SQLITE):
                 _create_sqlite(Path(self._tracking_uri.removeprefix(_SQLITE)))
             self._client = MlflowClient(tracking_uri=self._tracking_uri)
+            self._entities: Any = entities
         if self._run_checked:
             return
         if self._state.run_id is not None and not self._run_exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctrdist.errors import ConfigError
 from ctrdist.tracking.events import EVENTS_NAME, EventLog, Finish, all_events
-from ctrdist.tracking.services import SERVICES, Service, Writer
+from ctrdist.tracking.services import SERVICES, Writer
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def replay(run_dir: str) -> str:
             answer or refuses something.
     """
     ids = [
-        _send(run_dir, name, service, writer)
+        _send(run_dir, name, writer)
         for name, service in SERVICES.items()
         if (writer := service.reopen(Path(run_dir))) is not None
     ]
@@ -64,7 +64,7 @@ def replay(run_dir: str) -> str:
     return ids[0]
 
 
-def _send(run_dir: str, name: str, service: Service, writer: Writer) -> str:
+def _send(run_dir: str, name: str, writer: Writer) -> str:
     try:
         writer.send()
         writer.send_refused()
@@ -72,7 +72,7 @@ def _send(run_dir: str, name: str, service: Service, writer: Writer) -> str:
         raise ConfigError(f"{run_dir}: {name} is not installed here; install it.") from error
     except Exception as error:
         raise ConfigError(
-            f"{run_dir}: {name} at {writer.address} fails: {error}. {service.hint}, and try again."
+            f"{run_dir}: {name} at {writer.address} fails: {error}. {writer.hint}, and try again."
         ) from error
     if writer.refused:
         raise ConfigError(

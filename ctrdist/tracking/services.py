@@ -1,22 +1,37 @@
-"""The tracking services that runs are sent to: one entry of a table holds all about one."""
+"""The tracking services that runs are sent to. Each has a writer, which holds all about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 from ctrdist.config.experiment import TrackingConfig
-from ctrdist.tracking.mlflow_state import STATE_NAME
 from ctrdist.tracking.mlflow_writer import MlflowWriter
 
 
 class Writer(Protocol):
     """Sends one run's events to one service. Only one thread at a time may use it."""
 
+    package: ClassVar[str]
+    """Python package that must be installed."""
+    state_file: ClassVar[str]
+    """File in a run's directory that tells which events were sent."""
+    hint: ClassVar[str]
+    """Advice for a service that does not answer."""
     address: str
     """Address of the service, without credentials."""
+
+    @staticmethod
+    def enabled(config: TrackingConfig) -> bool:
+        """True if the settings ask for this service."""
+
+    @classmethod
+    def open(cls, run_dir: Path, runs_dir: Path, run_name: str, config: TrackingConfig) -> Self:
+        """The writer of a run that starts, or starts again."""
+
+    @classmethod
+    def reopen(cls, run_dir: Path) -> Self | None:
+        """The writer of a run that was recorded before; None if that was without this service."""
 
     @property
     def run_id(self) -> str | None:
@@ -37,31 +52,5 @@ class Writer(Protocol):
         """Sends the refused events once more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """A tracking service."""
-
-    package: str
-    """Python package that must be installed."""
-    state_file: str
-    """File in a run's directory that tells which part of the events was sent."""
-    hint: str
-    """Advice for a service that does not answer."""
-    enabled: Callable[[TrackingConfig], bool]
-    open: Callable[[Path, Path, str, TrackingConfig], Writer]
-    """(run's directory, directory of all runs, run's name, settings) → its writer."""
-    reopen: Callable[[Path], Writer | None]
-    """Run's directory → its writer; None if the run was recorded without this service."""
-
-
-SERVICES: dict[str, Service] = {
-    "MLflow": Service(
-        package="mlflow",
-        state_file=STATE_NAME,
-        hint="Start it, or set MLFLOW_TRACKING_URI to one that runs",
-        enabled=lambda config: config.mlflow,
-        open=MlflowWriter.open,
-        reopen=MlflowWriter.reopen,
-    ),
-}
-"""Name → service. The first one that a run uses gives the run its id."""
+SERVICES: dict[str, type[Writer]] = {"MLflow": MlflowWriter}
+"""Name → writer. The first one that a run uses gives the run its id."""

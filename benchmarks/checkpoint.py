@@ -37,28 +37,31 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--directory", default="", help="local; empty: a temporary one")
+    parser.add_argument("--device", default="cpu", help="where the tensors lie: cpu or cuda")
+    parser.add_argument("--only", default="", help="asynchronous: leaves the other ways out")
     options = parser.parse_args()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     tensors = {
-        "weight": torch.rand(options.rows, options.dim),
-        "momentum": torch.rand(options.rows),
+        "weight": torch.rand(options.rows, options.dim, device=options.device),
+        "momentum": torch.rand(options.rows, device=options.device),
     }
     folder = Path(tempfile.mkdtemp(prefix="ctrdist-bench-", dir=options.directory or None))
     try:
-        show(measure(tensors, folder, options.repeats), size_of(tensors))
+        show(measure(tensors, folder, options.repeats, options.only), size_of(tensors))
     finally:
         shutil.rmtree(folder)
         dist.destroy_process_group()
 
 
 def measure(
-    tensors: dict[str, torch.Tensor], folder: Path, repeats: int
+    tensors: dict[str, torch.Tensor], folder: Path, repeats: int, only: str = ""
 ) -> dict[str, dict[str, list[float]]]:
     """Case → column → seconds of each repeat; the cases take turns."""
     found: dict[str, dict[str, list[float]]] = {}
     stores = {
         name: CheckpointStore(folder / name, CheckpointConfig(asynchronous=asynchronous, keep=1))
         for name, asynchronous in (("synchronous", False), ("asynchronous", True))
+        if only in ("", name)
     }
 
     def note(case: str, **seconds: float) -> None:
@@ -66,20 +69,8 @@ def measure(
             found.setdefault(case, {}).setdefault(column, []).append(value)
 
     for repeat in range(repeats):
-        note("plain file", saved=timed(lambda: write_plain(tensors, folder / "plain")))
-        drop_cache(folder)
-        note("plain file", loaded=timed(lambda: read_plain(folder / "plain")))
-        (folder / "plain").unlink()
-        with torch.no_grad():
-            dcp_path = str(folder / "dcp")
-            seconds = timed(lambda: dcp.save(tensors, checkpoint_id=dcp_path))  # noqa: B023
-            note("torch's files", blocked=seconds, saved=seconds)
-            drop_cache(folder)
-            note(
-                "torch's files",
-                loaded=timed(lambda: dcp.load(tensors, checkpoint_id=dcp_path)),  # noqa: B023
-            )
-        shutil.rmtree(folder / "dcp")
+        if not only:
+            measure_others(tensors, folder, note)
         for name, store in stores.items():
             begun = time.perf_counter()
             store.save(repeat, tensors, {}, TEXTS)
@@ -99,6 +90,26 @@ def measure(
             note(name, loaded=timed(lambda: load_tensors(path, tensors)))  # noqa: B023
             shutil.rmtree(path)
     return found
+
+
+def measure_others(
+    tensors: dict[str, torch.Tensor], folder: Path, note: Callable[..., None]
+) -> None:
+    """A plain file as the floor, and torch.distributed.checkpoint."""
+    note("plain file", saved=timed(lambda: write_plain(tensors, folder / "plain")))
+    drop_cache(folder)
+    note("plain file", loaded=timed(lambda: read_plain(folder / "plain")))
+    (folder / "plain").unlink()
+    with torch.no_grad():
+        dcp_path = str(folder / "dcp")
+        seconds = timed(lambda: dcp.save(tensors, checkpoint_id=dcp_path))
+        note("torch's files", blocked=seconds, saved=seconds)
+        drop_cache(folder)
+        note(
+            "torch's files",
+            loaded=timed(lambda: dcp.load(tensors, checkpoint_id=dcp_path)),
+        )
+    shutil.rmtree(folder / "dcp")
 
 
 def steps_per_second(while_: Callable[[], bool]) -> float:

@@ -1,11 +1,12 @@
 """Training steps on a GPU: how fast, and how far from what the device can do.
 
-39 fields, tables of ROWS × DIM under Adagrad, ids made up and ready in page-locked memory. Each
-case is timed three times: the step as training takes it; its tables alone (lookup and update); its
-tower alone (forward and backward). The tower's floating-point operations over the time are set
-against a measured matrix product (MFU), the bytes that tables must move against a measured copy.
-A case that does not fit into the memory is named, and the next one is run. Give several values to
-compare settings:
+39 fields, tables of ROWS × DIM, random ids ready in page-locked memory. Tower dlrm has 13 numeric
+fields and 26 tables of 1 to 40 million rows instead, whatever ROWS is. Each case is timed three
+times: the step as training takes it; its tables alone (lookup and update); its tower alone (forward
+and backward). The tower's floating-point operations over the time are compared with a measured
+matrix product (MFU), and the bytes that the tables must move with a measured copy. With --loader
+the step is also fed by the loader, from Parquet files that are made first. A case that does not fit
+into the memory is named, and the next one is run. Give several values to compare settings:
 
 python benchmarks/gpu.py --tower dlf --pipeline none sparse_dist --precision float32 bfloat16
 torchrun --nproc-per-node 2 benchmarks/gpu.py --batch 65536
@@ -19,6 +20,7 @@ import gc
 import itertools
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -36,19 +38,25 @@ from ctrdist.log import setup
 
 setup(0)  # before torchrec is imported
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.train_step import FIELDS, MADE, batch_of, ids_of, labels_of, schema_of
+from benchmarks.train_step import FIELDS, labels_of
 from benchmarks.train_step import tower_of as own_tower
 from ctrdist.config.experiment import (
     Experiment,
+    LoaderConfig,
     OptimConfig,
     ShardingConfig,
     TableOptimConfig,
     TrainConfig,
 )
-from ctrdist.data.manifest import Dataset, Manifest
+from ctrdist.data.loader import Loader
+from ctrdist.data.manifest import DataFile, Dataset, Manifest, Split
 from ctrdist.distributed.process_group import World, join_world, leave_world, sum_over_ranks
 from ctrdist.errors import ConfigError
 from ctrdist.losses.objective import training_loss_sum
@@ -56,7 +64,8 @@ from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, config_class
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
-from ctrdist.protocols import Batch
+from ctrdist.protocols import Batch, Output
+from ctrdist.schema import CategoricalField, Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import layout, plan_tables
 from ctrdist.sharding.shard import shard_model
@@ -76,7 +85,15 @@ from ctrdist.training.observe.throughput import (
     table_bytes,
 )
 
-TOWERS = ("mlp", "dcnv2", "dlf", "tf4ctr")
+TOWERS = ("mlp", "dcnv2", "dlrm", "dlf", "tf4ctr", "dual_attention")
+MADE = 4
+"""Batches that are made, and then taken in turn."""
+MILLION = 1_000_000
+DLRM_ROWS = [n * MILLION for n in (40, 20, 10, *[6] * 2, *[4] * 3, *[2] * 6, *[1] * 12)]
+"""Rows of the 26 tables of dlrm: 118 million in all, 60 GB at dim 128 in float32."""
+DLRM_NUMERIC = 13
+BASE: dict[str, dict[str, Any]] = {"dual_attention": {"frequency": False}}
+"""Settings of towers here: a made-up data set has no counts of ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +104,71 @@ class Case:
     dim: int
     precision: str
     pipeline: str
-    compile: bool
+    compile: str
+    """no; yes: torch.compile; graphs: with CUDA graphs."""
     tables: str
     """Their optimiser: adam is dense, the others are fused into the backward pass."""
+
+
+class DLRM(nn.Module):
+    """Dot products of all pairs of 26 embeddings and of what an MLP makes of 13 numeric fields.
+
+    The sizes are those of NVIDIA's DLRM example (Naumov et al., arXiv:1906.00091). The first MLP
+    reads the numeric fields' vectors instead of their values, so its first layer is D times wider.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.groups = {"tokens": dim}
+        self.bottom = _relu_layers([DLRM_NUMERIC * dim, 512, 256, dim])
+        fields = len(DLRM_ROWS) + 1
+        below = torch.tril_indices(fields, fields, offset=-1)
+        self.register_buffer("below", below[0] * fields + below[1], persistent=False)
+        self.top = _relu_layers([dim + below.shape[1], 1024, 1024, 512, 256])
+        self.output = nn.Linear(256, 1)
+
+    def forward(self, emb: Any) -> Output:
+        """emb["tokens"]: (B, 39, D), numeric fields first."""
+        numeric_BKD, emb_BCD = emb["tokens"].split([DLRM_NUMERIC, len(DLRM_ROWS)], dim=1)
+        bottom_BD = self.bottom(numeric_BKD.flatten(1))
+        fields_BFD = torch.cat([bottom_BD.unsqueeze(1), emb_BCD.to(bottom_BD.dtype)], 1)
+        products = torch.bmm(fields_BFD, fields_BFD.transpose(1, 2)).flatten(1)
+        products_BP = products.index_select(1, self.get_buffer("below"))
+        top_BH = self.top(torch.cat([bottom_BD, products_BP], 1))
+        return Output(self.output(top_BH).squeeze(1).float())
+
+
+def _relu_layers(sizes: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width, following in itertools.pairwise(sizes):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def schema_of(case: Case, rows: int, scale: float) -> Schema:
+    """The fields of a case."""
+    dlrm = case.tower == "dlrm"
+    sizes = [max(4, int(n * scale)) for n in DLRM_ROWS] if dlrm else [rows] * FIELDS
+    return Schema(
+        name="made",
+        numeric=tuple(f"I{i}" for i in range(DLRM_NUMERIC)) if dlrm else (),
+        categorical=tuple(
+            CategoricalField(name=f"C{i}", vocabulary_size=n) for i, n in enumerate(sizes)
+        ),
+    )
+
+
+def ids_of(schema: Schema, size: int, zipf: bool, seed: int) -> np.ndarray:
+    """(C, size) int32 ids, uniform, or close to Zipf(1.2): a rounded Pareto law."""
+    rng = np.random.default_rng(seed)
+    made = np.empty((len(schema.categorical), size), dtype=np.int32)
+    for ids_B, field in zip(made, schema.categorical, strict=True):
+        rows = field.vocabulary_size
+        ids_B[:] = rng.integers(0, rows, size, dtype=np.int32)
+        if zipf:
+            drawn = rng.random(size) ** -5.0 - 1  # the tail beyond the table is uniform
+            np.copyto(ids_B, drawn.clip(max=rows), where=drawn < rows, casting="unsafe")
+    return made
 
 
 class Made:
@@ -109,13 +188,18 @@ class Made:
 
 def tower_of(case: Case, settings: dict[str, Any]) -> tuple[nn.Module, Any]:
     """The tower and its settings."""
+    if case.tower == "dlrm":
+        return DLRM(case.dim), None
     if case.tower in ("mlp", "dcnv2"):
         return own_tower(case.tower, case.dim), None
+    settings = {**BASE.get(case.tower, {}), **settings}
     config = replace(config_class(case.tower)(), embedding_dim=case.dim, **settings)
     return build_tower(case.tower, config, FIELDS), config
 
 
-def build(case: Case, rows: int, settings: dict[str, Any], world: World) -> tuple[Engine, Pipeline]:
+def build(
+    case: Case, schema: Schema, settings: dict[str, Any], world: World
+) -> tuple[Engine, Pipeline]:
     """The engine of a case, as build_engine makes it of a data set, and its pipeline."""
     device = world.device.type
     optim = OptimConfig(tables=TableOptimConfig(name=case.tables))  # type: ignore[arg-type]
@@ -125,11 +209,12 @@ def build(case: Case, rows: int, settings: dict[str, Any], world: World) -> tupl
         default="data_parallel" if dense else kind,
         shared_memory=case.pipeline != "sparse_dist",
     )
-    schema = schema_of(rows)
     torch.manual_seed(0)
     tower, config = tower_of(case, settings)
     manifest = Manifest(schema_fingerprint="", splits={})
-    train = TrainConfig(precision=case.precision, compile=case.compile, pipeline=case.pipeline)  # type: ignore[arg-type]
+    train = TrainConfig(
+        precision=case.precision, compile=case.compile != "no", pipeline=case.pipeline
+    )  # type: ignore[arg-type]
     experiment = Experiment(
         model_name=case.tower, model=config, optim=optim, sharding=sharding, train=train
     )
@@ -143,8 +228,10 @@ def build(case: Case, rows: int, settings: dict[str, Any], world: World) -> tupl
     if world.size > 1:
         synchronise_batch_norm(tower)
     sharded = shard_model(model, planned.plan, sharding, optim, world, seed=0, init_std=0.01)
-    if case.compile:
-        tower.compile(dynamic=False)
+    if case.compile != "no":
+        tower.compile(
+            dynamic=False, mode="reduce-overhead" if case.compile == "graphs" else "default"
+        )
     engine = Engine(
         experiment=experiment,
         dataset=Dataset(path="", schema=schema, manifest=manifest),
@@ -159,22 +246,101 @@ def build(case: Case, rows: int, settings: dict[str, Any], world: World) -> tupl
 
 def batches_of(engine: Engine, size: int, zipf: bool) -> list[Batch]:
     """Batches of `size` rows of this worker."""
-    world, rows = engine.world, engine.dataset.schema.categorical[0].vocabulary_size
+    world, schema = engine.world, engine.dataset.schema
+    keys = [field.name for field in schema.categorical]
     made = []
     for seed in range(MADE):
-        ids = ids_of(rows, zipf, seed * world.size + world.rank, size)
-        batch = batch_of(ids, labels_of(seed, size), size * world.size)
+        ids_CB = ids_of(schema, size, zipf, seed * world.size + world.rank)
+        sparse = KeyedJaggedTensor(
+            keys,
+            torch.from_numpy(ids_CB.reshape(-1)),
+            lengths=torch.ones(ids_CB.size, dtype=torch.int32),
+            offsets=torch.arange(ids_CB.size + 1, dtype=torch.int32),
+            stride=size,
+        )
+        batch = Batch(
+            numeric_BK=torch.rand(size, len(schema.numeric)),
+            sparse=sparse,
+            label_B=labels_of(seed, size),
+            row_B=torch.arange(size),
+            global_size=size * world.size,
+        )
         made.append(batch.pin_memory() if world.device.type == "cuda" else batch)
     return made
 
 
-def stepper(engine: Engine, pipeline: Pipeline, batches: list[Batch]) -> Callable[[int], None]:
-    """Takes some steps as training does."""
+def write_rows(folder: Path, schema: Schema, rows: int, files: int = 16) -> Dataset:
+    """A data set of random rows, as preprocessing would write it."""
+    written = []
+    (folder / "train").mkdir(parents=True)
+    for number in range(files):
+        size = rows // files
+        ids_CB = ids_of(schema, size, zipf=True, seed=number)
+        numbers_KB = np.random.default_rng(number).random((len(schema.numeric), size), np.float32)
+        table = pa.table(
+            {
+                **dict(zip(schema.numeric, numbers_KB, strict=True)),
+                **{f.name: ids for f, ids in zip(schema.categorical, ids_CB, strict=True)},
+                schema.label: labels_of(number, size).numpy(),
+            }
+        )
+        name = f"train/part-{number:05d}.parquet"
+        pq.write_table(table, folder / name, row_group_size=65536, compression="zstd")
+        data = pq.read_metadata(folder / name)
+        groups = tuple(data.row_group(i).num_rows for i in range(data.num_row_groups))
+        written.append(DataFile(path=name, row_groups=groups, sha256=""))
+    split = Split(files=tuple(written), rows=rows // files * files, positives=rows // 2)
+    manifest = Manifest(schema_fingerprint=schema.fingerprint, splits={"train": split})
+    return Dataset(path=str(folder), schema=schema, manifest=manifest)
+
+
+def rate_from_loader(
+    engine: Engine, pipeline: Pipeline, dataset: Dataset, size: int, threads: int
+) -> dict[str, float]:
+    """Samples/s of training from Parquet files, and of reading them alone; first steps left out."""
+    world = engine.world
+    config = LoaderConfig(batch_size=size * world.size, threads=threads)
+
+    def loader() -> Loader:
+        return Loader(
+            dataset,
+            "train",
+            config,
+            seed=0,
+            rank=world.rank,
+            world_size=world.size,
+            pinned=world.device.type == "cuda",
+        )
+
+    def rate(steps: Iterator[Any]) -> float:
+        for _ in range(4):
+            next(steps)
+        synchronise(world.device)
+        begun, count = time.perf_counter(), sum(1 for _ in steps)
+        synchronise(world.device)
+        return size * world.size * count / (time.perf_counter() - begun)
+
+    step = step_of(engine, pipeline)
+
+    def training() -> Iterator[None]:
+        for _, on_device in pipeline.batches(loader()):
+            step.take(on_device)
+            step.progress.step += 1
+            yield
+
+    return {
+        "loader_samples_per_s": rate(iter(loader())),
+        "samples_per_s_from_loader": rate(training()),
+    }
+
+
+def step_of(engine: Engine, pipeline: Pipeline) -> Step:
+    """What takes steps as training does."""
 
     def refuse(*_: Any) -> Any:
         raise ArithmeticError("the loss is not finite")
 
-    step = Step(
+    return Step(
         engine=engine,
         progress=Progress(),
         pipeline=pipeline,
@@ -183,6 +349,11 @@ def stepper(engine: Engine, pipeline: Pipeline, batches: list[Batch]) -> Callabl
         timer=Timer(0),
         refuse=refuse,
     )
+
+
+def stepper(engine: Engine, pipeline: Pipeline, batches: list[Batch]) -> Callable[[int], None]:
+    """Takes some steps over batches that are ready."""
+    step = step_of(engine, pipeline)
 
     def run(steps: int) -> None:
         for _, on_device in pipeline.batches(Made(batches, steps)):  # type: ignore[arg-type]
@@ -195,18 +366,25 @@ def stepper(engine: Engine, pipeline: Pipeline, batches: list[Batch]) -> Callabl
 def tables_alone(engine: Engine, batch: Batch) -> Callable[[int], None]:
     """Lookup and update, with a gradient that is ready."""
     model = engine.model.module
-    grads = [torch.full_like(emb, 1e-6) for emb in model.embed(batch).values()]
+
+    def looked_up() -> list[torch.Tensor]:
+        return [emb for emb in model.embed(batch).values() if emb.requires_grad]
+
+    grads = [torch.full_like(emb, 1e-6) for emb in looked_up()]
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            torch.autograd.backward(list(model.embed(batch).values()), grads)
+            torch.autograd.backward(looked_up(), grads)
 
     return run
 
 
 def tower_alone(engine: Engine, batch: Batch) -> Callable[[int], None]:
     """Forward and backward of the tower over embeddings that are ready."""
-    emb = {g: e.detach().requires_grad_() for g, e in engine.model.module.embed(batch).items()}
+    emb = {
+        group: looked_up.detach().requires_grad_(looked_up.is_floating_point())
+        for group, looked_up in engine.model.module.embed(batch).items()
+    }
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -270,9 +448,15 @@ def measured(
             print(table)
     tables = seconds_of(tables_alone(engine, on_device), device, args.seconds)
     tower = seconds_of(tower_alone(engine, on_device), device, args.seconds)
+    fed: dict[str, float] = {}
+    if args.loader:
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = write_rows(Path(folder), engine.dataset.schema, args.loader)
+            fed = rate_from_loader(engine, pipeline, dataset, size, args.threads)
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     return {
         "samples_per_s": size * engine.world.size / step,
+        **fed,
         "step_ms": 1000 * step,
         "tables_ms": 1000 * tables,
         "tower_ms": 1000 * tower,
@@ -292,10 +476,11 @@ def attempt(work: Callable[[], Any], alone: bool) -> Any:
         return work()
     except ConfigError as error:  # the planner, before anything is allocated
         return f"refused: {str(error).splitlines()[0][:150]}"
-    except (RuntimeError, MemoryError) as error:
-        if not alone or not is_out_of_memory(error):  # several ranks would wait for each other
+    except Exception as error:
+        if not alone:  # the other ranks would wait for this one
             raise
-        return f"out of memory: {str(error).splitlines()[0][:150]}"
+        kind = "out of memory" if is_out_of_memory(error) else f"failed: {type(error).__name__}"
+        return f"{kind}: {str(error).splitlines()[0][:150] if str(error) else ''}"
 
 
 def free(device: torch.device) -> None:
@@ -308,7 +493,7 @@ def free(device: torch.device) -> None:
 def show(case: Case, size: int, found: Any) -> None:
     name = (
         f"{case.tower}, dim {case.dim}, batch {size:,}, {case.precision}, {case.tables}, pipeline "
-        f"{case.pipeline}{', compiled' if case.compile else ''}"
+        f"{case.pipeline}{'' if case.compile == 'no' else f', compiled ({case.compile})'}"
     )
     if isinstance(found, str):
         print(f"{name}: {found}", flush=True)
@@ -321,6 +506,13 @@ def show(case: Case, size: int, found: Any) -> None:
         f"{100 * found['share_of_copy']:.0f}% of a copy; peak {found['peak_gib']:.1f} GiB",
         flush=True,
     )
+    if "loader_samples_per_s" in found:
+        fed = found["samples_per_s_from_loader"]
+        print(
+            f"  from the loader {fed:,.0f} samples/s, {fed / found['samples_per_s']:.2f} of it; "
+            f"the loader alone {found['loader_samples_per_s']:,.0f}",
+            flush=True,
+        )
 
 
 def run_case(
@@ -329,7 +521,8 @@ def run_case(
     """Runs a case at each batch size, and shows each as soon as it is measured."""
     settings = json.loads(args.settings).get(case.tower, {})
     alone = world.size == 1
-    built = attempt(partial(build, case, args.rows, settings, world), alone)
+    schema = schema_of(case, args.rows, args.scale)
+    built = attempt(partial(build, case, schema, settings, world), alone)
     results = []
     for size in args.batch:
         found = built
@@ -340,6 +533,9 @@ def run_case(
             show(case, size, found)
         kept = {"failed": found} if isinstance(found, str) else found
         results.append({**asdict(case), "batch": size, **kept})
+        if args.out and world.is_main:  # each as it comes: a lease may end
+            with Path(args.out).open("a") as file:
+                file.write(json.dumps(results[-1]) + "\n")
     return results
 
 
@@ -347,7 +543,9 @@ def run_all(args: argparse.Namespace, world: World) -> list[dict[str, Any]]:
     """Runs all combinations of the given settings."""
     limits = {}
     for precision in args.precision:
-        limits[precision] = measure_limits(world.device, getattr(torch, precision))
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+        limits[precision] = measure_limits(world.device, dtype)
         if world.is_main:
             print(
                 f"a {precision} matrix product makes {limits[precision].flops_per_s / 1e12:.2f} "
@@ -371,11 +569,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[8192, 65536], help="per worker")
     parser.add_argument("--tower", nargs="+", choices=TOWERS, default=list(TOWERS))
     parser.add_argument("--dim", type=int, nargs="+", default=[16, 128])
-    parser.add_argument("--precision", nargs="+", default=["bfloat16"], help="float32 bfloat16")
-    parser.add_argument("--pipeline", nargs="+", default=["auto"], help="auto none sparse_dist")
     parser.add_argument(
-        "--compile", nargs="+", type=lambda text: text == "yes", default=[False], help="no yes"
+        "--precision", nargs="+", default=["bfloat16"], help="float32 tf32 bfloat16"
     )
+    parser.add_argument("--pipeline", nargs="+", default=["auto"], help="auto none sparse_dist")
+    parser.add_argument("--compile", nargs="+", default=["no"], help="no yes graphs")
     parser.add_argument(
         "--tables", nargs="+", default=["adagrad"], help="optimisers; adam is not fused"
     )
@@ -383,7 +581,10 @@ def main() -> None:
     parser.add_argument("--ids", choices=["uniform", "zipf"], default="uniform")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each timing")
     parser.add_argument("--profile", type=int, default=12, help="rows of a profile; 0: none")
-    parser.add_argument("--out", default="", help="JSON file for the figures")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the rows of dlrm's tables")
+    parser.add_argument("--loader", type=int, default=0, help="rows to train on from Parquet")
+    parser.add_argument("--threads", type=int, default=8, help="of the loader")
+    parser.add_argument("--out", default="", help="file for the figures, a JSON line for each")
     args = parser.parse_args()
     if args.device is None and not torch.cuda.is_available():
         print("There is no GPU; --device cpu runs this on the CPU, see the first lines of the file")
@@ -392,9 +593,7 @@ def main() -> None:
     if world.is_main:
         on = "CPU" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device)
         print(f"{on}, {world.size} worker(s), torch {torch.__version__}, {args.rows:,} rows × 39")
-    results = run_all(args, world)
-    if args.out and world.is_main:
-        Path(args.out).write_text(json.dumps(results, indent=1))
+    run_all(args, world)
     leave_world()
 
 

@@ -274,9 +274,10 @@ class TrainConfig:
     exact_rows: int = 20_000_000
     """Largest split whose predictions are gathered for an exact AUC.
     Above, AUC comes from a histogram of 2^20 bins, with auc_error as its bound."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The others run the tower under autocast; tables, logits and loss stay float32. float16 scales
-    the loss, and needs a GPU."""
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    """bfloat16 and float16 run the tower under autocast; tables, logits and loss stay float32.
+    float16 scales the loss, and needs a GPU. tf32 keeps float32 numbers and multiplies them with
+    fewer digits on an NVIDIA GPU."""
     compile: bool = False
     """torch.compile of the tower: slow first steps, for a long run. Needs a C++ compiler."""
     pipeline: Literal["auto", "none", "sparse_dist"] = "auto"

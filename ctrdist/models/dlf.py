@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ctrdist.errors import ConfigError
 from ctrdist.models.configs import DLFConfig
-from ctrdist.models.layers import MLP, TokenLinear, cpu_attention, linear, token_weight
+from ctrdist.models.layers import MLP, TokenLinear, linear, short_attention, token_weight
 from ctrdist.protocols import GATE_MEAN, Output
 
 GATE_FLOOR = 1e-6
@@ -246,10 +246,8 @@ class AttentionFusion(nn.Module):
         blocks, batch, tokens, _, heads, width = qkv_IBM3HE.shape
         query, key, value = qkv_IBM3HE.unbind(3)
         query_BHXE = query.permute(1, 3, 0, 2, 4).reshape(batch, heads, blocks * tokens, width)
-        # Key blocks among the heads, not the batch: CUDA kernels bound the batch by 65,535.
         key_value = (batch, blocks * heads, tokens, width)
-        kernel = cpu_attention if qkv_IBM3HE.is_cpu else functional.scaled_dot_product_attention
-        attended = kernel(
+        attended = short_attention(
             query_BHXE.repeat(1, blocks, 1, 1),
             key.permute(1, 0, 3, 2, 4).reshape(key_value),
             value.permute(1, 0, 3, 2, 4).reshape(key_value),

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_SHORT_TOKENS = 64
+"""Up to so many keys attention is computed by plain products on a GPU."""
+_FUSED_ROWS = 32768
 _CPU_ROWS = 256
 """Rows whose attention maps fit into the cache together."""
 _CHANCES = 2**16
@@ -154,11 +157,12 @@ class NumericEmbedding(nn.Module):
         return value_BK.unsqueeze(-1) * self.weight_KD
 
 
-def cpu_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What scaled_dot_product_attention computes, for many small problems on a CPU.
+def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention as scaled_dot_product_attention computes it, for many rows of few tokens.
 
-    PyTorch's fused CPU kernel pays per problem: with 16 tokens and heads of width 8 these products
-    make the whole step a quarter faster, at the price of keeping the attention maps for backward.
+    PyTorch's fused kernels pay for each row and head. On a CPU, with 16 tokens and heads of width
+    8, plain products make the whole step a quarter faster; on an H200 they take half the time of
+    the best fused kernel. The price is that the attention maps are kept for the backward pass.
 
     Args:
         query: (B, H, X, E).
@@ -168,6 +172,14 @@ def cpu_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (B, H, X, E).
     """
+    if query.is_cuda and key.shape[2] > _SHORT_TOKENS:
+        # the fused kernels of CUDA accept at most 65,535 rows
+        parts = [part.split(_FUSED_ROWS) for part in (query, key, value)]
+        fused = functional.scaled_dot_product_attention
+        return torch.cat([fused(*qkv) for qkv in zip(*parts, strict=True)])
     scale = query.shape[-1] ** -0.5
-    parts = [part.split(_CPU_ROWS) for part in (query * scale, key.transpose(2, 3), value)]
+    scaled, key = query * scale, key.transpose(2, 3)
+    if query.is_cuda:
+        return short_softmax(scaled @ key) @ value
+    parts = [part.split(_CPU_ROWS) for part in (scaled, key, value)]
     return torch.cat([short_softmax(q @ k) @ v for q, k, v in zip(*parts, strict=True)])

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ctrdist.errors import ConfigError
 from ctrdist.models.configs import TransformerConfig
-from ctrdist.models.layers import MLP, Dropout, cpu_attention, linear
+from ctrdist.models.layers import MLP, Dropout, linear, short_attention
 from ctrdist.protocols import Output
 
 
@@ -155,8 +154,7 @@ class Attention(nn.Module):
         self, query_BHFE: Tensor, key_BHFE: Tensor, value_BHFE: Tensor, x_BFD: Tensor, _: Beside
     ) -> Tensor:
         """A V: (B, H, F, E) each; gives (B, H, F, E)."""
-        kernel = cpu_attention if x_BFD.is_cpu else functional.scaled_dot_product_attention
-        return kernel(query_BHFE, key_BHFE, value_BHFE)
+        return short_attention(query_BHFE, key_BHFE, value_BHFE)
 
     def _by_head(self, part: nn.Module, x_BFD: Tensor) -> Tensor:
         """A projection of the tokens: (B, H, F, E)."""

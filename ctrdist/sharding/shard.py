@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,9 @@ def shard_model(
         plan=plan,
         sharders=make_sharders(sharding, optim, world.device.type),
         init_parameters=True,
+        init_data_parallel=world.size > 1,  # one worker has no gradients to average
     )
+    sharded.to(world.device)
     with torch.no_grad():
         for table, part, first_row, first_column in table_parts(sharded):
             codebook = codebooks.get(table)
@@ -147,7 +151,8 @@ def fill_table(
         padding: whether its first row stands for no value, and is zero.
     """
     rows, columns = part.shape
-    for block in range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS)):
+
+    def fill(block: int) -> None:
         key = hashlib.sha256(f"{seed}/{table}/{block}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
         begin, end = block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, shape[0])
@@ -155,6 +160,15 @@ def fill_table(
         drawn = torch.randn(end - begin, shape[1], generator=generator).mul_(std)
         low, high = max(begin, first_row), min(end, first_row + rows)
         wanted = drawn[low - begin : high - begin, first_column : first_column + columns]
-        part[low - first_row : high - first_row].copy_(wanted)
+        with torch.no_grad():  # its switch is a thread's own
+            part[low - first_row : high - first_row].copy_(wanted)
+
+    # a draw takes one thread, and lets others run meanwhile
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        list(
+            threads.map(
+                fill, range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS))
+            )
+        )
     if padding and first_row <= PADDING_ID < first_row + rows:
         part[PADDING_ID - first_row].zero_()

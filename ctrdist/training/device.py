@@ -32,6 +32,12 @@ def prepare_device(experiment: Experiment, device: str) -> None:
             "train.precision = float16 needs a GPU. Use bfloat16, which needs no scaled loss, or "
             "float32."
         )
+    if train.precision == "tf32" and device == "cpu":
+        raise ConfigError(
+            "train.precision = tf32 needs an NVIDIA GPU: CPUs have no such products. Use bfloat16 "
+            "or float32."
+        )
+    torch.set_float32_matmul_precision("high" if train.precision == "tf32" else "highest")
     if not 1 <= loader.accumulate <= loader.batch_size:
         raise ConfigError(
             f"loader.accumulate = {loader.accumulate}: slices of a step, from 1 to "

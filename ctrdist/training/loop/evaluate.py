@@ -164,11 +164,14 @@ def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float
     return float(sums[0] / sums[1])
 
 
+_AUTOCAST = ("bfloat16", "float16")
+
+
 def autocast(engine: Engine) -> torch.autocast:
     """The context in which the tower computes."""
     wanted = engine.experiment.train.precision
     dtype = torch.float16 if wanted == "float16" else torch.bfloat16
-    return torch.autocast(engine.world.device.type, dtype=dtype, enabled=wanted != "float32")
+    return torch.autocast(engine.world.device.type, dtype=dtype, enabled=wanted in _AUTOCAST)
 
 
 def average_buffers(engine: Engine) -> None:

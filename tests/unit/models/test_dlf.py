@@ -14,7 +14,8 @@ from torch.nn import functional
 from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.models.configs import DLFConfig
-from ctrdist.models.dlf import DLF, cpu_attention
+from ctrdist.models.dlf import DLF
+from ctrdist.models.layers import short_attention
 from ctrdist.protocols import GATE_MEAN
 
 SMALL: dict[str, Any] = {
@@ -307,13 +308,13 @@ def test_no_matrix_of_token_pairs_is_kept() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 256, 600])
-def test_cpu_attention_is_the_attention_of_other_devices(rows: int) -> None:
+def test_short_attention_is_that_of_pytorch(rows: int) -> None:
     torch.manual_seed(1)
     sizes = [(rows, 6, 9, 4), (rows, 6, 3, 4), (rows, 6, 3, 4)]
     tensors = [torch.randn(size, requires_grad=True) for size in sizes]
     direction = torch.randn(sizes[0])
     results = []
-    for kernel in (cpu_attention, functional.scaled_dot_product_attention):
+    for kernel in (short_attention, functional.scaled_dot_product_attention):
         out = kernel(*tensors)
         results.append([out, *torch.autograd.grad((out * direction).sum(), tensors)])
     for ours, theirs in zip(*results, strict=True):

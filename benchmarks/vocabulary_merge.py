@@ -31,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
+from ctrdist.native.distinct import BUCKETS  # noqa: E402
 from ctrdist.storage import Store  # noqa: E402
 from preprocessing.vocabulary import vocabularies as v  # noqa: E402
 from preprocessing.vocabulary.assign_ids import MergeSummary, number  # noqa: E402
-from preprocessing.vocabulary.distinct import BUCKETS  # noqa: E402
 from preprocessing.vocabulary.shard_values import ColumnValues, ValuesIndex, write_values  # noqa: E402
 
 CARDINALITIES = (

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ctrdist.native.build import NativeLibrary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,6 +18,22 @@ ROOT = Path(__file__).resolve().parents[1]
 def rng() -> np.random.Generator:
     """Seeded, so that a failure repeats."""
     return np.random.default_rng(2024)
+
+
+@pytest.fixture
+def drop_compiler(monkeypatch) -> Callable[[], None]:
+    """A function that makes all C code unavailable for the rest of the test."""
+    return lambda: monkeypatch.setattr(NativeLibrary, "load", lambda self: None)
+
+
+@pytest.fixture(params=["c", "python"])
+def c_or_python(request, drop_compiler) -> str:
+    """Runs a test with the C code and with the Python code that replaces it."""
+    if request.param == "python":
+        drop_compiler()
+    else:
+        assert NativeLibrary("strings").load() is not None, "the tests need a C compiler"
+    return request.param
 
 
 @pytest.fixture(scope="session")

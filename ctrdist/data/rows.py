@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ctrdist.data.gather import Columns, join
 from ctrdist.errors import DataError
+from ctrdist.native.columns import Columns, join
 from ctrdist.protocols import Batch
 from ctrdist.schema import CategoricalField, Schema, module_key
 

@@ -1,4 +1,4 @@
-"""Compiles the C files of this package when they are first used, and loads them."""
+"""Compiles the C files of this folder when they are first used, and loads them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
+_FOLDER = Path(__file__).parent
 _FLAGS = (
     "-O3",
     "-march=native",
@@ -25,60 +30,93 @@ _FLAGS = (
     "-fPIC",
 )
 
+POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+UINT, FLOAT, DOUBLE = ctypes.c_uint32, ctypes.c_float, ctypes.c_double
+
+
+class NativeLibrary:
+    """One C file of this folder with the types of its functions."""
+
+    def __init__(self, name: str, **functions: tuple[Any, ...]) -> None:
+        """Declares the library; :meth:`load` compiles it.
+
+        Args:
+            name: of the C file, without suffix.
+            functions: name without the prefix ctrdist_ → type of the result, types of the
+                arguments.
+        """
+        self.name, self._functions = name, functions
+        self._loaded: list[ctypes.CDLL | None] = []
+
+    def load(self) -> ctypes.CDLL | None:
+        """The loaded library; None where it cannot be compiled, which is logged once."""
+        if not self._loaded:
+            library = _load(_FOLDER / f"{self.name}.c")
+            for name, (result, *arguments) in self._functions.items() if library else ():
+                function = getattr(library, f"ctrdist_{name}")
+                function.restype, function.argtypes = result, arguments
+            self._loaded.append(library)
+        return self._loaded[0]
+
+
+def address(array: np.ndarray | None) -> int | None:
+    """Where the values of a contiguous array begin in memory; None for None."""
+    if array is None:
+        return None
+    assert array.flags.c_contiguous
+    return array.ctypes.data
+
 
 @cache
-def load_native(source: Path) -> ctypes.CDLL | None:
-    """The compiled file, or None where there is no C compiler.
+def _compiler() -> tuple[str, ...]:
+    """The compiler's command; empty where there is none."""
+    given = os.environ.get("CC", "").strip()
+    found = shlex.split(given) or [shutil.which("cc") or shutil.which("gcc") or ""]
+    if not found[0]:
+        log.warning("no C compiler (cc or gcc) found: the slower code in Python is used")
+        return ()
+    return tuple(found)
 
-    Compiled once for each kind of CPU, in a second, and kept beside the file where one may write.
-    """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        log.info("no C compiler on PATH: %s is done without, and slower", source.stem)
+
+def _load(source: Path) -> ctypes.CDLL | None:
+    """Loads a C file from its cache in __pycache__, or compiles it, in about a second."""
+    compiler = _compiler()
+    if not compiler:
         return None
-    key = hashlib.sha256(
-        "\n".join([source.read_text(), compiler, *_FLAGS, _cpu_flags()]).encode()
-    ).hexdigest()[:16]
-    built = source.parent / "__pycache__" / f"{source.stem}-{key}.so"
-    if not built.exists():
-        try:
-            built = _compile(compiler, source, built)
-        except (OSError, subprocess.CalledProcessError) as error:
-            detail = getattr(error, "stderr", "") or error
-            log.warning(
-                "%s cannot compile %s (%s): done without, and slower",
-                compiler,
-                source.name,
-                str(detail).strip()[-300:],
-            )
-            return None
-    return ctypes.CDLL(str(built))
-
-
-def _compile(compiler: str, source: Path, wanted: Path) -> Path:
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    key = hashlib.sha256("\n".join([*texts, *compiler, *_FLAGS, _cpu()]).encode()).hexdigest()
+    cached = source.parent / "__pycache__" / f"{source.stem}-{key[:16]}.so"
     try:
-        wanted.parent.mkdir(exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=wanted.parent, prefix="native-"))
-    except OSError:  # a read-only installation: for this process alone
-        made = Path(tempfile.mkdtemp(prefix="ctrdist-native-"))
-        wanted = made / wanted.name
-    try:
-        output = made / "made.so"
-        subprocess.run(
-            [compiler, *_FLAGS, str(source), "-o", str(output), "-lm"],
-            check=True,
-            capture_output=True,
-            text=True,
+        return ctypes.CDLL(str(cached)) if cached.exists() else _compile(compiler, source, cached)
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning(
+            "%s cannot compile %s: the slower code in Python is used (%s)",
+            shlex.join(compiler),
+            source.name,
+            str(getattr(error, "stderr", "") or error).strip()[-300:],
         )
-        os.replace(output, wanted)  # at once: other workers of this machine may look for it
-    finally:
-        if made != wanted.parent:
-            shutil.rmtree(made, ignore_errors=True)
-    return wanted
+        return None
 
 
-def _cpu_flags() -> str:
-    """What -march=native depends on."""
+def _compile(compiler: tuple[str, ...], source: Path, cached: Path) -> ctypes.CDLL:
+    """Compiles and loads a file; a read-only installation keeps nothing for other processes."""
+    try:
+        cached.parent.mkdir(exist_ok=True)
+        made = tempfile.TemporaryDirectory(dir=cached.parent, prefix="native-")
+    except OSError:
+        made, cached = tempfile.TemporaryDirectory(prefix="ctrdist-native-"), Path()
+    with made as folder:
+        output = Path(folder, "made.so")
+        command = [*compiler, *_FLAGS, str(source), "-o", str(output), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        library = ctypes.CDLL(str(output))
+        if cached.name:
+            os.replace(output, cached)  # at once: another process may look for it now
+        return library
+
+
+def _cpu() -> str:
+    """Everything that -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import cross_ids, hash_values
 from ctrdist.features.transforms import TIME_PARTS
+from ctrdist.native.dictionary import Dictionary, new_dictionary
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.scan.dictionary import Dictionary, PlainDictionary, new_dictionary
 
 _MISSING = hash_values(pa.array([""]))
 """(1,) hash of a missing value, which counts as the empty text."""
@@ -24,14 +24,10 @@ class Derived:
         self._time = config.derived
         self._crosses = config.crosses
         self._hashes: dict[str, np.ndarray] = {}
-        self.dictionaries: dict[str, Dictionary | PlainDictionary] = {
-            name: new_dictionary() for name in self._time
-        }
+        self.dictionaries: dict[str, Dictionary] = {name: new_dictionary() for name in self._time}
         """Of the fields made of the timestamp: each of their values is counted like any other."""
 
-    def add(
-        self, rows: LocalRows, dictionaries: Mapping[str, Dictionary | PlainDictionary]
-    ) -> None:
+    def add(self, rows: LocalRows, dictionaries: Mapping[str, Dictionary]) -> None:
         """Adds the fields to a block; `dictionaries` are those of its columns."""
         for name in self._time:
             assert rows.timestamp is not None
@@ -44,7 +40,7 @@ class Derived:
             ]
             rows.crosses[cross.name] = cross_ids(hashes, cross.num_buckets)
 
-    def _hashes_of(self, name: str, dictionary: Dictionary | PlainDictionary) -> np.ndarray:
+    def _hashes_of(self, name: str, dictionary: Dictionary) -> np.ndarray:
         """(V + 1,) hash of each of a column's values; the last is that of a missing one."""
         known = self._hashes.get(name, np.zeros(1, np.uint64))
         if len(known) <= len(dictionary):

@@ -17,11 +17,11 @@ import numpy as np
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.features.encode import LocalRows
+from ctrdist.native.dictionary import Dictionary
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Step
 from preprocessing.runtime.work_dir import Work, digest, stamped
 from preprocessing.scan.derived_features import Derived
-from preprocessing.scan.dictionary import Dictionary, PlainDictionary
 from preprocessing.scan.scan_file import CodedWriter, read_coded
 from preprocessing.scan.scanner import Scanner
 from preprocessing.sources.quarantine import BadRow, clean
@@ -47,7 +47,7 @@ from preprocessing.vocabulary.vocabularies import (
 )
 
 Summary = dict[str, Any]
-Words = Mapping[str, Dictionary | PlainDictionary]
+Words = Mapping[str, Dictionary]
 _FULL = 1.5
 """A section is full with so many times shard_bytes: uncompressed shards have one."""
 _NO_COUNTS = np.zeros(0, np.int64)

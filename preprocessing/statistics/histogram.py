@@ -4,39 +4,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctrdist.native.build import load_native
+from ctrdist.native.histogram import count_numbers, edges_of, squares
 from preprocessing.statistics.moments import Moments
-
-LOWEST, HIGHEST = -64, 64
-"""Exponents of two: numbers nearer to 0 than 2^-64 count as 0, those beyond 2^64 as that."""
-
-
-def bins_of(values: np.ndarray, bits: int) -> np.ndarray:
-    """(n,) int64 bin of each value, none of them NaN: 0 for zero, else with the value's sign.
-
-    Each power of two is cut into 2^bits bins of equal width (DDSketch with a linear interpolation
-    of the logarithm), which the bits of a float64 tell without any arithmetic. All of a bin's
-    values lie within 2^-bits of its edge towards zero, and integers up to 2^(bits + 1) are such
-    edges, each with a bin of its own.
-    """
-    magnitude = np.abs(values).view(np.int64) >> (52 - bits)
-    bins = np.clip(magnitude - ((1023 + LOWEST) << bits) + 1, 0, _most(bits))
-    return np.where(np.signbit(values), -bins, bins)
-
-
-def edges_of(bins: np.ndarray, bits: int) -> np.ndarray:
-    """(m,) float64 edge towards zero of each bin."""
-    magnitude = (np.abs(bins) - 1 + ((1023 + LOWEST) << bits)) << (52 - bits)
-    return np.where(bins == 0, 0.0, np.sign(bins) * magnitude.view(np.float64))
 
 
 class NumberCounts:
@@ -91,55 +66,27 @@ class NumberCounts:
         values = np.ascontiguousarray(values, np.float64)
         if self.offset:
             values = values - self.offset
-        library = native()
-        if library is None:
-            self._add_slowly(values, group)
-            return
-        groups, most = len(self.missing), _most(self.bits)
-        table, bins, counts = _scratch(self.bits, groups)
-        stats = np.array([self.sum, self.least, self.greatest])
-        filled = library.ctrdist_count_numbers(
-            values.ctypes.data,
-            None if group is None else group.ctypes.data,
-            len(values),
-            groups,
-            self.bits,
-            LOWEST,
-            most,
-            table.ctypes.data,
-            self.missing.ctypes.data,
-            stats.ctypes.data,
-            bins.ctypes.data,
-            counts.ctypes.data,
-        )
-        self.sum, self.least, self.greatest = stats.tolist()
-        self._join(bins[:filled], counts[:filled])
+        found = count_numbers(values, group, len(self.missing), self.bits)
+        self._merge(found.bins, found.counts, found.missing, found.sum, found.least, found.greatest)
 
     def merge(self, other: NumberCounts) -> None:
         """Adds what another has counted."""
-        self._join(other.bins, other.counts)
-        self.missing += other.missing
-        self.sum += other.sum
-        self.least = min(self.least, other.least)
-        self.greatest = max(self.greatest, other.greatest)
+        self._merge(other.bins, other.counts, other.missing, other.sum, other.least, other.greatest)
 
-    def _add_slowly(self, values: np.ndarray, group: np.ndarray | None) -> None:
-        groups = len(self.missing)
-        group = np.zeros(len(values), np.uint8) if group is None else group
-        there = ~np.isnan(values)
-        self.missing += np.bincount(group[~there], minlength=groups)
-        values, group = values[there], group[there]
-        if not len(values):
-            return
-        bins = bins_of(values, self.bits)
-        first = int(bins.min())
-        table = np.bincount((bins - first) * groups + group)
-        table = np.pad(table, (0, -len(table) % groups)).reshape(-1, groups)
-        filled = np.flatnonzero(table.any(axis=1))
-        self._join(filled + first, table[filled])
-        self.sum += float(values.sum())
-        self.least = min(self.least, float(values.min()))
-        self.greatest = max(self.greatest, float(values.max()))
+    def _merge(
+        self,
+        bins: np.ndarray,
+        counts: np.ndarray,
+        missing: np.ndarray,
+        total: float,
+        least: float,
+        greatest: float,
+    ) -> None:
+        self._join(bins, counts)
+        self.missing += missing
+        self.sum += total
+        self.least = min(self.least, least)
+        self.greatest = max(self.greatest, greatest)
 
     def _join(self, bins: np.ndarray, counts: np.ndarray) -> None:
         new = np.setdiff1d(bins, self.bins, assume_unique=True)
@@ -188,12 +135,7 @@ class NumberSketch:
         if not part.count:
             return
         mean = part.sum / part.count
-        library = native()
-        if library is None:
-            squares = float(np.nansum(np.square(values - mean)))
-        else:
-            squares = library.ctrdist_squares(values.ctypes.data, len(values), mean)
-        self.moments = self.moments + Moments(part.count, mean, squares)
+        self.moments = self.moments + Moments(part.count, mean, squares(values, mean))
         self._counts.merge(part)
 
     def merge(self, other: NumberSketch) -> None:
@@ -268,40 +210,3 @@ def offset_for(least: float, greatest: float) -> float:
 def _at_ranks(counts: NumberCounts, weights: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     bins = counts.bins[np.searchsorted(np.cumsum(weights), ranks)]
     return np.clip(edges_of(bins, counts.bits), counts.least, counts.greatest) + counts.offset
-
-
-def _most(bits: int) -> int:
-    """The greatest bin."""
-    return (HIGHEST - LOWEST) << bits
-
-
-@cache
-def _scratch(bits: int, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A table of zeros, left so by whoever uses it, and places for the bins and their counts."""
-    size = 2 * _most(bits) + 1
-    return (
-        np.zeros((size, groups), np.uint32),
-        np.empty(size, np.int64),
-        np.empty((size, groups), np.int64),
-    )
-
-
-@cache
-def native() -> ctypes.CDLL | None:
-    """The compiled sketch.c, or None where there is no compiler."""
-    library = load_native(Path(__file__).with_suffix(".c"))
-    if library is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.ctrdist_count_numbers.argtypes = (
-        *(pointer, pointer, number, number, number, number, number),
-        *(pointer, pointer, pointer, pointer, pointer),
-    )
-    library.ctrdist_count_numbers.restype = number
-    library.ctrdist_squares.argtypes = (pointer, number, ctypes.c_double)
-    library.ctrdist_squares.restype = ctypes.c_double
-    library.ctrdist_count_ids.argtypes = (
-        *(pointer, pointer, number, number, number, number, pointer),
-    )
-    library.ctrdist_count_ids.restype = None
-    return library

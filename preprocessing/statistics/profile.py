@@ -14,8 +14,9 @@ import numpy as np
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.features.encode import Ids
+from ctrdist.native.histogram import count_ids
 from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
-from preprocessing.statistics.histogram import NumberCounts, native, offset_for
+from preprocessing.statistics.histogram import NumberCounts, offset_for
 
 GROUPS = 2 * len(SPLITS)
 HEAD = 1024
@@ -242,27 +243,8 @@ class Profile:
     def _count(self, name: str, table: np.ndarray, ids: np.ndarray, group: np.ndarray) -> None:
         fold = name in self.folded
         cells = HEAD if fold and len(table) > HEAD else len(table)
-        ids = np.ascontiguousarray(ids, np.int32)
-        library = native()
-        if library is not None:
-            library.ctrdist_count_ids(
-                ids.ctypes.data,
-                group.ctypes.data,
-                len(ids),
-                GROUPS,
-                cells,
-                int(fold and cells < len(table)),
-                table.ctypes.data,
-            )
-            return
-        if fold and cells < len(table):
-            wide = cells - FIRST_VALUE_ID
-            spread = FIRST_VALUE_ID + (ids - FIRST_VALUE_ID) % wide
-            cell = np.where(ids < FIRST_VALUE_ID, ids, spread)
-        else:
-            cell = np.minimum(ids, cells - 1)
-        keys = cell.astype(np.int64) * GROUPS + group
-        table += np.bincount(keys, minlength=table.size).reshape(table.shape)
+        folded = fold and cells < len(table)
+        count_ids(ids, group, table, cells, spread_from=FIRST_VALUE_ID if folded else 0)
 
 
 def _cells(field: CategoricalField) -> int:

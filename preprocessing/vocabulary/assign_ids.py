@@ -15,9 +15,10 @@ from itertools import pairwise
 import numpy as np
 
 from ctrdist.errors import DataError
+from ctrdist.native.distinct import order
+from ctrdist.native.strings import Strings
 from ctrdist.schema import FIRST_VALUE_ID
 from ctrdist.storage import Store
-from preprocessing.vocabulary.distinct import Texts, order
 from preprocessing.vocabulary.file import new_vocabulary
 
 ROUND_ROWS = 2**20
@@ -208,7 +209,7 @@ class _Values:
     parents: np.ndarray
     """(n,) int32: the parent's id, _NEW for others."""
     counts: np.ndarray
-    texts: Texts
+    texts: Strings
 
     def key(self, index: int) -> tuple[int, int, bytes]:
         return int(self.parents[index]), -int(self.counts[index]), self.texts[index]
@@ -234,7 +235,7 @@ class _Values:
         return cls(
             np.concatenate([v.parents for v in values]),
             np.concatenate([v.counts for v in values]),
-            Texts.joined(lengths, np.concatenate([v.texts.content for v in values])),
+            Strings.from_lengths(lengths, np.concatenate([v.texts.content for v in values])),
         )
 
 
@@ -271,7 +272,7 @@ class _Stream:
             parents[: known - start] = self._read(1, 4 * start, 4 * known, np.int32)
         content = self._read(3, self._byte, self._byte + size, np.uint8)
         self._next, self._byte = end, self._byte + size
-        more = _Values(parents, counts, Texts.joined(lengths, content))
+        more = _Values(parents, counts, Strings.from_lengths(lengths, content))
         self.held = _Values.joined([self.held, more]) if len(self.held.counts) else more
 
     def take(self, bound: tuple[int, int, bytes] | None) -> _Values:
@@ -304,5 +305,5 @@ def _check_parent(parents: np.ndarray, ids: np.ndarray, column: str) -> None:
         )
 
 
-def _no_texts() -> Texts:
-    return Texts(np.zeros(1, np.int64), np.empty(0, np.uint8))
+def _no_texts() -> Strings:
+    return Strings(np.zeros(1, np.int64), np.empty(0, np.uint8))

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctrdist.native.strings import Strings
 from ctrdist.storage import HashingFile, Store
-from preprocessing.vocabulary.distinct import Texts
 
 GROUP_ROWS = 2**20
 """Rows of a row group."""
@@ -51,7 +51,7 @@ class VocabularyWriter:
         self.sha256 = ""
         """Of the file, once it is closed."""
 
-    def write(self, texts: Texts, first_id: int, counts: np.ndarray) -> None:
+    def write(self, texts: Strings, first_id: int, counts: np.ndarray) -> None:
         """Appends values whose ids go up by ones."""
         ids = np.arange(first_id, first_id + len(texts), dtype=np.int32)
         columns = [texts.array().cast(pa.string()), pa.array(ids), pa.array(counts)]

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
+from ctrdist.features.hashing import HASH_KEY
+from ctrdist.native.distinct import BUCKETS, partition, read_blocks
+from ctrdist.native.strings import Strings
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
 from ctrdist.storage import Store
-from preprocessing.vocabulary.distinct import BUCKETS, Texts, hashed, partition, read_blocks
 
 _EDGES = (BUCKETS + 1) * 2 * 8
 PARENT_ROWS = 2**20
@@ -69,10 +71,10 @@ def write_values(
     footer: np.ndarray = np.empty((len(columns), BUCKETS + 1, 2), np.int64)
     with store.write(name) as file:
         for edges, column in zip(footer, columns.values(), strict=True):
-            texts = Texts.of(column.values)
+            texts = Strings.from_array(column.values)
             buckets = partition(texts, column.hashes, column.counts)
-            edges[:, 0], edges[:, 1] = buckets.entries, buckets.places + index.footer
-            codes = buckets.codes.tobytes()
+            edges[:, 0], edges[:, 1] = buckets.entries, buckets.offsets + index.footer
+            codes = buckets.positions.tobytes()
             file.write(buckets.blocks.data)
             file.write(codes + bytes(-len(codes) % 8))
             index.footer += len(buckets.blocks) + -(-len(codes) // 8) * 8
@@ -188,5 +190,10 @@ def hash_table(store: Store, index: ValuesIndex, column: str, num_buckets: int) 
     edges = edges_of(store, index, [column])[column]
     _, _, texts = read_blocks(read_range(store, index, edges, 0, BUCKETS), edges[:, 0])
     table: np.ndarray = np.full(len(texts) + 1, UNKNOWN_ID, np.int32)
-    table[read_codes(store, index, edges)] = FIRST_VALUE_ID + hashed(texts, num_buckets)
+    table[read_codes(store, index, edges)] = FIRST_VALUE_ID + hash_buckets(texts, num_buckets)
     return table
+
+
+def hash_buckets(values: Strings, num_buckets: int) -> np.ndarray:
+    """(n,) int32: hash of each value modulo `num_buckets`, as in features.hashing."""
+    return (values.siphash(HASH_KEY) % np.uint64(num_buckets)).astype(np.int32)

@@ -20,12 +20,18 @@ import numpy as np
 
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.features.columns import ColumnConfig
+from ctrdist.native.distinct import BUCKETS, Distinct, distinct, order
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.vocabulary.assign_ids import MergedPart, MergeSummary, NumberSummary, ids_of_part
-from preprocessing.vocabulary.distinct import BUCKETS, Distinct, distinct, hashed, order
-from preprocessing.vocabulary.shard_values import ValuesIndex, edges_of, read_codes, read_range
+from preprocessing.vocabulary.shard_values import (
+    ValuesIndex,
+    edges_of,
+    hash_buckets,
+    read_codes,
+    read_range,
+)
 
 ENTRY_BYTES = 72
 """Memory that merging takes for each value, beside its own bytes; measured."""
@@ -285,7 +291,7 @@ def _finish(
 ) -> MergedPart:
     """Orders a part's values and writes it, see :class:`MergedPart`."""
     table.finish()
-    counts, texts = table.counts, table.texts
+    counts, texts = table.counts, table.values
     known = sum(map(len, old))
     parents = np.concatenate([np.empty(0, np.int32), *old])
     by_id = np.argsort(parents).astype(np.int32)
@@ -305,7 +311,7 @@ def _finish(
         file.write(texts.take(chosen[start : start + _ROWS]).content.data)
     file.write(rank.data)
     if rule.num_buckets is not None:
-        file.write(hashed(texts, rule.num_buckets).data)
+        file.write(hash_buckets(texts, rule.num_buckets).data)
     return MergedPart(
         *part,
         place=place,

@@ -9,11 +9,11 @@ from typing import Any
 import ray
 
 from ctrdist.features.columns import ColumnConfig, has_vocabulary
+from ctrdist.native.dictionary import hash_strings
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Runner
 from preprocessing.runtime.work_dir import stamped
 from preprocessing.scan import task as tasks
-from preprocessing.scan.dictionary import hash_texts
 from preprocessing.scan.task import Plan, Summary
 from preprocessing.vocabulary.assign_ids import MergeSummary, NumberSummary, number
 from preprocessing.vocabulary.parent import Parent
@@ -133,7 +133,7 @@ def read_parent(plan: Plan, parent: Parent, column: str) -> Iterator[Summary]:
     """A task: a parent's vocabulary in the form of values."""
     name = f"{VOCABULARY}/{column}.parquet"
     out = f"parent/{column}"
-    found = write_parent(plan.work.store, out, parent.store, name, column, hash_texts)
+    found = write_parent(plan.work.store, out, parent.store, name, column, hash_strings)
     summary = {"values": [asdict(index) for index in found]}
     plan.work.mark(f"parent-{column}", summary)
     yield summary

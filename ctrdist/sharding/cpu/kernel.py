@@ -9,12 +9,10 @@ difference; FBGEMM goes on where the kernel does not apply, or no C compiler is 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,31 +29,15 @@ from torchrec.distributed.batched_embedding_kernel import (
 )
 
 from ctrdist.errors import DataError
-from ctrdist.native.build import load_native
+from ctrdist.native import embedding
+from ctrdist.native.embedding import MAX_ROWS, Optimizer, TablePart
 from ctrdist.sharding.lookups import lookups
 
-_SOURCE = Path(__file__).with_suffix(".c")
 _ALGORITHMS = {
-    EmbOptimType.EXACT_SGD: 0,
-    EmbOptimType.EXACT_ADAGRAD: 1,
-    EmbOptimType.EXACT_ROWWISE_ADAGRAD: 2,
+    EmbOptimType.EXACT_SGD: embedding.SGD,
+    EmbOptimType.EXACT_ADAGRAD: embedding.ADAGRAD,
+    EmbOptimType.EXACT_ROWWISE_ADAGRAD: embedding.ROWWISE_ADAGRAD,
 }
-_MAX_ROWS = 2**32
-"""The kernel sorts ids as 32-bit numbers."""
-
-
-class TablePart(ctypes.Structure):
-    """Table of cpu_kernel.c."""
-
-    _fields_ = (
-        ("weights", ctypes.c_void_p),
-        ("state", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("dim", ctypes.c_int64),
-        ("column", ctypes.c_int64),
-        ("first_row", ctypes.c_int64),
-        ("field", ctypes.c_int64),
-    )
 
 
 def use_cpu_kernel(model: nn.Module) -> int:
@@ -73,15 +55,12 @@ def use_cpu_kernel(model: nn.Module) -> int:
         if isinstance(lookup, (BatchedFusedEmbeddingBag, BatchedFusedEmbedding))
         and applies(lookup.emb_module)
     ]
-    if not groups:
-        return 0
-    library = load_library()
-    if library is None:
+    if not groups or not embedding.has_embedding():
         return 0
     for lookup, tables in groups:
         names = [table.name for table in lookup._config.embedding_tables]
         # an attribute of the instance goes before the method of its class
-        tables.forward = CpuLookup(tables, names, library)
+        tables.forward = CpuLookup(tables, names)
     return len(groups)
 
 
@@ -97,24 +76,23 @@ def applies(tables: Any) -> bool:
         and tables.feature_table_map == list(range(len(tables.embedding_specs)))
         and not tables.optimizer_args.weight_decay
         and not tables.optimizer_args.gradient_clipping
-        and max(spec[0] for spec in tables.embedding_specs) < _MAX_ROWS
+        and max(spec[0] for spec in tables.embedding_specs) < MAX_ROWS
     )
 
 
 class CpuLookup:
     """Stands for the forward method of a group of FBGEMM tables."""
 
-    def __init__(self, tables: Any, names: list[str], library: ctypes.CDLL) -> None:
+    def __init__(self, tables: Any, names: list[str]) -> None:
         """Finds the tables in memory.
 
         Args:
             tables: FBGEMM's SplitTableBatchedEmbeddingBagsCodegen.
             names: of its tables, for messages.
-            library: of :func:`load_library`.
         """
-        self.tables, self.names, self.library = tables, names, library
+        self.tables, self.names = tables, names
         self.algorithm = _ALGORITHMS[tables.optimizer]
-        self.mean = int(tables.pooling_mode == PoolingMode.MEAN)
+        self.mean = bool(tables.pooling_mode == PoolingMode.MEAN)
         self.pooled = tables.pooling_mode != PoolingMode.NONE
         self.eps = float(tables.optimizer_args.eps)
         columns = tables.D_offsets.tolist()
@@ -163,10 +141,8 @@ class CpuLookup:
         out = torch.empty(batch, self.width)
 
         def work(first: int, end: int) -> None:
-            bad = self.library.ctrdist_lookup(
-                *self._arguments(first, end, indices, offsets), out.data_ptr()
-            )
-            if bad >= 0:
+            bad = embedding.look_up(self.array, first, end, indices, offsets, self.mean, out)
+            if bad is not None:
                 self._refuse(bad, int(indices[bad]), offsets[::batch].contiguous())
 
         on_all_threads(work, self._cuts(offsets))
@@ -174,37 +150,20 @@ class CpuLookup:
 
     def update(self, indices: Tensor, offsets: Tensor, grad: Tensor) -> None:
         """One step of the optimiser; grad is (B, width) float32."""
-        rate = float(self.tables.get_learning_rate())
+        step = self.optimizer_step()
 
         def work(first: int, end: int) -> None:
-            failed = self.library.ctrdist_update(
-                *self._arguments(first, end, indices, offsets),
-                self.algorithm,
-                rate,
-                self.eps,
-                grad.data_ptr(),
-            )
-            if failed:
-                raise MemoryError(f"no memory to sort {len(indices):,} ids of a step")
+            embedding.update(self.array, first, end, indices, offsets, self.mean, step, grad)
 
         on_all_threads(work, self._cuts(offsets))
+
+    def optimizer_step(self) -> Optimizer:
+        """The optimiser's step with the learning rate of now."""
+        return Optimizer(self.algorithm, float(self.tables.get_learning_rate()), self.eps)
 
     def _batch(self, offsets: Tensor) -> int:
         """B that goes with (T · B + 1,) offsets."""
         return (len(offsets) - 1) // len(self.array)
-
-    def _arguments(self, first: int, end: int, indices: Tensor, offsets: Tensor) -> tuple[Any, ...]:
-        """What lookup and update of some tables have in common."""
-        return (
-            self.array,
-            first,
-            end,
-            self._batch(offsets),
-            self.width,
-            indices.data_ptr(),
-            offsets.data_ptr(),
-            self.mean,
-        )
 
     def _cuts(self, offsets: Tensor) -> list[int]:
         """Where ranges of tables with about as many lookups for each thread begin and end."""
@@ -256,30 +215,3 @@ def on_all_threads(work: Callable[[int, int], Any], cuts: Sequence[int]) -> None
 def _thread_pool(threads: int) -> ThreadPoolExecutor:
     """Threads for work on tables; the kernel holds no lock of Python's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tables")
-
-
-@cache
-def load_library() -> ctypes.CDLL | None:
-    """The compiled kernel; None without a C compiler: FBGEMM then updates, on one thread."""
-    library = load_native(_SOURCE)
-    if library is None:
-        return None
-    i64, pointer, i32, f32 = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-    head = (ctypes.POINTER(TablePart), i64, i64, i64, i64, pointer, pointer, i32)
-    library.ctrdist_lookup.argtypes = (*head, pointer)
-    library.ctrdist_lookup.restype = i64
-    library.ctrdist_update.argtypes = (*head, i32, f32, f32, pointer)
-    library.ctrdist_update.restype = i32
-    library.ctrdist_publish.argtypes = (pointer, pointer, i64, i64, i64, pointer)
-    library.ctrdist_publish.restype = i64
-    library.ctrdist_serve.argtypes = (*head[:4], i64, i64, i64, pointer, pointer, pointer, pointer)
-    library.ctrdist_serve.restype = None
-    library.ctrdist_apply.argtypes = (
-        *head[:5], pointer, pointer, i32, f32, f32, pointer
-    )  # fmt: skip
-    library.ctrdist_apply.restype = i32
-    library.ctrdist_arrive.argtypes = (pointer, i64)
-    library.ctrdist_arrive.restype = ctypes.c_uint32
-    library.ctrdist_await.argtypes = (pointer, i64, ctypes.c_uint32, i64)
-    library.ctrdist_await.restype = i64
-    return library

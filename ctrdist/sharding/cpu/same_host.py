@@ -11,7 +11,6 @@ no difference, as the tables stay in FBGEMM's memory.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import sys
 from dataclasses import dataclass
@@ -28,7 +27,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ctrdist.distributed.process_group import World
 from ctrdist.errors import DataError
-from ctrdist.sharding.cpu.kernel import CpuLookup, TablePart, load_library, on_all_threads
+from ctrdist.native import embedding
+from ctrdist.native.embedding import TablePart
+from ctrdist.sharding.cpu.kernel import CpuLookup, on_all_threads
 from ctrdist.sharding.cpu.shared_memory import SharedMemory, all_ranks
 from ctrdist.sharding.lookups import lookups
 
@@ -52,18 +53,16 @@ def exchange_in_memory(model: nn.Module, world: World) -> bool:
         Whether it is used; the same on all ranks.
     """
     collections = [m for m in model.modules() if isinstance(m, ShardedEmbeddingBagCollection)]
-    library = load_library()
     able = (
         len(collections) == 1
         and world.local_size == world.size
         and sys.platform == "linux"
-        and library is not None
+        and embedding.has_embedding()
         and _suits(collections[0])
     )
     if not all_ranks(able):
         return False
-    assert library is not None
-    exchange = Exchange(collections[0], world, library)
+    exchange = Exchange(collections[0], world)
     try:
         exchange.make_room(1)
     except OSError as error:
@@ -112,10 +111,9 @@ class Exchange:
         self,
         collection: ShardedEmbeddingBagCollection,
         world: World,
-        library: ctypes.CDLL,
     ) -> None:
         configs: list[EmbeddingBagConfig] = collection._embedding_bag_configs
-        self.world, self.library = world, library
+        self.world = world
         self.fields = list(dict.fromkeys(c.feature_names[0] for c in configs))
         self.names = [names[0] for names in get_embedding_names_by_table(configs)]
         self.dims = [config.embedding_dim for config in configs]
@@ -163,9 +161,7 @@ class Exchange:
         """
         world = self.world.size
         vectors = 4 * world * rows * self.width
-        memory = SharedMemory(
-            self.world, self.library, [4 * world * len(self.fields) * rows, vectors, vectors]
-        )
+        memory = SharedMemory(self.world, [4 * world * len(self.fields) * rows, vectors, vectors])
         self.room = _Room(
             memory=memory,
             ids=memory.pieces[0].view(torch.int32),
@@ -198,15 +194,10 @@ class Exchange:
         n = len(ids) // len(self.fields)
         assert n * len(self.fields) == len(ids) and n <= stride, "a field without one id per row"
         given = ids if ids.dtype == torch.int32 else ids.clamp(-1, _MAX_ROWS - 1).int()
-        bad = self.library.ctrdist_publish(
-            given.data_ptr(),
-            self.rows.data_ptr(),
-            len(self.fields),
-            n,
-            stride,
-            room.ids[own * len(self.fields) :].data_ptr(),
-        )
-        if bad >= 0:
+        size, fields = self.world.size, len(self.fields)
+        shared = room.ids[: size * fields * stride].view(size, fields, stride)
+        bad = embedding.publish(given, self.rows, shared[self.world.rank])
+        if bad is not None:
             field = bad // n
             raise DataError(
                 f"field {self.fields[field]}: id {int(ids[bad])} was looked up, its table has rows "
@@ -217,19 +208,10 @@ class Exchange:
         # among several, a place that the holders of the rows can write to
         alone = self.world.size == 1
         out = torch.empty(stride, self.width) if alone else room.out
+        out = out.view(-1, self.width)[: size * stride]
         on_all_threads(
-            lambda first, end: self.library.ctrdist_serve(
-                self.parts,
-                first,
-                end,
-                self.world.size,
-                len(self.fields),
-                stride,
-                self.width,
-                room.ids.data_ptr(),
-                room.pairs.data_ptr(),
-                self.counts.data_ptr(),
-                out.data_ptr(),
+            lambda first, end: embedding.serve(
+                self.parts, first, end, shared, room.pairs, self.counts, out
             ),
             self._cuts(),
         )
@@ -250,24 +232,11 @@ class Exchange:
         room.memory.meet()
         if not self.parts:
             return
-        kernel = self.groups[0]
-        rate = float(kernel.tables.get_learning_rate())
+        step = self.groups[0].optimizer_step()
+        grads = room.grad.view(-1, self.width)[: self.world.size * stride]
 
         def work(first: int, end: int) -> None:
-            if self.library.ctrdist_apply(
-                self.parts,
-                first,
-                end,
-                self.world.size * stride,
-                self.width,
-                room.pairs.data_ptr(),
-                self.counts.data_ptr(),
-                kernel.algorithm,
-                rate,
-                kernel.eps,
-                room.grad.data_ptr(),
-            ):
-                raise MemoryError("no memory to sort the ids of a step")
+            embedding.apply(self.parts, first, end, room.pairs, self.counts, step, grads)
 
         on_all_threads(work, self._cuts())
 

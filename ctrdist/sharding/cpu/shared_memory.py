@@ -8,7 +8,6 @@ at least; a meeting in shared memory takes microseconds.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import mmap
 import os
@@ -24,12 +23,10 @@ from torch.futures import Future
 
 from ctrdist.distributed.communication_timer import EXCHANGES
 from ctrdist.distributed.process_group import World
-from ctrdist.sharding.cpu.kernel import load_library
+from ctrdist.native import barrier
 
 log = logging.getLogger(__name__)
 
-_LINE = 64
-"""Bytes of a cache line; counters and pieces begin on one."""
 _WAIT_MS = 200
 """Between two looks at whether another worker is gone."""
 _TIMEOUT_S = 1800.0
@@ -46,22 +43,21 @@ class SharedMemory:
     container's limit on /dev/shm applies.
     """
 
-    def __init__(self, world: World, library: ctypes.CDLL, pieces: Sequence[int]) -> None:
+    def __init__(self, world: World, pieces: Sequence[int]) -> None:
         """Maps it.
 
         Args:
             world: the workers, all on this machine.
-            library: of ctrdist.sharding.cpu.kernel.load_library.
             pieces: bytes of each.
 
         Raises:
             OSError: on all ranks, where one of them cannot have it.
         """
-        self._world, self._library = world, library
-        sizes = [_LINE * world.size, 8 * world.size, *pieces]
+        self._world = world
+        sizes = [barrier.CACHE_LINE * world.size, 8 * world.size, *pieces]
         begins = [0]
         for size in sizes:
-            begins.append(begins[-1] + -(-size // _LINE) * _LINE)
+            begins.append(begins[-1] + -(-size // barrier.CACHE_LINE) * barrier.CACHE_LINE)
         mapped = _map(begins[-1], world)
         cut = [mapped[begin : begin + n] for begin, n in zip(begins, sizes, strict=False)]
         self._counters, processes, *self.pieces = cut
@@ -80,13 +76,12 @@ class SharedMemory:
                 self._meet()
 
     def _meet(self) -> None:
-        counters = self._counters.data_ptr()
-        point = self._library.ctrdist_arrive(counters, self._world.rank)
+        number = barrier.arrive(self._counters, self._world.rank)
         begun = time.monotonic()
         while True:
             # in slices, between which Python treats signals
-            missing = self._library.ctrdist_await(counters, self._world.size, point, _WAIT_MS)
-            if missing < 0:
+            missing = barrier.await_all(self._counters, number, _WAIT_MS)
+            if missing is None:
                 return
             if not _alive(int(self._processes[missing])):
                 raise RuntimeError(f"worker {missing} is gone; its own log says more.")
@@ -104,16 +99,14 @@ class SharedSums:
     copy of everybody's back, over what others have written since.
     """
 
-    def __init__(self, world: World, library: ctypes.CDLL) -> None:
+    def __init__(self, world: World) -> None:
         """Maps the memory.
 
         Raises:
             OSError: on all ranks, where one of them cannot have it.
         """
         self._world = world
-        self._memory = SharedMemory(
-            world, library, [2 * world.size * _CHUNK_BYTES, 2 * _CHUNK_BYTES]
-        )
+        self._memory = SharedMemory(world, [2 * world.size * _CHUNK_BYTES, 2 * _CHUNK_BYTES])
         # two of each in turn: who writes the one knows that all have read it, because all have met
         # over the other since
         self._given = self._memory.pieces[0].view(2, world.size, _CHUNK_BYTES)
@@ -175,19 +168,17 @@ def open_sums(world: World) -> SharedSums | None:
 
     Every rank calls it. None, on all ranks, where it cannot be.
     """
-    library = load_library()
     able = (
         world.size > 1
         and world.local_size == world.size
         and world.device.type == "cpu"
-        and library is not None
+        and barrier.has_barrier()
         and sys.platform == "linux"
     )
     if not all_ranks(able):
         return None
-    assert library is not None
     try:
-        return SharedSums(world, library)
+        return SharedSums(world)
     except OSError as error:
         log.info("%s: workers use gloo", error)
         return None

@@ -10,9 +10,9 @@ import pyarrow as pa
 from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import hash_values
 from ctrdist.features.transforms import TIME_PARTS
+from ctrdist.native.dictionary import new_dictionary
 from preprocessing.config.settings import ColumnConfig, CrossConfig, PreprocessConfig
 from preprocessing.scan.derived_features import Derived
-from preprocessing.scan.dictionary import new_dictionary
 
 
 def test_time_is_taken_apart_as_the_calendar_does(rng):

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from ctrdist.schema import CategoricalField, Schema
-from preprocessing.statistics import histogram as sketch
-from preprocessing.statistics import profile as module
 from preprocessing.statistics.profile import HEAD, MOST_STEPS, Profile, Series
 
 SCHEMA = Schema(
@@ -105,11 +103,10 @@ def test_parts_that_are_merged_are_the_whole(rng, cuts):
     assert of(made, cuts).to_json() == of(made, cuts).to_json()
 
 
-def test_without_a_compiler_the_counts_are_the_same(rng, monkeypatch):
+def test_without_a_compiler_the_counts_are_the_same(rng, drop_compiler):
     made = rows(rng, 3000)
     expected = without_means(of(made, ()))
-    monkeypatch.setattr(module, "native", lambda: None)
-    monkeypatch.setattr(sketch, "native", lambda: None)
+    drop_compiler()
     assert without_means(of(made, (500,))) == expected
 
 

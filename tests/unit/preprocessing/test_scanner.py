@@ -21,7 +21,6 @@ from preprocessing.config.settings import (
     PreprocessConfig,
     SplitConfig,
 )
-from preprocessing.scan import dictionary, scanner
 from preprocessing.scan.scanner import Scanner
 from preprocessing.sources.reader import Block, parse_block
 from preprocessing.sources.shards import Piece
@@ -324,12 +323,11 @@ def test_joined_columns_are_scanned_from_the_table_and_are_no_part_of_the_row_ha
     np.testing.assert_array_equal(scanned.row_hash, alone.row_hash)
 
 
-def test_without_a_compiler_the_slow_scan_does_all(monkeypatch):
+def test_without_a_compiler_the_slow_scan_does_all(drop_compiler):
     config = PreprocessConfig(columns=ALL)
     raw = text_block(b"1\t5\t1.5\t\t9\ta\t\tz\tp|q\tu1\t1000\n")
     expected = fast_scan(Scanner(config), raw)
-    monkeypatch.setattr(dictionary, "load_library", lambda: None)
-    monkeypatch.setattr(scanner, "load_library", lambda: None)
+    drop_compiler()
     without = Scanner(config)
     assert fast_scan(without, raw) is None
     assert plain(without.scan_table(slow_block(raw, config))) == plain(expected)

@@ -10,12 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.statistics import histogram as sketch
+from ctrdist.native.histogram import bins_of, edges_of
 from preprocessing.statistics.histogram import (
     NumberCounts,
     NumberSketch,
-    bins_of,
-    edges_of,
     offset_for,
 )
 
@@ -26,14 +24,7 @@ def of(values) -> NumberSketch:
     return made
 
 
-def without_compiler(monkeypatch) -> None:
-    monkeypatch.setattr(sketch, "native", lambda: None)
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-def test_bins_mean_and_range_are_those_of_a_straight_count(rng, monkeypatch, compiled):
-    if not compiled:
-        without_compiler(monkeypatch)
+def test_bins_mean_and_range_are_those_of_a_straight_count(rng, c_or_python):
     values = np.concatenate(
         [rng.normal(size=3000) * 10.0 ** rng.integers(-9, 9, 3000), [0, -0.0, 1e300, -1e-300]]
     )

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.features import hashing
+from ctrdist.native.distinct import read_blocks
 from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
 from preprocessing.vocabulary import assign_ids as numbering
-from preprocessing.vocabulary import distinct, vocabularies
 from preprocessing.vocabulary import file as vocabulary_file
 from preprocessing.vocabulary import shard_values as values
+from preprocessing.vocabulary import vocabularies
 from preprocessing.vocabulary.assign_ids import MergeSummary, number
 from preprocessing.vocabulary.shard_values import (
     ColumnValues,
@@ -176,14 +177,6 @@ def cuts(draw, columns):
     return [Group(parts[i : i + size]) for i in range(0, len(parts), size)]
 
 
-@pytest.fixture(params=["C", "no compiler"])
-def either(request, monkeypatch):
-    if request.param == "C":
-        assert distinct._library() is not None, "the tests need a C compiler"
-    else:
-        monkeypatch.setattr(distinct, "_library", lambda: None)
-
-
 @pytest.mark.parametrize("hashes", [stable, forged])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
@@ -211,7 +204,7 @@ def many(rng, shards, values_):
     return made
 
 
-def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeypatch, either):
+def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeypatch, c_or_python):
     shards = many(np.random.default_rng(5), 4, 6000)
     rules = {"x": Rule(min_count=2, num_buckets=50)}
     monkeypatch.setattr(vocabulary_file, "GROUP_ROWS", 512)
@@ -228,11 +221,11 @@ def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeyp
     assert cut.numbered["x"].sha256 == hashlib.sha256(cut.raw("x")).hexdigest()
 
 
-def test_files_are_the_same_without_a_compiler(tmp_path, monkeypatch):
+def test_files_are_the_same_without_a_compiler(tmp_path, drop_compiler):
     shards = many(np.random.default_rng(6), 3, 2000)
     rules = {"x": Rule(num_buckets=7)}
     Learned(tmp_path / "c", shards, rules, max_bytes=50_000)
-    monkeypatch.setattr(distinct, "_library", lambda: None)
+    drop_compiler()
     Learned(tmp_path / "python", shards, rules, max_bytes=50_000)
     one, two = Store(str(tmp_path / "c")), Store(str(tmp_path / "python"))
     assert one.names() == two.names() and len(one.names()) > 10
@@ -271,7 +264,7 @@ def test_three_data_sets_in_a_chain_keep_their_ids(hashes, data):
             parent, before = learned.data, now
 
 
-def test_a_hashed_column_needs_no_vocabulary(tmp_path, either):
+def test_a_hashed_column_needs_no_vocabulary(tmp_path, c_or_python):
     pairs = [("", 3), ("é", 0), ("a\0", 1), *((f"value {i}", i) for i in range(500))]
     learned = Learned(tmp_path, [{"x": pairs}], {})
     table = hash_table(learned.store, learned.indices[0], "x", 100)
@@ -302,9 +295,7 @@ def test_slices_and_large_strings_are_values_too(tmp_path):
     store = Store(str(tmp_path))
     index = write_values(store, "f", {"x": ColumnValues(array, stable(array), counts)})
     edges = values.edges_of(store, index, ["x"])["x"]
-    _, found, texts = distinct.read_blocks(
-        values.read_range(store, index, edges, 0, 256), edges[:, 0]
-    )
+    _, found, texts = read_blocks(values.read_range(store, index, edges, 0, 256), edges[:, 0])
     codes = values.read_codes(store, index, edges)
     assert {(texts[i].decode(), found[i], codes[i]) for i in range(3)} == {
         ("a", 1, 0), ("", 2, 1), ("bc", 3, 2)
@@ -349,7 +340,7 @@ def test_more_values_than_ids_are_refused(tmp_path):
                Store(str(tmp_path)), "v.parquet", "ids")  # fmt: skip
 
 
-def test_values_of_one_hash_stay_apart(tmp_path, either):
+def test_values_of_one_hash_stay_apart(tmp_path, c_or_python):
     names = [
         *(f"{i:04d}" for i in range(40)),
         *(f"a long common beginning {i:04d}" for i in range(40)),

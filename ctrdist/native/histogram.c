@@ -73,15 +73,16 @@ double ctrdist_squares(const double *x, int64_t n, double mean) {
     return sum;
 }
 
-/* table: (cells, groups), to which is added. Ids from `cells - 1` on share the last cell or, where
-   fold is not 0, those from 2 on are spread over the cells from 2 on. */
+/* Adds to table, (cells, groups). Ids from `cells - 1` on share the last cell or, where `first` is
+   not 0, those from `first` on are spread over the cells from `first` on. */
 void ctrdist_count_ids(const int32_t *ids, const uint8_t *group, int64_t n, int64_t groups,
-                       int64_t cells, int64_t fold, int64_t *table) {
-    const uint32_t last = (uint32_t)(cells - 1), wide = (uint32_t)(cells - 2);
+                       int64_t cells, int64_t first, int64_t *table) {
+    const uint32_t last = (uint32_t)(cells - 1), from = (uint32_t)first;
+    const uint32_t wide = (uint32_t)cells - from;
     for (int64_t i = 0; i < n; i++) {
         uint32_t id = (uint32_t)ids[i];
-        if (fold)
-            id = id < 2 ? id : 2 + (id - 2) % wide;
+        if (first)
+            id = id < from ? id : from + (id - from) % wide;
         else
             id = id > last ? last : id;
         table[id * groups + group[i]]++;

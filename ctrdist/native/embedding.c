@@ -8,19 +8,10 @@
  * indices: ids of table 0 for rows 0 … B-1, then of table 1 …; offsets: (T * B + 1), where each
  * row's ids begin; out, grad: (B, width), table t from column columns[t] on.
  */
-#define _GNU_SOURCE
-#include <limits.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#ifdef __linux__
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 typedef struct {
     float *weights;    /* (rows, dim) */
@@ -29,7 +20,7 @@ typedef struct {
     int64_t dim;
     int64_t column;    /* first column in out and grad */
     int64_t first_row; /* of the whole table, where this is a part of one */
-    int64_t field;     /* whose ids are looked up (exchange below) */
+    int64_t field;     /* whose ids are looked up (shared memory below) */
 } Table;
 
 enum { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2 };
@@ -208,15 +199,15 @@ int ctrdist_update(const Table *tables, int64_t first, int64_t end, int64_t B, i
     return 0;
 }
 
-/* The exchange of workers on one machine, through memory that all of them have mapped. Every field
- * has one id per row. W workers, S rows of the one that has most, F fields.
+/* Lookup for all workers of one machine, in memory that all of them have mapped. Every field has
+ * one id per row. W workers, S rows of the one that has most, F fields.
  * ids: (W, F, S), -1 where a worker has no row; out, grad: (W, S, width). A worker serves all ids
  * that fall into its parts of tables, for whichever worker: it writes the rows into out, and
  * updates them from grad. No two parts cover the same weights, so no two workers write the same
  * place. */
 
-/* Copies a worker's ids (F, n) into its place (F, S). Returns -1, or the position of an id that is
- * outside its table. */
+/* Copies a worker's ids (F, n) to (F, S) in shared memory. Returns -1, or the position of an id that
+ * is outside its table. */
 int64_t ctrdist_publish(const int32_t *given, const int64_t *rows, int64_t F, int64_t n, int64_t S,
                         int32_t *ids)
 {
@@ -298,50 +289,4 @@ int ctrdist_apply(const Table *parts, int64_t first, int64_t end, int64_t capaci
     free(spare);
     free(sum);
     return failed;
-}
-
-enum { PER_LINE = 16, SPINS = 20000 }; /* counters stand on cache lines of their own */
-
-/* Says that this worker has come to its next meeting point, and returns the point's number. */
-uint32_t ctrdist_arrive(_Atomic uint32_t *counters, int64_t worker)
-{
-    _Atomic uint32_t *own = counters + worker * PER_LINE;
-    const uint32_t point = atomic_load_explicit(own, memory_order_relaxed) + 1;
-    atomic_store_explicit(own, point, memory_order_release);
-#ifdef __linux__
-    syscall(SYS_futex, own, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-#endif
-    return point;
-}
-
-/* Waits until all workers have come to a point. Returns -1, or a worker that has not, after about
- * so many milliseconds. */
-int64_t ctrdist_await(_Atomic uint32_t *counters, int64_t workers, uint32_t point, int64_t wait_ms)
-{
-    struct timespec begun, now;
-    clock_gettime(CLOCK_MONOTONIC, &begun);
-    for (int64_t w = 0; w < workers; w++) {
-        _Atomic uint32_t *other = counters + w * PER_LINE;
-        for (int64_t spins = 0;; spins++) {
-            const uint32_t seen = atomic_load_explicit(other, memory_order_acquire);
-            if ((int32_t)(seen - point) >= 0) break;
-            if (spins < SPINS) {
-#if defined(__x86_64__)
-                __builtin_ia32_pause();
-#endif
-                continue;
-            }
-            struct timespec slice = {0, 20 * 1000 * 1000};
-#ifdef __linux__
-            syscall(SYS_futex, other, FUTEX_WAIT, seen, &slice, NULL, 0);
-#else
-            nanosleep(&slice, NULL);
-#endif
-            clock_gettime(CLOCK_MONOTONIC, &now);
-            if ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 >
-                wait_ms)
-                return w;
-        }
-    }
-    return -1;
 }

@@ -2,65 +2,13 @@
  *
  * It takes what is plain, and refuses a block with anything odd in it; Python then reads the block
  * the slow way, which knows all cases and words the errors. */
+#define _DEFAULT_SOURCE
+#include "string_table.h"
+
 #include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
-
-enum { ROWS = 256, ABSENT = -1 }; /* as in dictionary.c */
-
-/* The first `length` ≤ 8 bytes as a little-endian number; reads no byte from `limit` on. */
-static inline uint64_t word(const uint8_t *at, uint32_t length, const uint8_t *limit)
-{
-    uint64_t value = 0;
-    if (limit - at >= 8) {
-        memcpy(&value, at, 8);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        value = __builtin_bswap64(value);
-#endif
-        return length == 8 ? value : value & ((1ULL << 8 * length) - 1);
-    }
-    for (uint32_t i = 0; i < length; i++) value |= (uint64_t)at[i] << 8 * i;
-    return value;
-}
-
-#define ROTATE(x, b) ((x) << (b) | (x) >> (64 - (b)))
-#define ROUND                                                                                      \
-    v0 += v1, v2 += v3, v1 = ROTATE(v1, 13) ^ v0, v3 = ROTATE(v3, 16) ^ v2, v0 = ROTATE(v0, 32);   \
-    v2 += v1, v0 += v3, v1 = ROTATE(v1, 17) ^ v2, v3 = ROTATE(v3, 21) ^ v0, v2 = ROTATE(v2, 32)
-
-/* SipHash-2-4 (Aumasson, Bernstein 2012), mixed further as pandas.util.hash_array does it. */
-static uint64_t siphash(const uint64_t key[2], const uint8_t *at, uint32_t length,
-                        const uint8_t *limit)
-{
-    uint64_t v0 = key[0] ^ 0x736f6d6570736575ULL, v1 = key[1] ^ 0x646f72616e646f6dULL;
-    uint64_t v2 = key[0] ^ 0x6c7967656e657261ULL, v3 = key[1] ^ 0x7465646279746573ULL;
-    const uint64_t last = (uint64_t)length << 56;
-    for (; length >= 8; length -= 8, at += 8) {
-        const uint64_t m = word(at, 8, limit);
-        v3 ^= m;
-        ROUND;
-        ROUND;
-        v0 ^= m;
-    }
-    const uint64_t m = last | word(at, length, limit);
-    v3 ^= m;
-    ROUND;
-    ROUND;
-    v0 ^= m;
-    v2 ^= 0xff;
-    ROUND;
-    ROUND;
-    ROUND;
-    ROUND;
-    uint64_t x = v0 ^ v1 ^ v2 ^ v3;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBULL;
-    return x ^ x >> 31;
-}
 
 /* A whole number in at most 18 digits. */
 static inline int parse_integer(const uint8_t *at, int32_t length, const uint8_t *limit,
@@ -134,11 +82,11 @@ enum kind { IGNORE, LABEL, INTEGER, NUMBER, TIMESTAMP, CATEGORICAL, LIST };
 
 typedef struct {
     int64_t kind;
-    void *words;       /* the dictionary of CATEGORICAL and LIST */
+    string_table *dictionary; /* of CATEGORICAL and LIST */
     void *out;         /* (n,) float32 | float64 | float64 | int64 | int32; LIST: (n + 1,) int32 */
-    int32_t *codes;    /* of LIST */
-    int64_t *user;     /* (n,) hashes of a CATEGORICAL, or NULL */
-    int64_t token;     /* CATEGORICAL: whether a missing value is the empty one */
+    int32_t *ids;      /* of LIST */
+    int64_t *hashes;   /* (n,) of a CATEGORICAL, or NULL */
+    int64_t empty;     /* CATEGORICAL: a missing value is the empty string */
     int64_t separator; /* LIST: between two values */
     int64_t most;      /* LIST: values of a row */
     double threshold;  /* LABEL: NaN for none */
@@ -149,14 +97,10 @@ typedef struct {
     int64_t length;
 } text;
 
-typedef int (*look_up)(void *words, const uint8_t *const *at, const int32_t *length, int64_t n,
-                       const uint8_t *limit, int32_t *codes);
-
 typedef struct {
-    look_up look_up;
     const text *missing; /* texts that stand for no value */
     int64_t missing_count;
-    uint64_t user_key[2], row_key[2];
+    uint64_t hash_key[2], row_key[2];
     uint64_t *row_hash; /* (n,), or NULL */
     int64_t separator, C;
 } layout;
@@ -209,21 +153,21 @@ static inline uint64_t ends_of(const uint8_t *at, uint8_t separator)
 static int read_categorical(const column *c, const layout *l, values *v, int64_t first,
                             int64_t rows, const uint8_t *limit)
 {
-    if (c->user)
+    if (c->hashes)
         for (int64_t i = 0; i < rows; i++)
-            c->user[first + i] = (int64_t)siphash(
-                l->user_key, v->at[i], v->length[i] < 0 ? 0 : (uint32_t)v->length[i], limit);
-    if (c->token)
+            c->hashes[first + i] = (int64_t)siphash(
+                l->hash_key, v->at[i], v->length[i] < 0 ? 0 : (uint32_t)v->length[i], limit);
+    if (c->empty)
         for (int64_t i = 0; i < rows; i++) v->length[i] = v->length[i] < 0 ? 0 : v->length[i];
-    return l->look_up(c->words, v->at, v->length, rows, limit, (int32_t *)c->out + first);
+    return string_table_look_up(c->dictionary, v->at, v->length, rows, limit, (int32_t *)c->out + first);
 }
 
-static int read_lists(const column *c, const layout *l, const values *v, int64_t first,
-                      int64_t rows, const uint8_t *limit)
+static int read_lists(const column *c, const values *v, int64_t first, int64_t rows,
+                      const uint8_t *limit)
 {
     int32_t *ends = (int32_t *)c->out + first;
     if (first == 0) ends[0] = 0;
-    int32_t *codes = c->codes + ends[0];
+    int32_t *ids = c->ids + ends[0];
     values parts;
     int64_t waiting = 0;
     for (int64_t i = 0; i < rows; i++) {
@@ -234,8 +178,8 @@ static int read_lists(const column *c, const layout *l, const values *v, int64_t
             if (stop == NULL) stop = end;
             if (stop == at) continue;
             if (waiting == ROWS) {
-                if (l->look_up(c->words, parts.at, parts.length, ROWS, limit, codes)) return -1;
-                codes += ROWS;
+                if (string_table_look_up(c->dictionary, parts.at, parts.length, ROWS, limit, ids)) return -1;
+                ids += ROWS;
                 waiting = 0;
             }
             parts.at[waiting] = at;
@@ -244,7 +188,7 @@ static int read_lists(const column *c, const layout *l, const values *v, int64_t
         }
         ends[i + 1] = ends[i] + (int32_t)count;
     }
-    return l->look_up(c->words, parts.at, parts.length, waiting, limit, codes);
+    return string_table_look_up(c->dictionary, parts.at, parts.length, waiting, limit, ids);
 }
 
 static int read_numbers(const column *c, const values *v, int64_t first, int64_t rows,
@@ -326,7 +270,7 @@ static int read_rows(const column *columns, const layout *l, const uint8_t *raw,
         if (column->kind == CATEGORICAL)
             failed = read_categorical(column, l, &v, first, rows, raw + size);
         else if (column->kind == LIST)
-            failed = read_lists(column, l, &v, first, rows, raw + size);
+            failed = read_lists(column, &v, first, rows, raw + size);
         else if (column->kind != IGNORE)
             failed = read_numbers(column, &v, first, rows, raw + size);
         if (failed) return failed;

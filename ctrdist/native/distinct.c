@@ -4,42 +4,12 @@
  * A block holds the n entries of one bucket of one shard: n hashes (uint64), n counts (int64),
  * n lengths (uint32), the values' bytes, zeros up to a multiple of 8. */
 #define _GNU_SOURCE /* qsort_r */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#define STRING_COMPACT
+#include "string_table.h"
 
 enum { BUCKETS = 256, AHEAD = 12, SMALL = 48 };
 
 static int64_t block_bytes(int64_t n, int64_t bytes) { return (20 * n + bytes + 7) & ~7LL; }
-
-/* memcpy and memcmp would be called for each value; most are short. */
-static inline void copy(uint8_t *to, const uint8_t *from, uint64_t length)
-{
-    if (length > 16 || length == 0) {
-        if (length) memcpy(to, from, length);
-    } else if (length >= 8) {
-        memcpy(to, from, 8);
-        memcpy(to + length - 8, from + length - 8, 8);
-    } else if (length >= 4) {
-        memcpy(to, from, 4);
-        memcpy(to + length - 4, from + length - 4, 4);
-    } else {
-        to[0] = from[0];
-        to[length / 2] = from[length / 2];
-        to[length - 1] = from[length - 1];
-    }
-}
-
-static inline int equal(const uint8_t *a, const uint8_t *b, uint64_t length)
-{
-    if (length > 16 || length < 8) return length == 0 || memcmp(a, b, length) == 0;
-    uint64_t words[4];
-    memcpy(words, a, 8);
-    memcpy(words + 1, b, 8);
-    memcpy(words + 2, a + length - 8, 8);
-    memcpy(words + 3, b + length - 8, 8);
-    return words[0] == words[1] && words[2] == words[3];
-}
 
 /* Where the blocks of n values begin: entries (257,), by number; places (257,), by byte. */
 void ctrdist_measure(const uint64_t *hashes, const uint32_t *lengths, int64_t n, int64_t *entries,
@@ -77,117 +47,52 @@ void ctrdist_partition(const uint64_t *hashes, const int64_t *counts, const uint
         ((uint64_t *)block)[at] = hashes[i];
         ((int64_t *)block)[size + at] = counts[i];
         ((uint32_t *)(block + 16 * size))[at] = lengths[i];
-        copy(text[b], values, lengths[i]);
+        copy_bytes(text[b], values, lengths[i]);
         text[b] += lengths[i];
         values += lengths[i];
         codes[entries[b] + at] = (int32_t)i;
     }
 }
 
-/* Open addressing. A slot is 0, or has the hash's low half above the value's index plus 1. The slots
- * of a bucket lie together, so that the cache holds what one block needs. */
+/* Distinct values and how often each was counted. */
 typedef struct {
-    uint64_t *slots;
-    int bits, skip; /* 2^bits slots; the first `skip` bits of all hashes are equal */
-    int64_t size, room;
-    uint64_t *hashes;
-    int64_t *counts, *starts;
-    uint8_t *bytes;
-    int64_t bytes_room;
+    string_table *values;
+    int64_t *counts, room;
 } Table;
-
-static inline uint64_t home(const Table *t, uint64_t hash)
-{
-    const int within = t->bits - (8 - t->skip); /* bits for the slots of one bucket */
-    const uint64_t bucket = (hash << t->skip >> 1) >> (55 + t->skip);
-    return bucket << within | (hash * 0x9e3779b97f4a7c15) >> (64 - within);
-}
-
-static int grow_slots(Table *t, int bits)
-{
-    free(t->slots);
-    t->slots = calloc((size_t)1 << bits, sizeof(uint64_t));
-    if (t->slots == NULL) return -1;
-    t->bits = bits;
-    const uint64_t mask = ((uint64_t)1 << bits) - 1;
-    for (int64_t i = 0; i < t->size; i++) {
-        uint64_t at = home(t, t->hashes[i]);
-        while (t->slots[at] != 0) at = (at + 1) & mask;
-        t->slots[at] = t->hashes[i] << 32 | (uint64_t)(i + 1);
-    }
-    return 0;
-}
-
-static int resize(void **array, int64_t bytes)
-{
-    void *larger = realloc(*array, (size_t)bytes);
-    if (larger == NULL) return -1;
-    *array = larger;
-    return 0;
-}
-
-/* Room for so many further values and bytes. */
-static int reserve(Table *t, int64_t values, int64_t bytes)
-{
-    if (t->size + values > t->room) {
-        t->room = (t->size + values) + t->room / 2;
-        if (resize((void **)&t->hashes, t->room * 8) || resize((void **)&t->counts, t->room * 8) ||
-            resize((void **)&t->starts, (t->room + 1) * 8))
-            return -1;
-    }
-    if (t->starts[t->size] + bytes > t->bytes_room) {
-        t->bytes_room = t->starts[t->size] + bytes + t->bytes_room / 2;
-        if (resize((void **)&t->bytes, t->bytes_room)) return -1;
-    }
-    int bits = t->bits;
-    while ((t->size + values) * 3 > (int64_t)2 << bits) bits++;
-    return bits > t->bits ? grow_slots(t, bits) : 0;
-}
 
 void ctrdist_table_free(Table *t)
 {
     if (t == NULL) return;
-    free(t->slots);
-    free(t->hashes);
+    string_table_free(t->values);
     free(t->counts);
-    free(t->starts);
-    free(t->bytes);
     free(t);
 }
 
+/* skip: the first bits of a hash that are equal for all values; at most 8. */
 Table *ctrdist_table_new(int64_t skip)
 {
     Table *t = calloc(1, sizeof(Table));
     if (t == NULL) return NULL;
-    t->skip = (int)skip;
-    t->starts = calloc(1, 8);
-    t->bytes = malloc(1);
-    if (t->starts == NULL || t->bytes == NULL || grow_slots(t, 10)) {
-        ctrdist_table_free(t);
+    t->values = string_table_new(8 - (int)skip, (int)skip);
+    if (t->values == NULL) {
+        free(t);
         return NULL;
     }
     return t;
 }
 
-static int64_t find_or_add(Table *t, uint64_t hash, const uint8_t *value, uint32_t length)
+/* Room for so many further values and bytes; else -1. */
+static int reserve(Table *t, int64_t values, int64_t bytes)
 {
-    const uint64_t mask = ((uint64_t)1 << t->bits) - 1;
-    for (uint64_t at = home(t, hash);; at = (at + 1) & mask) {
-        const uint64_t slot = t->slots[at];
-        if (slot == 0) {
-            const int64_t index = t->size++;
-            t->slots[at] = hash << 32 | (uint64_t)(index + 1);
-            t->hashes[index] = hash;
-            t->counts[index] = 0;
-            copy(t->bytes + t->starts[index], value, length);
-            t->starts[index + 1] = t->starts[index] + length;
-            return index;
-        }
-        if (slot >> 32 != (hash & 0xffffffff)) continue;
-        const int64_t index = (int64_t)(slot & 0xffffffff) - 1, start = t->starts[index];
-        if (t->starts[index + 1] - start == length && equal(t->bytes + start, value, length))
-            return index;
-    }
+    if (string_table_reserve(t->values, values, (uint64_t)bytes)) return -1;
+    if (t->values->count + values <= t->room) return 0;
+    const int64_t room = t->values->count + values + t->room / 2;
+    int64_t *counts = realloc(t->counts, (size_t)room * sizeof(int64_t));
+    if (counts == NULL) return -1;
+    memset(counts + t->room, 0, (size_t)(room - t->room) * sizeof(int64_t));
+    t->counts = counts;
+    t->room = room;
+    return 0;
 }
 
 /* Adds the entries of neighbouring blocks. entries: (buckets + 1,), where each begins, by number.
@@ -198,6 +103,7 @@ int64_t ctrdist_table_add(Table *t, const uint8_t *block, const int64_t *entries
 {
     /* At once for all blocks: with room for the first only, their values would crowd its slots. */
     if (reserve(t, entries[buckets] - entries[0], bytes)) return -1;
+    string_table *values = t->values;
     for (int64_t b = 0; b < buckets; b++) {
         const int64_t n = entries[b + 1] - entries[b];
         const uint64_t *hashes = (const uint64_t *)block;
@@ -205,11 +111,11 @@ int64_t ctrdist_table_add(Table *t, const uint8_t *block, const int64_t *entries
         const uint32_t *lengths = (const uint32_t *)(block + 16 * n);
         const uint8_t *value = block + 20 * n;
         for (int64_t i = 0; i < n; i++) {
-            if (i + AHEAD < n) __builtin_prefetch(t->slots + home(t, hashes[i + AHEAD]));
-            const int64_t index = find_or_add(t, hashes[i], value, lengths[i]);
+            if (i + AHEAD < n) __builtin_prefetch(values->slots + string_home(values, hashes[i + AHEAD]));
+            const int32_t index = string_table_add(values, hashes[i], value, lengths[i]);
             t->counts[index] += counts[i];
             value += lengths[i];
-            *out++ = (int32_t)index;
+            *out++ = index;
         }
         block += block_bytes(n, value - block - 20 * n);
     }
@@ -220,13 +126,14 @@ int64_t ctrdist_table_add(Table *t, const uint8_t *block, const int64_t *entries
  * starts (n + 1,) int64 and bytes lie. Returns n. */
 int64_t ctrdist_table_finish(Table *t, int64_t *places)
 {
-    free(t->slots);
-    free(t->hashes);
-    t->slots = t->hashes = NULL;
+    free(t->values->slots);
+    free(t->values->hashes);
+    t->values->slots = NULL;
+    t->values->hashes = NULL;
     places[0] = (int64_t)t->counts;
-    places[1] = (int64_t)t->starts;
-    places[2] = (int64_t)t->bytes;
-    return t->size;
+    places[1] = (int64_t)t->values->ends;
+    places[2] = (int64_t)t->values->bytes;
+    return t->values->count;
 }
 
 typedef struct {
@@ -340,57 +247,4 @@ int64_t ctrdist_order(const int32_t *chosen, int64_t n, const int64_t *counts,
     free(items);
     free(spare);
     return failed;
-}
-
-/* The chosen texts one after the other. starts_out: (n + 1,), filled beforehand. */
-void ctrdist_gather(const int32_t *chosen, int64_t n, const int64_t *starts, const uint8_t *bytes,
-                    const int64_t *starts_out, uint8_t *out)
-{
-    for (int64_t i = 0; i < n; i++) {
-        if (i + AHEAD < n) __builtin_prefetch(bytes + starts[chosen[i + AHEAD]]);
-        copy(out + starts_out[i], bytes + starts[chosen[i]],
-             (uint64_t)(starts_out[i + 1] - starts_out[i]));
-    }
-}
-
-static inline void sip_round(uint64_t v[4])
-{
-#define ROTATE(x, by) (((x) << (by)) | ((x) >> (64 - (by))))
-    v[0] += v[1], v[1] = ROTATE(v[1], 13) ^ v[0], v[0] = ROTATE(v[0], 32);
-    v[2] += v[3], v[3] = ROTATE(v[3], 16) ^ v[2];
-    v[0] += v[3], v[3] = ROTATE(v[3], 21) ^ v[0];
-    v[2] += v[1], v[1] = ROTATE(v[1], 17) ^ v[2], v[2] = ROTATE(v[2], 32);
-#undef ROTATE
-}
-
-/* SipHash-2-4 (Aumasson, Bernstein 2012) of each text, mixed further as pandas.util.hash_array does
- * it. key: (2,); out: (n,). */
-void ctrdist_siphash(const int64_t *starts, const uint8_t *bytes, int64_t n, const uint64_t *key,
-                     uint64_t *out)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint64_t v[4] = {key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,
-                         key[0] ^ 0x6c7967656e657261, key[1] ^ 0x7465646279746573};
-        const uint8_t *text = bytes + starts[i];
-        const int64_t length = starts[i + 1] - starts[i];
-        for (int64_t at = 0; at <= length; at += 8) {
-            uint64_t word = 0;
-            if (at + 8 <= length) {
-                memcpy(&word, text + at, 8);
-            } else {
-                memcpy(&word, text + at, (size_t)(length - at));
-                word |= (uint64_t)length << 56;
-            }
-            v[3] ^= word;
-            sip_round(v);
-            sip_round(v);
-            v[0] ^= word;
-        }
-        v[2] ^= 0xff;
-        for (int k = 0; k < 4; k++) sip_round(v);
-        uint64_t mixed = v[0] ^ v[1] ^ v[2] ^ v[3];
-        mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
-        mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
-        out[i] = mixed ^ mixed >> 31;
-    }
 }

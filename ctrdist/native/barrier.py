@@ -1,0 +1,55 @@
+"""A barrier between processes of one machine, in memory that all of them have mapped.
+
+It takes microseconds, where one of gloo takes a quarter of a millisecond. Without a C compiler
+there is none, and workers use gloo.
+"""
+
+# W workers
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctrdist.native.build import LONG, POINTER, UINT, NativeLibrary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CACHE_LINE = 64
+"""Bytes of a cache line; each worker's counter has one."""
+_LIBRARY = NativeLibrary(
+    "barrier", arrive=(UINT, POINTER, LONG), await_all=(LONG, POINTER, LONG, UINT, LONG)
+)
+
+
+def has_barrier() -> bool:
+    """Tells whether there is one; it needs a C compiler."""
+    return _LIBRARY.load() is not None
+
+
+def arrive(counters: Tensor, worker: int) -> int:
+    """Counts a worker's arrival at its next barrier.
+
+    Args:
+        counters: (W · CACHE_LINE,) uint8, zero at first, shared by the workers.
+        worker: this one.
+
+    Returns:
+        The barrier's number.
+    """
+    library = _LIBRARY.load()
+    assert library is not None
+    return library.ctrdist_arrive(counters.data_ptr(), worker)
+
+
+def await_all(counters: Tensor, barrier: int, wait_ms: int) -> int | None:
+    """Waits until all workers have arrived at a barrier.
+
+    Returns:
+        None, or a worker that has not arrived after about `wait_ms`.
+    """
+    library = _LIBRARY.load()
+    assert library is not None
+    workers = len(counters) // CACHE_LINE
+    missing = library.ctrdist_await_all(counters.data_ptr(), workers, barrier, wait_ms)
+    return None if missing < 0 else missing

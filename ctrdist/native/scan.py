@@ -1,0 +1,193 @@
+"""Delimited text parsed into columns in one pass.
+
+The C code takes plain text only. preprocessing.scan.scanner reads all other text with Arrow, and
+everything where there is no C compiler; the results are equal.
+"""
+
+# n rows of a text, C columns of the file
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from ctrdist.native.build import DOUBLE, INT, LONG, POINTER, NativeLibrary, address
+from ctrdist.native.dictionary import Dictionary
+
+Kind = Literal["ignore", "label", "integer", "number", "timestamp", "categorical", "multi_valued"]
+"""In the order of scan.c's `enum kind`."""
+_KINDS: tuple[str, ...] = get_args(Kind)
+_NUL, _HIGH, _RETURN, _QUOTE = 1, 2, 4, 8
+_NO_QUOTE = 256
+_LIBRARY = NativeLibrary(
+    "scan",
+    scan_inspect=(INT, ctypes.c_char_p, LONG, ctypes.c_int32, ctypes.POINTER(LONG)),
+    scan=(INT, ctypes.c_char_p, LONG, LONG, POINTER, POINTER),
+)
+
+
+class Contents(NamedTuple):
+    """What a text contains."""
+
+    lines: int
+    nul: bool
+    non_ascii: bool
+    carriage_return: bool
+    quote: bool
+
+
+@dataclass(kw_only=True)
+class ScanColumn:
+    """One column of a text of n rows, and the arrays that take its values."""
+
+    kind: Kind = "ignore"
+    out: np.ndarray | None = None
+    """label: (n,) float32; integer, number: (n,) float64, NaN where missing; timestamp: (n,) int64;
+    categorical: (n,) int32 local ids; multi_valued: (n + 1,) int32, where each row's ids begin."""
+    dictionary: Dictionary | None = None
+    """Of a categorical or multi-valued column."""
+    ids: np.ndarray | None = None
+    """Local ids of all rows of a multi-valued column, int32, long enough."""
+    hashes: np.ndarray | None = None
+    """(n,) int64 SipHashes of a categorical column, if wanted."""
+    missing_is_empty: bool = False
+    """A missing value of a categorical column is the empty string; otherwise its id is -1."""
+    separator: str = "\0"
+    """Character between the values of a multi-valued column."""
+    max_length: int = 2**62
+    """Values that are read of a row of a multi-valued column."""
+    threshold: float | None = None
+    """Labels from here on are 1; None: they are 0 or 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLayout:
+    """What all blocks of a file have in common."""
+
+    columns: int
+    separator: str
+    missing: tuple[str, ...]
+    """Texts that stand for no value."""
+    hash_key: str
+    """Of :attr:`ScanColumn.hashes`, 16 characters."""
+    row_key: str
+    """Of the rows' hashes, 16 characters."""
+
+
+def has_scan() -> bool:
+    """Tells whether :func:`inspect_text` and :func:`scan_text` work: they need a C compiler."""
+    return _LIBRARY.load() is not None
+
+
+def inspect_text(raw: bytes, quote: str | None) -> Contents:
+    """Looks for what :func:`scan_text` cannot read, and counts lines."""
+    library = _LIBRARY.load()
+    assert library is not None
+    lines = LONG()
+    found = library.ctrdist_scan_inspect(
+        raw, len(raw), ord(quote) if quote else _NO_QUOTE, ctypes.byref(lines)
+    )
+    return Contents(lines.value, *(bool(found & x) for x in (_NUL, _HIGH, _RETURN, _QUOTE)))
+
+
+def scan_text(
+    raw: bytes,
+    rows: int,
+    columns: Sequence[ScanColumn],
+    layout: TextLayout,
+    row_hash: np.ndarray | None = None,
+) -> bool:
+    """Reads a text into its columns.
+
+    Args:
+        raw: at most 2 GiB of UTF-8 without NUL, quotes and a byte order mark; every line has its
+            end, and carriage returns only precede line ends.
+        rows: n, its lines.
+        columns: (C,) all columns of the file.
+        layout: of the file.
+        row_hash: (n,) uint64, takes the hashes of the rows, if wanted.
+
+    Returns:
+        False where a value or line is not plain; dictionaries and arrays then hold some of it.
+
+    Raises:
+        MemoryError: no memory for further values of the dictionaries.
+    """
+    library = _LIBRARY.load()
+    assert library is not None
+    missing = [text.encode() for text in layout.missing]
+    texts = (_Text * len(missing))(*[_Text(text, len(text)) for text in missing])
+    c_columns = (_Column * len(columns))(*map(_c_column, columns))
+    c_layout = _Layout(
+        missing=ctypes.cast(texts, ctypes.POINTER(_Text)),
+        missing_count=len(missing),
+        hash_key=_key(layout.hash_key),
+        row_key=_key(layout.row_key),
+        row_hash=address(row_hash),
+        separator=ord(layout.separator),
+        columns=layout.columns,
+    )
+    failed = library.ctrdist_scan(raw, len(raw), rows, c_columns, ctypes.byref(c_layout))
+    if failed < 0:
+        raise MemoryError("no memory for further values of a shard")
+    return not failed
+
+
+class _Column(ctypes.Structure):
+    """scan.c's `column`."""
+
+    _fields_ = (
+        ("kind", LONG),
+        ("dictionary", POINTER),
+        ("out", POINTER),
+        ("ids", POINTER),
+        ("hashes", POINTER),
+        ("empty", LONG),
+        ("separator", LONG),
+        ("most", LONG),
+        ("threshold", DOUBLE),
+    )
+
+
+class _Text(ctypes.Structure):
+    """scan.c's `text`."""
+
+    _fields_ = (("at", ctypes.c_char_p), ("length", LONG))
+
+
+class _Layout(ctypes.Structure):
+    """scan.c's `layout`."""
+
+    _fields_ = (
+        ("missing", ctypes.POINTER(_Text)),
+        ("missing_count", LONG),
+        ("hash_key", ctypes.c_uint64 * 2),
+        ("row_key", ctypes.c_uint64 * 2),
+        ("row_hash", POINTER),
+        ("separator", LONG),
+        ("columns", LONG),
+    )
+
+
+def _c_column(column: ScanColumn) -> _Column:
+    return _Column(
+        _KINDS.index(column.kind),
+        None if column.dictionary is None else column.dictionary.handle,
+        address(column.out),
+        address(column.ids),
+        address(column.hashes),
+        column.missing_is_empty,
+        ord(column.separator),
+        column.max_length,
+        math.nan if column.threshold is None else column.threshold,
+    )
+
+
+def _key(text: str) -> ctypes.Array[ctypes.c_uint64]:
+    """The two numbers that SipHash makes of a key of 16 characters."""
+    return (ctypes.c_uint64 * 2)(*np.frombuffer(text.encode(), "<u8").tolist())

@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Self
@@ -54,6 +56,56 @@ def open_file(url: str) -> IO[bytes]:
     with _translated():
         file: IO[bytes] = fs.open(path, "rb")
         return file
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """A file that a user's path leads to."""
+
+    url: str
+    """Its URL or local path."""
+    path: str
+    """Its path in its file system."""
+    size: int
+    version: str
+    """Changes when the file changes."""
+
+
+def find_files(url: str) -> list[FoundFile]:
+    """The file at a path, all files below a folder, or all that match a glob, in any order.
+
+    Leftovers of other tools, such as _SUCCESS or _temporary/…, are left out. One listing tells all
+    sizes: a request for each of a hundred thousand files would take hours.
+    """
+    fs, root = filesystem(url)
+    with _translated():
+        found: dict[str, dict[str, Any]] = {}
+        if fs.isfile(root):
+            found[root] = fs.info(root)
+        elif fs.isdir(root):
+            found = fs.find(root, detail=True)
+            found = {name: i for name, i in found.items() if not _is_leftover(name, root)}
+        elif wild := re.search(r"[*?[]", root):
+            top = posixpath.dirname(root[: wild.start()])
+            for name, info in fs.glob(root, detail=True).items():
+                is_folder = info["type"] == "directory"
+                found |= fs.find(name, detail=True) if is_folder else {name: info}
+            found = {name: i for name, i in found.items() if not _is_leftover(name, top)}
+    return [
+        FoundFile(
+            url=name if "file" in fs.protocol else fs.unstrip_protocol(name),
+            path=name,
+            size=info["size"] or 0,
+            version=str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""),
+        )
+        for name, info in found.items()
+        if info["type"] == "file"
+    ]
+
+
+def _is_leftover(name: str, top: str) -> bool:
+    parts = name[len(top) :].strip("/").split("/")  # The folder _day=1 is a partition.
+    return any(p.startswith(".") or (p.startswith("_") and "=" not in p) for p in parts)
 
 
 def is_storage_error(error: BaseException) -> bool:
@@ -178,13 +230,22 @@ class Store:
             # Arrow asks for all that it needs at once; reading ahead would only add to it.
             return pa.PythonFile(self._fs.open(self.path(name), "rb", cache_type="none"), "r")
 
+    def kind(self, name: str = "") -> str:
+        """The word file or directory; empty if nothing is there."""
+        # Not fsspec's isfile and exists: some take a lost connection for a missing file.
+        with self._access():
+            try:
+                return str(self._fs.info(self.path(name).rstrip("/"))["type"])
+            except (FileNotFoundError, NotADirectoryError):
+                return ""
+
     def is_file(self) -> bool:
         """True if there is a file in the directory's place."""
-        return self._type_of("") == "file"
+        return self.kind() == "file"
 
     def exists(self, name: str) -> bool:
         """True if the file is there; raises an error where that cannot be known."""
-        return self._type_of(name) == "file"
+        return self.kind(name) == "file"
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -266,14 +327,6 @@ class Store:
                 file.closed = True  # Otherwise the file is uploaded when it is garbage collected.
             raise
         file.close()  # Sends the last part, without which the object does not exist.
-
-    def _type_of(self, name: str) -> str:
-        # Not fsspec's isfile and exists: some take a lost connection for a missing file.
-        with self._access():
-            try:
-                return str(self._fs.info(self.path(name).rstrip("/"))["type"])
-            except (FileNotFoundError, NotADirectoryError):
-                return ""
 
     def _list(self) -> dict[str, tuple[str, int]]:
         with self._access():

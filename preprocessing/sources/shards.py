@@ -6,17 +6,15 @@ import difflib
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-
 from ctrdist.data.manifest import SPLITS
 from ctrdist.errors import DataError
-from ctrdist.storage import filesystem
+from ctrdist.storage import Store, find_files
 from preprocessing.config.settings import FormatConfig, PreprocessConfig, SplitConfig
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -119,8 +117,8 @@ def find_beside(file: str, config: PreprocessConfig) -> Piece:
         where = file
     else:
         first = config.input[0]
-        fs, root = filesystem(first)
-        where = posixpath.join(first if fs.isdir(root) else posixpath.dirname(first), file)
+        is_folder = Store(first).kind() == "directory"
+        where = posixpath.join(first if is_folder else posixpath.dirname(first), file)
     found = _expand(where)[0]
     if not found.size:
         raise DataError(f"{found.name}: empty; it is joined to the log. Give a file with rows.")
@@ -135,20 +133,15 @@ def compression(path: str) -> str | None:
 def _expand(path: str) -> list[_File]:
     """Files behind a path, a folder or a glob; of the latter two in the order of their names.
 
-    Folders are read with all that is below them. One listing tells all sizes: a request for each
-    of a hundred thousand files would take hours.
+    Folders are read with everything below them.
     """
     try:
-        fs, root = filesystem(path)
         files = [
-            _File(_url(fs, name), _shown(path, name), size, version)
-            for name, size, version in sorted(
-                _listed(fs, root), key=lambda found: _natural(found[0])
-            )
+            _File(found.url, _shown(path, found.path), found.size, found.version)
+            for found in sorted(find_files(path), key=lambda found: _natural(found.path))
         ]
-        hint = "" if files else _near(fs, root)
-    except Exception as error:
-        # Each store has its own classes: no bucket, no credentials, no such protocol.
+        hint = "" if files else _near(path)
+    except OSError as error:  # For instance no bucket, no credentials, no such protocol.
         raise DataError(
             f"{path}: cannot be read ({error}). Check the path and the access to it."
         ) from error
@@ -157,51 +150,6 @@ def _expand(path: str) -> list[_File]:
             f"{path}: no such file.{hint} Give --input a file, a folder or a glob that exists."
         )
     return files
-
-
-_Listed = tuple[str, int, str]
-
-
-def _listed(fs: fsspec.AbstractFileSystem, root: str) -> Iterable[_Listed]:
-    """(path, bytes, version) of the files behind a path in a store."""
-    if fs.isfile(root):
-        return [(root, *_told(fs.info(root)))]
-    if fs.isdir(root):
-        return _below(fs, root, root)
-    if not _has_wildcard(root):
-        return []
-    top = posixpath.dirname(root[: re.search(r"[*?[]", root).start()])  # type: ignore[union-attr]
-    found: dict[str, _Listed] = {}  # a glob may find a folder and, on its own, what is in it
-    for name, info in fs.glob(root, detail=True).items():
-        if info["type"] == "directory":
-            found.update((listed[0], listed) for listed in _below(fs, name, top))
-        elif not _hidden(name, top):
-            found[name] = (name, *_told(info))
-    return found.values()
-
-
-def _told(info: Mapping[str, Any]) -> tuple[int, str]:
-    """Bytes and version of a file."""
-    version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
-    return info["size"] or 0, str(version)
-
-
-def _below(fs: fsspec.AbstractFileSystem, folder: str, top: str) -> list[_Listed]:
-    return [
-        (name, *_told(info))
-        for name, info in fs.find(folder, detail=True).items()
-        if info["type"] == "file" and not _hidden(name, top)
-    ]
-
-
-def _hidden(name: str, top: str) -> bool:
-    """Whether it is a leftover of other tools, such as _SUCCESS or _temporary/…; _day=1 is not."""
-    parts = name[len(top) :].strip("/").split("/")
-    return any(p.startswith(".") or (p.startswith("_") and "=" not in p) for p in parts)
-
-
-def _has_wildcard(path: str) -> bool:
-    return any(c in path for c in "*?[")
 
 
 def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File, str]]:
@@ -280,20 +228,20 @@ def _natural(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
-def _url(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return path if "file" in fs.protocol else fs.unstrip_protocol(path)
-
-
 def _shown(given: str, found: str) -> str:
     if "://" in given or os.path.isabs(given):
         return found if "://" not in given else given.split("://")[0] + "://" + found.lstrip("/")
     return os.path.relpath(found)
 
 
-def _near(fs: fsspec.AbstractFileSystem, root: str) -> str:
-    folder = posixpath.dirname(root)
-    if not folder or not fs.isdir(folder):
-        return f" The folder {folder} does not exist either." if folder else ""
-    there = [posixpath.basename(name) for name in fs.ls(folder, detail=False)]
-    close = difflib.get_close_matches(posixpath.basename(root), there, n=3, cutoff=0.5)
+def _near(path: str) -> str:
+    """A hint at the names in the folder of a path that leads to no file."""
+    folder = posixpath.dirname(path) or "."
+    if folder.endswith(":"):  # The path is a bucket.
+        return ""
+    store = Store(folder)
+    if store.kind() != "directory":
+        return f" The folder {folder} does not exist either."
+    there = [*store.files(), *store.folders()]
+    close = difflib.get_close_matches(posixpath.basename(path), there, n=3, cutoff=0.5)
     return f" The folder has {', '.join(close)}." if close else ""

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from ctrdist import storage
-from ctrdist.storage import StorageError, Store, filesystem, is_storage_error, open_file
+from ctrdist.storage import StorageError, Store, filesystem, find_files, is_storage_error, open_file
 from tests.s3_server import S3Server
 
 ROOT = Path(storage.__file__).parents[1]
@@ -183,8 +183,34 @@ def _no_server(*args: object, **kwargs: object) -> bytes:
     raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
 
 
+def test_a_path_a_folder_and_a_glob_find_files(url):
+    store = Store(url)
+    names = (
+        "a.tsv",
+        "b.tsv",
+        "_SUCCESS",
+        ".hidden",
+        "_temporary/c.tsv",
+        "_day=1/d.tsv",
+        "e[1].tsv",
+    )
+    for name in names:
+        store.put(name, b"xyz")
+
+    def found(path: str) -> list[str]:
+        files = find_files(f"{url}/{path}".rstrip("/"))
+        assert all(file.size == 3 and Store(url).kind() == "directory" for file in files)
+        top = f"/{url.rpartition('/')[2]}/"
+        return sorted(file.url.rpartition(top)[2] for file in files)
+
+    assert found("") == ["_day=1/d.tsv", "a.tsv", "b.tsv", "e[1].tsv"]
+    assert found("a.tsv") == ["a.tsv"] and found("_SUCCESS") == ["_SUCCESS"]
+    assert found("*.tsv") == ["a.tsv", "b.tsv", "e[1].tsv"]
+    assert found("*") == ["_day=1/d.tsv", "a.tsv", "b.tsv", "e[1].tsv"]
+    assert found("e[1].tsv") == ["e[1].tsv"] and found("none*") == found("none") == []
+
+
 def test_one_module_knows_fsspec_and_the_options_of_s3():
-    """The one exception lists and expands the paths that a user gives as input."""
     found = set()
     for package in ("ctrdist", "preprocessing", "cluster", "jobs"):
         for path in (ROOT / package).rglob("*.py"):
@@ -193,4 +219,4 @@ def test_one_module_knows_fsspec_and_the_options_of_s3():
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 if any(n.split(".")[0] in ("fsspec", "s3fs", "botocore") for n in names):
                     found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"ctrdist/storage.py", "preprocessing/sources/shards.py"}
+    assert found == {"ctrdist/storage.py"}

@@ -40,9 +40,8 @@ from ctrdist.models.registry import config_class  # noqa: E402
 from ctrdist.tracking import RunTracker  # noqa: E402
 from ctrdist.training.build import build_engine  # noqa: E402
 from ctrdist.training.loop.trainer import Trainer  # noqa: E402
-from ctrdist.training.observe.callbacks import Callbacks  # noqa: E402
 from ctrdist.training.observe.diagnostics import Diagnostics  # noqa: E402
-from ctrdist.training.observe.observers import Tracking  # noqa: E402
+from ctrdist.training.observe.recording import Tracking  # noqa: E402
 
 KINDS = {
     "_watch_rows": "steps",
@@ -90,9 +89,9 @@ def measure(model: str, data: str, run_dir: str, batch: int, steps: int) -> dict
     spent: dict[str, float] = {}
     for name, kind in KINDS.items():
         setattr(diagnostics, name, timed(getattr(diagnostics, name), spent, kind))
-    callback = Callbacks([diagnostics, Tracking(tracker, experiment.tracking.every_steps)])
-    trainer: Any = Trainer(engine, run_dir, callback)
-    trainer.train_step = timed(trainer.train_step, spent, "training")
+    observers = [diagnostics, Tracking(tracker, experiment.tracking.every_steps)]
+    trainer = Trainer(engine, run_dir, observers)
+    trainer.step.take = timed(trainer.step.take, spent, "training")  # type: ignore[method-assign]
     trainer.fit()
     return spent
 

@@ -72,14 +72,13 @@ from ctrdist.sharding.shard import shard_model
 from ctrdist.training.build import Engine
 from ctrdist.training.device import prepare_device
 from ctrdist.training.faults.memory import is_out_of_memory
-from ctrdist.training.faults.stopping import StopRequest, Timer
-from ctrdist.training.loop.evaluate import autocast
-from ctrdist.training.loop.prefetch import Pipeline
+from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.loop.step import Step
+from ctrdist.training.observe.observers import Observers
 from ctrdist.training.observe.throughput import (
-    Clock,
     Limits,
+    StepClock,
     count_flops,
     measure_limits,
     table_bytes,
@@ -172,7 +171,7 @@ def ids_of(schema: Schema, size: int, zipf: bool, seed: int) -> np.ndarray:
 
 
 class Made:
-    """Batches that are ready, in turn: what a pipeline asks of a loader."""
+    """Batches that are ready, in turn: as a prefetcher reads a loader."""
 
     def __init__(self, batches: list[Batch], steps: int) -> None:
         self._batches, self._steps = batches, steps
@@ -199,8 +198,8 @@ def tower_of(case: Case, settings: dict[str, Any]) -> tuple[nn.Module, Any]:
 
 def build(
     case: Case, schema: Schema, settings: dict[str, Any], world: World
-) -> tuple[Engine, Pipeline]:
-    """The engine of a case, as build_engine makes it of a data set, and its pipeline."""
+) -> tuple[Engine, Prefetcher]:
+    """The engine of a case, as build_engine makes it of a data set, and its prefetcher."""
     device = world.device.type
     optim = OptimConfig(tables=TableOptimConfig(name=case.tables))  # type: ignore[arg-type]
     dense = case.tables == "adam"
@@ -241,7 +240,7 @@ def build(
         optimizers=Optimizers(sharded, optim),
         layout=described,
     )
-    return engine, Pipeline(engine)
+    return engine, Prefetcher(engine)
 
 
 def batches_of(engine: Engine, size: int, zipf: bool) -> list[Batch]:
@@ -295,7 +294,7 @@ def write_rows(folder: Path, schema: Schema, rows: int, files: int = 16) -> Data
 
 
 def rate_from_loader(
-    engine: Engine, pipeline: Pipeline, dataset: Dataset, size: int, threads: int
+    engine: Engine, prefetcher: Prefetcher, dataset: Dataset, size: int, threads: int
 ) -> dict[str, float]:
     """Samples/s of training from Parquet files, and of reading them alone; first steps left out."""
     world = engine.world
@@ -320,10 +319,10 @@ def rate_from_loader(
         synchronise(world.device)
         return size * world.size * count / (time.perf_counter() - begun)
 
-    step = step_of(engine, pipeline)
+    step = step_of(engine, prefetcher)
 
     def training() -> Iterator[None]:
-        for _, on_device in pipeline.batches(loader()):
+        for _, on_device in prefetcher.batches(loader()):
             step.take(on_device)
             step.progress.step += 1
             yield
@@ -334,29 +333,28 @@ def rate_from_loader(
     }
 
 
-def step_of(engine: Engine, pipeline: Pipeline) -> Step:
+def step_of(engine: Engine, prefetcher: Prefetcher) -> Step:
     """What takes steps as training does."""
 
-    def refuse(*_: Any) -> Any:
+    def abort(*_: Any) -> Any:
         raise ArithmeticError("the loss is not finite")
 
     return Step(
         engine=engine,
         progress=Progress(),
-        pipeline=pipeline,
-        clock=Clock(engine.world.device),
-        stop=StopRequest(),
-        timer=Timer(0),
-        refuse=refuse,
+        prefetcher=prefetcher,
+        clock=StepClock(engine.world.device),
+        observers=Observers(),
+        abort=abort,
     )
 
 
-def stepper(engine: Engine, pipeline: Pipeline, batches: list[Batch]) -> Callable[[int], None]:
+def stepper(engine: Engine, prefetcher: Prefetcher, batches: list[Batch]) -> Callable[[int], None]:
     """Takes some steps over batches that are ready."""
-    step = step_of(engine, pipeline)
+    step = step_of(engine, prefetcher)
 
     def run(steps: int) -> None:
-        for _, on_device in pipeline.batches(Made(batches, steps)):  # type: ignore[arg-type]
+        for _, on_device in prefetcher.batches(Made(batches, steps)):  # type: ignore[arg-type]
             step.take(on_device)
             step.progress.step += 1
 
@@ -388,7 +386,7 @@ def tower_alone(engine: Engine, batch: Batch) -> Callable[[int], None]:
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            with autocast(engine):
+            with engine.autocast():
                 output = engine.tower(emb)
                 loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
             loss.backward()
@@ -430,17 +428,17 @@ def profiled(run: Callable[[int], None], device: torch.device, rows: int) -> str
 
 
 def measured(
-    built: tuple[Engine, Pipeline], size: int, args: argparse.Namespace, limits: Limits
+    built: tuple[Engine, Prefetcher], size: int, args: argparse.Namespace, limits: Limits
 ) -> dict[str, float]:
     """The figures of a case at a batch size; prints its profile."""
-    engine, pipeline = built
+    engine, prefetcher = built
     device = engine.world.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     batches = batches_of(engine, size, args.ids == "zipf")
     on_device = batches[0].to(device)
     flops, moved = 3.0 * count_flops(engine, on_device), table_bytes(engine, on_device)
-    run = stepper(engine, pipeline, batches)
+    run = stepper(engine, prefetcher, batches)
     step = seconds_of(run, device, args.seconds)
     if args.profile:
         table = profiled(run, device, args.profile)
@@ -452,7 +450,7 @@ def measured(
     if args.loader:
         with tempfile.TemporaryDirectory() as folder:
             dataset = write_rows(Path(folder), engine.dataset.schema, args.loader)
-            fed = rate_from_loader(engine, pipeline, dataset, size, args.threads)
+            fed = rate_from_loader(engine, prefetcher, dataset, size, args.threads)
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     return {
         "samples_per_s": size * engine.world.size / step,

@@ -42,8 +42,7 @@ from ctrdist.models.layers import MLP
 from ctrdist.models.registry import config_class
 from ctrdist.protocols import Output
 from ctrdist.training.build import Engine, build_engine
-from ctrdist.training.loop.evaluate import autocast
-from ctrdist.training.loop.prefetch import Pipeline
+from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.observe.throughput import count_flops
 
 HIDDEN = (400, 400, 400)
@@ -98,7 +97,7 @@ def inference(engine: Engine, batches: list[Any]) -> Callable[[int], None]:
 
     def run(steps: int) -> None:
         engine.model.eval()
-        with torch.no_grad(), autocast(engine):
+        with torch.no_grad(), engine.autocast():
             for number in range(steps):
                 engine.model(batches[number % len(batches)])
         engine.model.train()
@@ -125,7 +124,7 @@ def main() -> None:
     batches = list(islice(loader, 4))
     device = first.world.device
     runs = {
-        name: (stepper(engine, Pipeline(engine), batches), inference(engine, batches))
+        name: (stepper(engine, Prefetcher(engine), batches), inference(engine, batches))
         for name, engine in built.items()
     }
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in built}

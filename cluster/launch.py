@@ -10,17 +10,18 @@ import time
 from typing import Any
 
 from cluster.run_mailbox import FOR_GOOD, Channel
-from cluster.run_monitor import Journal, Show
+from cluster.run_monitor import Journal
 from cluster.session import connect
 from ctrdist import errors
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError, ResourceError
 from ctrdist.training.faults.memory import ADVICE
+from ctrdist.training.observe import messages
 
 
 def launch(
-    task: str, experiment: Experiment, arguments: dict[str, Any], show: Show
+    task: str, experiment: Experiment, arguments: dict[str, Any], show: messages.Emit
 ) -> dict[str, Any]:
     """Runs a task on `experiment.workers` workers and returns its results.
 
@@ -60,11 +61,12 @@ def launch(
         except (KeyboardInterrupt, SystemExit):
             if task != "train" or not journal.training:
                 raise
-            show({"kind": "stopping"})
+            show(messages.Stopping())
             ray.get(channel.ask_to_stop.remote(FOR_GOOD))
             journal.follow(fit.ended)
-            if "stopped" in journal.last:
-                show({"kind": "interrupted", "step": journal.last["stopped"]["step"]})
+            stopped = journal.last(messages.Stopped)
+            if stopped is not None:
+                show(messages.Interrupted(step=stopped.step))
                 raise
     ray.kill(channel)
     return _result(fit.error, journal, experiment.faults.max_restarts)
@@ -72,25 +74,28 @@ def launch(
 
 def _result(error: BaseException | None, journal: Journal, max_restarts: int) -> dict[str, Any]:
     """The run's results, or the error that says best why there are none."""
-    last = journal.last
-    if error is None and "done" in last:
-        return last["done"]["summary"]
-    if "user_error" in last:
-        refused = last["user_error"]
-        raise getattr(errors, refused["type"])(refused["text"]) from None
-    failure = last.get("failure")
+    done = journal.last(messages.Done)
+    if error is None and done is not None:
+        return done.summary
+    refused = journal.last(messages.UserFault)
+    if refused is not None:
+        raise getattr(errors, refused.type)(refused.text) from None
+    failure = journal.last(messages.Failure)
     if failure is None:
         assert error is not None, "Ray Train has ended without a result and without an error"
         raise error
-    if failure["told_to_stop"]:
-        journal.show({"kind": "interrupted", "step": last["stopped"]["step"]})
+    if failure.told_to_stop:
+        stopped = journal.last(messages.Stopped)
+        assert stopped is not None, "workers that were told to stop have said where"
+        journal.show(messages.Interrupted(step=stopped.step))
         raise SystemExit(128 + signal.SIGTERM)
-    if "crash" in last:
-        raise RuntimeError(f"worker {failure['rank']} failed:\n{last['crash']['traceback']}")
+    crash = journal.last(messages.Crash)
+    if crash is not None:
+        raise RuntimeError(f"worker {failure.rank} failed:\n{crash.traceback}")
     step = journal.saved_step
     go_on = f" under the same name to go on from step {step:,}" if step else ""
     raise ResourceError(
-        f"worker {failure['rank']} died: {failure['reason']}. It is not started again, as "
+        f"worker {failure.rank} died: {failure.reason}. It is not started again, as "
         f"faults.max_restarts = {max_restarts}. Start again{go_on}."
     )
 

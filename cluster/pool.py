@@ -11,6 +11,7 @@ from cluster.session import connect
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError
+from ctrdist.training.observe.messages import Emit, Message, OfRun, RunFailed
 
 _POLL_SECONDS = 0.5
 _RETRIES = 3
@@ -25,7 +26,7 @@ def train_side_by_side(
     *,
     cores: int,
     parallel: int,
-    show: Callable[[dict[str, Any]], None],
+    show: Emit,
     done: Done,
 ) -> dict[str, str]:
     """Trains each run on one worker: as many at a time as the cluster has cores, or GPUs, for.
@@ -34,7 +35,7 @@ def train_side_by_side(
         runs: complete, each of one worker; their paths are seen by all nodes.
         cores: of each run.
         parallel: most runs at a time; 0: no bound but the cluster's.
-        show: called with each run's messages, in which "run" is its name.
+        show: called with each run's messages, as :class:`OfRun`.
         done: called with each run's results once it has ended.
 
     Returns:
@@ -72,7 +73,7 @@ def train_side_by_side(
                 result = {"error": " ".join(str(error).split())[-400:]}
             if "error" in result:
                 failed[name] = result["error"]
-                show({"kind": "failed", "run": name, "text": result["error"]})
+                show(OfRun(run=name, message=RunFailed(text=result["error"])))
             else:
                 done(name, result)
     ray.kill(channel)
@@ -102,8 +103,8 @@ def _train(values: Mapping[str, Any], channel: Any, threads: int) -> dict[str, A
     name = values["model_name"]
     experiment = from_dict(experiment_of(name, config_class(name)), dict(values), "experiment")
 
-    def emit(message: dict[str, Any]) -> None:
-        channel.push.remote({**message, "run": experiment.run_name})
+    def emit(message: Message) -> None:
+        channel.push.remote(OfRun(run=experiment.run_name, message=message))
 
     try:
         summary = train(experiment, join_world(), emit, threads=threads)

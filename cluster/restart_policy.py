@@ -14,6 +14,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from cluster.run_mailbox import FOR_GOOD
 from cluster.worker import ToldToStop
 from ctrdist.errors import UserError
+from ctrdist.training.observe.messages import Failure
 
 _RESIZE_SECONDS = 600.0
 _CONNECTION = re.compile(r"connection (closed|reset|refused)|broken pipe|nccl|timed out", re.I)
@@ -48,16 +49,15 @@ class Failures(UserCallback):
             or self._max == 0
             or 0 < self._max < self._failures
         )
-        message = {
-            "kind": "failure",
-            "rank": rank,
-            "reason": reason(error),
-            "out_of_memory": is_killed_for_memory(error),
-            "told_to_stop": told,
-            "final": final,
-            "restarts": self._failures,
-            "max_restarts": self._max,
-        }
+        message = Failure(
+            rank=rank,
+            reason=reason(error),
+            out_of_memory=is_killed_for_memory(error),
+            told_to_stop=told,
+            final=final,
+            restarts=self._failures,
+            max_restarts=self._max,
+        )
         ray.get(self._channel.push.remote(message))
         if final:
             raise error

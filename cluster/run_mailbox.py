@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+
+from ctrdist.training.observe import messages
 
 FOR_GOOD = "the run was asked to end"
 
@@ -12,23 +13,23 @@ class Channel:
     """Keeps messages until the driver fetches them, and hands requests to stop to the workers."""
 
     def __init__(self) -> None:
-        self._messages: list[dict[str, Any]] = []
+        self._messages: list[messages.Message] = []
         self._training = 0
         self._reason = ""
         self._asked = asyncio.Event()
 
-    async def push(self, message: dict[str, Any]) -> None:
+    async def push(self, message: messages.Message) -> None:
         """Takes a message for the driver."""
-        if message["kind"] == "start":
-            self._training = message["workers"]
-        elif message["kind"] in ("stopped", "failure", "done"):
+        if isinstance(message, messages.Start):
+            self._training = message.workers
+        elif isinstance(message, messages.Stopped | messages.Failure | messages.Done):
             self._training = 0
         self._messages.append(message)
 
-    async def drain(self) -> list[dict[str, Any]]:
+    async def drain(self) -> list[messages.Message]:
         """Hands out the messages since the last time."""
-        messages, self._messages = self._messages, []
-        return messages
+        fetched, self._messages = self._messages, []
+        return fetched
 
     async def training(self) -> int:
         """How many workers are training now; 0 also while they start."""

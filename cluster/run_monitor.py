@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from ctrdist.config.experiment import Experiment
 from ctrdist.training.faults.memory import out_of_memory_text
+from ctrdist.training.observe import messages
 
-Show = Callable[[dict[str, Any]], None]
+M = TypeVar("M", bound=messages.Message)
 _POLL_SECONDS = 0.3
 _LOOK_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0
@@ -19,7 +20,7 @@ _PATIENCE_SECONDS = 60.0
 class Journal:
     """What the workers of a run have told."""
 
-    def __init__(self, channel: Any, experiment: Experiment, show: Show) -> None:
+    def __init__(self, channel: Any, experiment: Experiment, show: messages.Emit) -> None:
         """Begins with nothing.
 
         Args:
@@ -27,8 +28,8 @@ class Journal:
             experiment: of the run.
             show: receives each message.
         """
-        self.last: dict[str, dict[str, Any]] = {}
-        """Kind → the newest message of that kind, since workers were last started."""
+        self._last: dict[type[messages.Message], messages.Message] = {}
+        """Newest message of each kind since the workers were last started."""
         self.training = False
         """Whether the workers have begun to train."""
         self.saved_step = 0
@@ -50,39 +51,50 @@ class Journal:
         import ray
 
         for message in ray.get(self._channel.drain.remote()):
-            kind = message["kind"]
-            self.last[kind] = message
-            self.show(message)
-            if kind == "worker":
-                self._nodes[message["rank"]] = message["node"]
-            elif kind == "start":
-                self.training, self.saved_step = True, message["resumed_step"]
-            elif kind == "checkpoint":
-                self.saved_step = message["step"]
-            elif kind == "failure":
+            self._take(message)
+
+    def _take(self, message: messages.Message) -> None:
+        self._last[type(message)] = message
+        self.show(message)
+        match message:
+            case messages.Worker():
+                self._nodes[message.rank] = message.node
+            case messages.Start():
+                self.training, self.saved_step = True, message.resumed_step
+            case messages.Checkpoint():
+                self.saved_step = message.step
+            case messages.Failure():
                 self._on_failure(message)
 
-    def _on_failure(self, message: dict[str, Any]) -> None:
-        if message["out_of_memory"]:
-            held = self.last.get("start", {}).get("bytes_per_rank", [])
-            rank, workers = message["rank"], max(len(held), 1)
-            message["reason"] = out_of_memory_text(
-                rank,
-                message["reason"],
-                held[rank] if rank < len(held) else None,
-                -(-self._experiment.loader.batch_size // workers),
+    def last(self, kind: type[M]) -> M | None:
+        """The newest message of a kind since the workers were last started."""
+        found = self._last.get(kind)
+        return found if isinstance(found, kind) else None
+
+    def _on_failure(self, failure: messages.Failure) -> None:
+        hang = self.last(messages.Hang)
+        if failure.out_of_memory:
+            start = self.last(messages.Start)
+            held = [] if start is None else start.bytes_per_rank
+            text = out_of_memory_text(
+                failure.rank,
+                failure.reason,
+                held[failure.rank] if failure.rank < len(held) else None,
+                -(-self._experiment.loader.batch_size // max(len(held), 1)),
             )
-        elif "hang" in self.last and not message["told_to_stop"]:
-            hang = self.last["hang"]
-            message["reason"] = f"hung for {hang['seconds']:g} s; stacks in {hang['stacks']}"
+            failure = replace(failure, reason=text)
+        elif hang is not None and not failure.told_to_stop:
+            text = f"hung for {hang.seconds:g} s; stacks in {hang.stacks}"
+            failure = replace(failure, reason=text)
+        self._last[messages.Failure] = failure
         self.training = False
         self._waiting_since = time.monotonic()
         self._nodes.clear()
-        if message["final"]:
+        if failure.final:
             return
-        self.show({**message, "kind": "restart", "step": self.saved_step})
-        for kind in ("hang", "crash", "stopped"):
-            self.last.pop(kind, None)
+        self.show(messages.Restart(failure=failure, step=self.saved_step))
+        for kind in (messages.Hang, messages.Crash, messages.Stopped):
+            self._last.pop(kind, None)
 
     def _look_at_the_cluster(self) -> None:
         """Tells workers on nodes that are about to be taken away, and a person who waits."""
@@ -104,4 +116,4 @@ class Journal:
         ):
             self._waiting_since = time.monotonic()
             there = int(resources.get(unit, 0))
-            self.show({"kind": "waiting", "wanted": wanted, "unit": unit, "there": there})
+            self.show(messages.Waiting(wanted=wanted, unit=unit, there=there))

@@ -169,6 +169,7 @@ def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None
 
     setup(0)
     from ctrdist.training.loop.state import monitored
+    from ctrdist.training.observe.messages import Evaluation, Message
     from ctrdist.training.run import train
 
     model = base["model_name"]
@@ -177,11 +178,11 @@ def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None
     experiment = from_dict(experiment_of(model, config_class(model)), values, values["run_name"])
     best = float("-inf")
 
-    def emit(message: dict[str, Any]) -> None:
+    def emit(message: Message) -> None:
         nonlocal best
-        if message["kind"] == "evaluation" and message["split"] == "valid":
-            best = max(best, monitored(message["metrics"], experiment.train.monitor))
-            tune.report({OBJECTIVE: best, "epoch": message["epoch"] + 1})
+        if isinstance(message, Evaluation) and message.split == "valid":
+            best = max(best, monitored(message.metrics, experiment.train.monitor))
+            tune.report({OBJECTIVE: best, "epoch": message.epoch + 1})
 
     world = join_world()
     summary = train(experiment, world, emit, threads=threads)

@@ -14,6 +14,7 @@ from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from cluster.run_mailbox import FOR_GOOD
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
+from ctrdist.training.observe import messages
 
 STOP = StopRequest()
 """Of this process. Ray trains in a thread, and signal handlers are set in the main thread."""
@@ -58,15 +59,15 @@ def work(config: dict[str, Any]) -> None:
     channel = config["channel"]
     rank = ray.train.get_context().get_world_rank()
 
-    def emit(message: dict[str, Any]) -> None:
+    def emit(message: messages.Message) -> None:
         sent = channel.push.remote(message)
-        if message["kind"] not in ("step", "checkpoint"):  # worth to be waited for
+        if not isinstance(message, messages.Step | messages.Checkpoint):  # worth to be waited for
             ray.get(sent, timeout=_EMIT_SECONDS)
 
     setup(rank)
     from ctrdist.training import run  # after logging is set up: these imports talk
 
-    emit({"kind": "worker", "rank": rank, "node": ray.get_runtime_context().get_node_id()})
+    emit(messages.Worker(rank=rank, node=ray.get_runtime_context().get_node_id()))
     threading.Thread(target=_forward_stop, args=(channel,), name="stop", daemon=True).start()
     world = join_world(ray.train.torch.get_device())
     name = config["experiment"]["model_name"]
@@ -79,16 +80,16 @@ def work(config: dict[str, Any]) -> None:
         else:
             run.evaluate_checkpoint(experiment, world=world, emit=emit, **config["arguments"])
     except UserError as error:
-        emit({"kind": "user_error", "type": type(error).__name__, "text": str(error)})
+        emit(messages.UserFault(type=type(error).__name__, text=str(error)))
         raise
     except Interrupted as interrupted:
         reason = ray.get(channel.stop_reason.remote())
         if world.is_main:
-            emit({"kind": "stopped", "step": interrupted.step})
+            emit(messages.Stopped(step=interrupted.step))
         if reason != FOR_GOOD:  # an error, after which the workers are started again
             raise ToldToStop(reason or "a worker received SIGTERM") from None
     except Exception:
-        emit({"kind": "crash", "rank": rank, "traceback": traceback.format_exc()})
+        emit(messages.Crash(rank=rank, traceback=traceback.format_exc()))
         raise
     leave_world()
 

@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete, damaged or of another model or data set."""
 
 
+class TrainingError(UserError):
+    """Training that has given no usable model, for want of other settings or data."""
+
+
 class ResourceError(UserError):
     """Memory or machines that a run needs and did not get."""
 

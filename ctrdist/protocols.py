@@ -1,4 +1,4 @@
-"""What the layers above agree on: the batch, a model's tower and output, state to be saved."""
+"""What the layers above agree on: the batch, a model's tower and its output."""
 
 # B batch, K numeric fields, C categorical fields, F = K + C fields, D embedding dim, R scores
 
@@ -122,16 +122,4 @@ class Tower(Protocol):
 
         Beside the groups, what else the tower asks for.
         """
-        ...
-
-
-class Stateful(Protocol):
-    """Something whose state goes into a checkpoint as JSON-ready values."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-ready state, with a version."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
         ...

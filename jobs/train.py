@@ -150,6 +150,7 @@ def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
 
     setup(int(os.environ["RANK"]))
     from ctrdist.training.faults.stopping import Interrupted, StopRequest
+    from ctrdist.training.observe import messages
     from ctrdist.training.run import train as train_rank
     from jobs.console.run import RunConsole
 
@@ -161,7 +162,7 @@ def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
             result = train_rank(replace(experiment, workers=world.size), world, console.show, stop)
         except Interrupted as interrupted:
             if world.is_main:
-                console.show({"kind": "interrupted", "step": interrupted.step})
+                console.show(messages.Interrupted(step=interrupted.step))
             raise
     leave_world()
     if not world.is_main:

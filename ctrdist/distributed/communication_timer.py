@@ -1,8 +1,12 @@
-"""How long this worker's steps wait for other workers, whatever carries the exchange.
+"""Measures how long this worker's steps wait for other workers, whatever carries the data.
 
-Shared memory's exchanges report themselves. Those of a process group (gloo, NCCL) are seen where
-Python waits for one, and in the hook of DistributedDataParallel, which waits elsewhere. A profiler
-would see them too, but crashed under data-parallel runs.
+Shared-memory collectives report themselves. For a process group (gloo, NCCL) the time is taken
+where Python waits for a collective, and in the hook of DistributedDataParallel, which waits
+elsewhere. A profiler would see them too, but crashed under data-parallel runs.
+
+One method of torch is patched for this: `torch.distributed.Work.wait` (torch 2.13). PyTorch offers
+no hook on it, and TorchRec waits for its collectives there. tests/distributed/test_throughput.py
+fails if waiting goes another way.
 """
 
 from __future__ import annotations
@@ -18,25 +22,25 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 
-class Exchanges:
-    """A context around each exchange with other workers: sums the time, waiting included.
+class CommunicationTimer:
+    """A context for communication with other workers: sums the time in it, waiting included.
 
-    On a GPU it is the time for which the stream that computes stands still, by events; only while
-    :attr:`recording`, as events cost.
+    On a GPU the sum is the time for which the computing stream stands still, taken by events; only
+    while :attr:`recording`, as events cost time.
     """
 
     def __init__(self) -> None:
         self.recording = False
-        """On a GPU, whether events are recorded now."""
+        """On a GPU, True while events are recorded."""
         self.cuda = False
-        """Whether exchanges are a GPU's."""
+        """True if the collectives are a GPU's."""
         self._depth, self._begun, self._seconds = 0, 0.0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._open: torch.cuda.Event | None = None
 
     def __enter__(self) -> None:
-        # An exchange is made of others, and a backward pass has threads: but only one of them
-        # exchanges at a time.
+        # Collectives may be nested. A backward pass has threads, but only one of them communicates
+        # at a time.
         if self._depth == 0:
             if not self.cuda:
                 self._begun = time.perf_counter()
@@ -55,80 +59,79 @@ class Exchanges:
             self._open = None
 
     def add(self, seconds: float) -> None:
-        """Counts time that was measured otherwise."""
+        """Adds time that was measured elsewhere."""
         self._seconds += seconds
 
     def add_events(self, begun: torch.cuda.Event, ended: torch.cuda.Event) -> None:
-        """Counts the time between two events of a GPU."""
+        """Adds the time between two events of a GPU."""
         self._events.append((begun, ended))
 
     @property
     def seconds(self) -> float:
-        """So far. On a GPU the caller has waited for the device."""
+        """The sum so far. On a GPU the caller has waited for the device."""
         for begun, ended in self._events:
             self._seconds += begun.elapsed_time(ended) / 1000
         self._events.clear()
         return self._seconds
 
 
-EXCHANGES = Exchanges()
-"""Of this process."""
+TIMER = CommunicationTimer()
+"""The timer of this process."""
 
 
-def watch_process_group(
+def time_process_group(
     module: torch.nn.Module, device: torch.device, *, gradients: bool = True
 ) -> None:
-    """From now on the process group's collectives count; undone by :func:`forget_process_group`.
+    """Starts to time the process group's collectives; :func:`stop_timing` undoes it.
 
     Args:
-        module: what is trained.
-        device: where it computes.
-        gradients: whether the process group averages its gradients, where it is a
-            DistributedDataParallel: then no hook may be registered there yet.
+        module: the module that is trained.
+        device: the device that it computes on.
+        gradients: True if the process group averages the module's gradients. A
+            DistributedDataParallel must not have a communication hook yet.
     """
-    EXCHANGES.cuda = device.type == "cuda"
-    # The class's own method, and no object around it: TorchRec asks whether it has a Work, and does
-    # not wait for anything else.
-    if not hasattr(dist.Work.wait, "counted"):
-        dist.Work.wait = _counting(dist.Work.wait)  # type: ignore[method-assign]
+    TIMER.cuda = device.type == "cuda"
+    # The class's own method, and no object around the work: TorchRec waits only for what is a Work.
+    if not hasattr(dist.Work.wait, "untimed"):
+        dist.Work.wait = _timed(dist.Work.wait)  # type: ignore[method-assign]
     if gradients and isinstance(module, DistributedDataParallel):
         # a lambda, as DDP refuses annotations that are strings
         module.register_comm_hook(_Averaging(), lambda state, bucket: state.average(bucket))
 
 
-def forget_process_group() -> None:
-    """Waiting is no longer counted."""
-    EXCHANGES.cuda = False
-    dist.Work.wait = getattr(dist.Work.wait, "counted", dist.Work.wait)  # type: ignore[method-assign]
+def stop_timing() -> None:
+    """Stops to time the process group's collectives."""
+    TIMER.cuda = False
+    dist.Work.wait = getattr(dist.Work.wait, "untimed", dist.Work.wait)  # type: ignore[method-assign]
 
 
-def _counting(wait: Callable[..., Any]) -> Callable[..., Any]:
+def _timed(wait: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(wait)
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        with EXCHANGES:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        with TIMER:
             return wait(*args, **kwargs)
 
-    counting.counted = wait  # type: ignore[attr-defined]
-    return counting
+    timed.untimed = wait  # type: ignore[attr-defined]
+    return timed
 
 
 class _Averaging:
     """Averages gradients as DistributedDataParallel does, bucket by bucket during backward.
 
-    What counts begins when the last bucket is full and ends when all have been averaged: until
-    then it happens beside the computation.
+    The time counts from when the last bucket is full until all are averaged. Before that, the
+    averaging overlaps with the computation.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way = 0
+        self._pending = 0
         self._begun: Any = None
 
     def average(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """The hook of one bucket."""
+        """Averages one bucket."""
         gradient = bucket.buffer().div_(dist.get_world_size())
         with self._lock:
-            self._under_way += 1
+            self._pending += 1
             if bucket.is_last():
                 self._begun = self._now()
         future = dist.all_reduce(gradient, async_op=True).get_future()
@@ -136,18 +139,18 @@ class _Averaging:
 
     def _averaged(self, future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
         with self._lock:
-            self._under_way -= 1
-            if self._under_way == 0 and self._begun is not None:
+            self._pending -= 1
+            if self._pending == 0 and self._begun is not None:
                 begun, self._begun = self._begun, None
-                if EXCHANGES.cuda:
-                    EXCHANGES.add_events(begun, _event())
+                if TIMER.cuda:
+                    TIMER.add_events(begun, _event())
                 else:
-                    EXCHANGES.add(time.perf_counter() - begun)
+                    TIMER.add(time.perf_counter() - begun)
         return future.value()[0]
 
     def _now(self) -> Any:
-        if EXCHANGES.cuda:
-            return _event() if EXCHANGES.recording else None
+        if TIMER.cuda:
+            return _event() if TIMER.recording else None
         return time.perf_counter()
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,6 @@ class CTRModel(nn.Module):
             dim = self._dims[declared_pairs.group]
             self.pairs = PairMemory(declared_pairs, schema, dim, tables_dtype)
         self.frequency = Frequency(schema) if getattr(tower, "frequency", False) else None
-        self.watch: Callable[[Mapping[str, Tensor]], None] | None = None
-        """Shown what each batch looks up, before the tower sees it."""
 
     @property
     def codebooks(self) -> list[Codebook]:
@@ -103,8 +101,6 @@ class CTRModel(nn.Module):
             result["pairs"] = self.pairs(batch, result[self.pairs.declared.group])
         if self.frequency is not None:
             result["frequency"] = self.frequency(batch.sparse, size)
-        if self.watch is not None:
-            self.watch(result)
         return result
 
     def _by_group(self, looked_up: KeyedTensor) -> list[Tensor]:
@@ -117,6 +113,11 @@ class CTRModel(nn.Module):
         # a sharded collection may return its keys in another order
         return KeyedTensor.regroup([looked_up], self._keys)
 
-    def forward(self, batch: Batch) -> Output:
-        """Logits of the batch's rows."""
-        return self.tower(self.embed(batch))
+    def forward(
+        self, batch: Batch, on_lookup: Callable[[dict[str, Tensor]], None] | None = None
+    ) -> Output:
+        """Logits of the batch's rows; `on_lookup` is shown the embeddings before the tower."""
+        emb = self.embed(batch)
+        if on_lookup is not None:
+            on_lookup(emb)
+        return self.tower(emb)

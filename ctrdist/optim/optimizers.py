@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -70,8 +70,6 @@ class Optimizers:
             self._configured["codebooks"] = config.codebooks.lr
         self._lr = dict(self._configured)
         self._fused_lr: dict[str, float] = {}
-        self.watch: Callable[[], None] | None = None
-        """Called before each update, while the gradients are those of the loss alone."""
 
     def zero_grad(self) -> None:
         """Forgets the gradients of what is not fused."""
@@ -84,8 +82,6 @@ class Optimizers:
         Returns:
             The norm before clipping, or −1 when clipping is off.
         """
-        if self.watch is not None:
-            self.watch()
         with torch.no_grad():
             _add_l2(self._rest.values(), self._config.dense.l2)
             for name, table in self._tables.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
+import psutil
 from torch import Tensor
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
@@ -153,3 +155,35 @@ def _remedies(
     found.append("a higher min_count, which makes fewer rows")
     found.append("--sharding.memory_gb if there is more")
     return ", ".join(found[:-1]) + " or " + found[-1]
+
+
+def available_memory(
+    cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Bytes of memory for the processes here: the machine's, or less if a container limits it.
+
+    Args:
+        cgroups: where control groups are mounted, of version 1 or 2.
+        membership: names the control groups of this process.
+    """
+    limits = [psutil.virtual_memory().total]
+    for line in membership.read_text().splitlines() if membership.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, name = cgroups, "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = cgroups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        # each group above limits it too; inside a container only the mount's own may be visible
+        for directory in (
+            group,
+            *(parent for parent in group.parents if base in parent.parents),
+            base,
+        ):
+            try:
+                limits.append(int((directory / name).read_text()))
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+    return min(limits)

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
@@ -25,7 +24,7 @@ from ctrdist.config.experiment import OptimConfig, ShardingConfig
 from ctrdist.errors import ConfigError
 from ctrdist.models.tables import Codebook, is_dense, optimizer_key, optimizer_of, table_of
 from ctrdist.sharding.communication import codecs
-from ctrdist.sharding.memory import GIB, explain_shortage, state_bytes
+from ctrdist.sharding.memory import GIB, available_memory, explain_shortage, state_bytes
 from ctrdist.sharding.replay import replay_plan
 from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, make_sharders
 
@@ -383,7 +382,7 @@ def _memory_per_worker(sharding: ShardingConfig, local_size: int, device: str) -
         return math.floor(sharding.memory_gb * GIB)
     if device == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
-    return psutil.virtual_memory().total // max(local_size, 1)
+    return available_memory() // max(local_size, 1)
 
 
 def _first_line(error: BaseException) -> str:

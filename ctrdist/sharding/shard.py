@@ -15,7 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from ctrdist.config.experiment import OptimConfig, ShardingConfig
-from ctrdist.distributed.communication_timer import watch_process_group
+from ctrdist.distributed.communication_timer import time_process_group
 from ctrdist.distributed.process_group import World, use_collectives
 from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
@@ -85,7 +85,7 @@ def shard_model(
         unpool_copies(sharded)
     averaged = world.device.type == "cpu" and _speed_up(sharded, sharding, world)
     if world.size > 1:
-        watch_process_group(sharded._dmp_wrapped_module, world.device, gradients=not averaged)
+        time_process_group(sharded._dmp_wrapped_module, world.device, gradients=not averaged)
     return sharded
 
 

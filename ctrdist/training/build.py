@@ -1,14 +1,13 @@
-"""From a config and a data set to a sharded model with its optimisers."""
+"""Builds a sharded model and its optimisers from a config and a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ctrdist.config.experiment import Experiment
@@ -16,14 +15,12 @@ from ctrdist.data.counts import read_counts
 from ctrdist.data.manifest import Dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ConfigError
-from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, check_loss
 from ctrdist.models.tables import is_dense, padded_dim, table_of
 from ctrdist.optim.ema import WeightEMA
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
-from ctrdist.protocols import Output
 from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import Layout, layout, plan_tables, table_weights
@@ -33,7 +30,7 @@ from ctrdist.training.device import prepare_device
 
 @dataclass
 class Engine:
-    """Everything that computes."""
+    """The model of a run with all that computes its steps."""
 
     experiment: Experiment
     dataset: Dataset
@@ -44,51 +41,51 @@ class Engine:
     """The model's dense part, inside it."""
     optimizers: Optimizers
     layout: Layout
-    """Which worker holds what."""
+    """The parts of the tables on each worker."""
     ema: WeightEMA | None = None
-    """Average of the weights, where optim.ema_decay asks for one."""
-    watch: Callable[[Output, Tensor], None] | None = None
-    """Shown what the model gives for rows of training and of evaluation, and their labels (B,)."""
+    """Average of the weights; None where optim.ema_decay is 0."""
 
-    def loss_sum(self, output: Output, label_B: Tensor) -> Tensor:
-        """() float32: what training minimises, summed over B rows."""
-        if self.watch is not None:
-            self.watch(output, label_B)
-        return training_loss_sum(self.experiment.loss, output, label_B)
+    def autocast(self) -> torch.autocast:
+        """The context in which the tower computes, by train.precision."""
+        precision = self.experiment.train.precision
+        dtype = torch.float16 if precision == "float16" else torch.bfloat16
+        half = precision in ("bfloat16", "float16")
+        return torch.autocast(self.world.device.type, dtype=dtype, enabled=half)
 
     def tensors(self) -> dict[str, Any]:
-        """What a checkpoint saves.
+        """The tensors of a checkpoint: model and optimisers.
 
-        With an average of the weights that is the model, and the trained weights lie beside it.
+        With an average of the weights the model has the averages, and the trained weights are saved
+        as "trained".
         """
         trained = {} if self.ema is None else {"trained": self.ema.trained()}
         return {**self.model_tensors(), **trained, "optim": self.optimizers.tensors()}
 
     def model_tensors(self) -> dict[str, Any]:
-        """What evaluation needs of a checkpoint."""
+        """The tensors of a checkpoint that evaluation needs."""
         averages = {} if self.ema is None else self.ema.averages()
         return {"model": {**self.model.state_dict(), **averages}}
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it the model computes with the average of its weights, where there is one."""
+        """A context in which the model computes with the average of its weights, if it has one."""
         return nullcontext() if self.ema is None else self.ema.in_place()
 
     def keep_averages(self) -> None:
-        """Ends training: from now on the model computes with the average of its weights."""
+        """Ends training: the model computes with the average of its weights from now on."""
         if self.ema is not None and not self.ema.exchanged:
             self.ema.exchange()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large a model is."""
+    """Size of a model."""
 
     table_parameters: int
     """Weights of all tables, alignment padding left out."""
     dense_parameters: int
     """All other weights."""
     table_bytes: int
-    """Of the weights as stored."""
+    """Bytes of all tables' weights, alignment padding included."""
 
 
 def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
@@ -111,7 +108,7 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
 
 
 def sizes(model: CTRModel, schema: Schema) -> Sizes:
-    """Counts weights."""
+    """Counts the weights of a model."""
     rows = sum(field.vocabulary_size for field in schema.categorical)
     codebooks = {codebook.name for codebook in model.codebooks}
     groups: dict[str, int] = dict(model.tower.groups)  # type: ignore[arg-type]
@@ -127,7 +124,7 @@ def sizes(model: CTRModel, schema: Schema) -> Sizes:
 
 
 def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engine:
-    """Plans on rank 0, shards and initialises; every rank calls it."""
+    """Plans on rank 0, shards the model and fills its tables; every rank calls it."""
     check_optim(experiment.optim, world.device.type)
     prepare_device(experiment, world.device.type)
     model = build_model(experiment, dataset.schema)

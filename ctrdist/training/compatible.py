@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to a run: the same model, loss, table optimiser and data."""
+"""Checks that a checkpoint belongs to a run: the same model, loss, table optimiser and data."""
 
 from __future__ import annotations
 
@@ -18,30 +18,9 @@ def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) ->
     Raises:
         CheckpointError: names the first setting that differs.
     """
-    theirs, mine = yaml.safe_load(saved.texts.config), to_dict(experiment)
-    pairs = [("model_name", theirs.get("model_name"), mine["model_name"])]
-    pairs += [(f"model.{k}", theirs.get("model", {}).get(k), v) for k, v in mine["model"].items()]
-    loss = theirs.get("loss", to_dict(LossConfig()))  # older runs had no other
-    pairs += [(f"loss.{k}", loss.get(k), v) for k, v in mine["loss"].items()]
-    pairs.append(
-        ("optim.tables.name", theirs["optim"]["tables"]["name"], mine["optim"]["tables"]["name"])
-    )
-    pairs.append(("optim.codebooks.name", _codebooks(theirs["optim"]), _codebooks(mine["optim"])))
-    pairs.append(
-        (
-            "sharding.tables_dtype",
-            theirs["sharding"].get("tables_dtype", "float32"),
-            mine["sharding"]["tables_dtype"],
-        )
-    )
-    pairs.append(
-        (
-            "optim.ema_decay above 0",
-            theirs["optim"].get("ema_decay", 0.0) > 0,
-            mine["optim"]["ema_decay"] > 0,
-        )
-    )
-    for key, old, new in pairs:
+    theirs = _compared(yaml.safe_load(saved.texts.config))
+    for key, new in _compared(to_dict(experiment)).items():
+        old = theirs.get(key)
         if old != new:
             raise CheckpointError(
                 f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. "
@@ -51,9 +30,19 @@ def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) ->
     check_same_data(saved, schema_json)
 
 
-def _codebooks(optim: dict[str, Any]) -> str:
-    """The codebooks' optimiser, by default the tables'."""
-    return (optim.get("codebooks") or optim["tables"])["name"]
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a checkpoint and its run must share; defaults where an old config has none."""
+    optim = config["optim"]
+    loss = config.get("loss", to_dict(LossConfig()))
+    return {
+        "model_name": config.get("model_name"),
+        **{f"model.{key}": value for key, value in config.get("model", {}).items()},
+        **{f"loss.{key}": value for key, value in loss.items()},
+        "optim.tables.name": optim["tables"]["name"],
+        "optim.codebooks.name": (optim.get("codebooks") or optim["tables"])["name"],
+        "sharding.tables_dtype": config["sharding"].get("tables_dtype", "float32"),
+        "optim.ema_decay above 0": optim.get("ema_decay", 0.0) > 0,
+    }
 
 
 def check_same_data(saved: Opened, schema_json: str) -> None:

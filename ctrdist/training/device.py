@@ -1,4 +1,4 @@
-"""What a device cannot do, and its global switches."""
+"""Checks settings against the device, and sets its global switches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ctrdist.errors import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 2**29
-"""Larger blocks, which are tables, are still given back when they are freed."""
+"""Larger blocks, which are tables, still go back to the system when they are freed."""
 
 
 def prepare_device(experiment: Experiment, device: str) -> None:
-    """Refuses settings that the device cannot follow, and sets the switches that they ask for.
+    """Refuses settings that the device does not support, and sets the switches that they need.
 
     Args:
         experiment: the run's settings.
@@ -40,7 +40,7 @@ def prepare_device(experiment: Experiment, device: str) -> None:
     torch.set_float32_matmul_precision("high" if train.precision == "tf32" else "highest")
     if not 1 <= loader.accumulate <= loader.batch_size:
         raise ConfigError(
-            f"loader.accumulate = {loader.accumulate}: slices of a step, from 1 to "
+            f"loader.accumulate = {loader.accumulate}: micro-batches of a step, from 1 to "
             f"loader.batch_size = {loader.batch_size}."
         )
     if train.compile and not has_compiler():
@@ -49,7 +49,7 @@ def prepare_device(experiment: Experiment, device: str) -> None:
             "or name one in the environment variable CXX; or leave train.compile out."
         )
     if train.deterministic:
-        # read by cuBLAS when it is first used
+        # cuBLAS reads it when it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(train.deterministic)
@@ -58,20 +58,20 @@ def prepare_device(experiment: Experiment, device: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep the memory that a step frees, for the next step to use again.
+    """Makes this process keep the memory that a step frees, so that the next step uses it again.
 
     By default glibc gives large blocks back to the system, which must clear and map each of their
-    pages anew in every step: on a virtual machine that alone can take longer than the computation.
-    No effect with another C library.
+    pages again in every step: on a virtual machine that alone can take longer than the computation.
+    This has no effect with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # an int: no more can be asked for
-        mallopt(_M_ARENA_MAX, 1)  # the arenas of other threads give back whatever is asked for
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the largest int
+        mallopt(_M_ARENA_MAX, 1)  # other threads' arenas ignore these settings
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile will find a C++ compiler."""
+    """Tells if torch.compile will find a C++ compiler."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     return any(shutil.which(name) for name in names)

@@ -1,6 +1,6 @@
 """One worker's part of a run, from the config to the results.
 
-Knows neither Ray nor who started it.
+It does not depend on Ray, nor on who started it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.faults.watchdog import Watchdog
 from ctrdist.training.loop.evaluate import evaluate
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback, Callbacks
 from ctrdist.training.observe.diagnostics import Diagnostics
-from ctrdist.training.observe.observers import Emit, Reporting, Tracking
+from ctrdist.training.observe.messages import Done, Emit
+from ctrdist.training.observe.observers import Observer, tolerated
+from ctrdist.training.observe.recording import Reporting, Tracking
 
 
 def train(
@@ -38,49 +39,38 @@ def train(
     stop: StopRequest | None = None,
     threads: int = 0,
 ) -> dict[str, Any]:
-    """Trains, or goes on with, the run that the experiment names; every rank calls it.
+    """Trains, or resumes, the run that the experiment names; every rank calls it.
 
     Args:
         experiment: complete: data, run_name and runs are set.
         world: the workers.
-        emit: receives rank 0's messages, and of each rank that it hangs.
+        emit: receives rank 0's messages, and each rank's message that it hangs.
         stop: may ask the run to end between two steps.
-        threads: of this worker; 0: its share of the machine's cores.
+        threads: number of this worker's threads; 0: its share of the machine's cores.
 
     Returns:
         The run's results, on rank 0 with run_id and tracking_uri.
 
     Raises:
         Interrupted: `stop` has asked, on this rank or another; a checkpoint was written.
-        ResourceError: memory does not suffice.
-        UserError: the settings or the data cannot work.
+        ResourceError: there is too little memory.
+        UserError: the settings or the data cannot work, or gave no usable model.
     """
     use_cores(world, threads)
     run_dir = Path(experiment.runs) / experiment.run_name
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
-    callback: Callback = Callback()
-    tracker: RunTracker | None = None
-    if world.is_main:
-        warn_of_loss(experiment.loss)
-        checkpoints = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
-        resume = latest(checkpoints) is not None
-        tracker = RunTracker(
-            str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
-        )
-        callback = Callbacks([Tracking(tracker, experiment.tracking.every_steps), Reporting(emit)])
-    if experiment.diagnostics.enabled:
-        diagnostics = Diagnostics(experiment.diagnostics, tracker)
-        # first, as Tracking closes the tracker at the end
-        callback = Callbacks([diagnostics, callback]) if world.is_main else diagnostics
+    observers = _observers_of(experiment, world, run_dir, emit)
     watchdog = Watchdog(experiment.faults.step_timeout_s, run_dir, world.rank, emit)
     table_bytes: int | None = None
     try:
         try:
             engine = build_engine(experiment, dataset, world)
             table_bytes = engine.layout.bytes_per_rank[world.rank]
-            trainer = Trainer(engine, run_dir, callback, stop, watchdog)
+            trainer = Trainer(engine, run_dir, observers, stop, watchdog)
         except BaseException as error:
-            callback.on_failure(error)
+            for observer in observers:
+                with tolerated(type(observer).__name__):
+                    observer.on_failure(error)
             raise
         summary = trainer.fit()
     except (MemoryError, RuntimeError) as error:
@@ -89,8 +79,29 @@ def train(
         rows = -(-experiment.loader.batch_size // world.size)
         text = out_of_memory_text(world.rank, str(error), table_bytes, rows)
         raise ResourceError(text) from error
-    emit_if_main(world, emit, {"kind": "done", "summary": summary})
+    if world.is_main:
+        emit(Done(summary=summary))
     return summary
+
+
+def _observers_of(
+    experiment: Experiment, world: World, run_dir: Path, emit: Emit
+) -> list[Observer]:
+    """The observers of a run on this rank; opens its tracker on rank 0."""
+    observers: list[Observer] = []
+    tracker: RunTracker | None = None
+    if world.is_main:
+        warn_of_loss(experiment.loss)
+        checkpoints = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
+        resume = latest(checkpoints) is not None
+        tracker = RunTracker(
+            str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
+        )
+        observers = [Tracking(tracker, experiment.tracking.every_steps), Reporting(emit)]
+    if experiment.diagnostics.enabled:
+        # first, as Tracking closes the tracker at the end
+        observers.insert(0, Diagnostics(experiment.diagnostics, tracker))
+    return observers
 
 
 def evaluate_checkpoint(
@@ -102,8 +113,11 @@ def evaluate_checkpoint(
         experiment: the checkpoint's own, with data set to the data set to evaluate.
         checkpoint: a step-<n> directory.
         split: train, valid or test.
-        world: the workers, of any number.
+        world: any number of workers.
         emit: receives rank 0's messages.
+
+    Returns:
+        The metrics, under the split's name, with checkpoint, step, data and its fingerprint.
     """
     use_cores(world)
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
@@ -121,12 +135,13 @@ def evaluate_checkpoint(
         "split": split,
         split: metrics,
     }
-    emit_if_main(world, emit, {"kind": "done", "summary": result})
+    if world.is_main:
+        emit(Done(summary=result))
     return result
 
 
 def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
-    """The experiment that a checkpoint was made with, its step directory, and its schema.
+    """The experiment that a checkpoint was made with, its step directory and its schema.
 
     Args:
         path: a step-<n> directory, or a run's directory: its best checkpoint.
@@ -155,12 +170,6 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
 
 
 def use_cores(world: World, threads: int = 0) -> None:
-    """Shares the machine's cores out to its workers' threads, or takes so many for this one."""
+    """Sets this worker's threads; 0: an equal share of the machine's cores for each worker."""
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads or max(1, cores // world.local_size))
-
-
-def emit_if_main(world: World, emit: Emit, message: dict[str, Any]) -> None:
-    """Emits on rank 0."""
-    if world.is_main:
-        emit(message)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from ctrdist.training.faults.stopping import interrupted_text
+from ctrdist.training.observe import messages
 
 LINE_SECONDS = 10.0
 _TABLES_NAMED = 10
@@ -68,80 +69,84 @@ class RunConsole:
         # no markup: what a library says may hold [brackets]
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def show(self, message: dict[str, Any]) -> None:
-        """One message of :mod:`ctrdist.training.observe.observers`."""
-        handler = getattr(self, f"_on_{message['kind']}", None)
-        if handler is not None:
-            handler(message)
+    def show(self, message: messages.Message) -> None:
+        """Shows a message of a run; kinds that a person need not see are passed over."""
+        match message:
+            case messages.Start():
+                self._on_start(message)
+            case messages.Step():
+                self._on_step(message)
+            case messages.Evaluation(split="valid"):
+                self._on_evaluation(message)
+            case messages.Hang():
+                self._on_hang(message)
+            case messages.Restart():
+                self._on_restart(message)
+            case messages.Waiting():
+                self.note(
+                    f"waiting for {plural(message.wanted, 'worker')}: the cluster has "
+                    f"{plural(message.there, message.unit)}. --min-workers lets a run train with "
+                    "fewer"
+                )
+            case messages.Stopping():
+                self.note("writing a checkpoint; a second signal ends the run at once")
+            case messages.Interrupted():
+                self.note(interrupted_text(message.step))
 
-    def _on_start(self, m: dict[str, Any]) -> None:
-        self._steps_per_epoch = m["steps_per_epoch"]
+    def _on_start(self, m: messages.Start) -> None:
+        self._steps_per_epoch = m.steps_per_epoch
         self._last_line = time.monotonic()
-        held = ", ".join(f"{b / 2**20:,.1f}" for b in m["bytes_per_rank"][:8])
-        more = " …" if len(m["bytes_per_rank"]) > 8 else ""
+        held = ", ".join(f"{b / 2**20:,.1f}" for b in m.bytes_per_rank[:8])
+        more = " …" if len(m.bytes_per_rank) > 8 else ""
         self.note(
-            f"{m['model']} · run {m['run_name']} · {plural(m['workers'], 'worker')} on "
-            f"{m['device']}\n"
-            f"{m['tables']} tables ({', '.join(m['kinds'])}), {m['table_parameters']:,} weights, "
-            f"MiB per worker: {held}{more}; tower {m['dense_parameters']:,} weights"
+            f"{m.model} · run {m.run_name} · {plural(m.workers, 'worker')} on "
+            f"{m.device}\n"
+            f"{m.tables} tables ({', '.join(m.kinds)}), {m.table_parameters:,} weights, "
+            f"MiB per worker: {held}{more}; tower {m.dense_parameters:,} weights"
         )
-        if m["resumed_step"]:
-            self.note(f"goes on from step {m['resumed_step']:,}")
+        if m.resumed_step:
+            self.note(f"goes on from step {m.resumed_step:,}")
 
-    def _on_step(self, m: dict[str, Any]) -> None:
+    def _on_step(self, m: messages.Step) -> None:
         total = max(self._steps_per_epoch, 1)
-        done = total - m["steps_left"]
-        rate = m["samples_per_s"]
-        left = m["steps_left"] * (m["epoch_rows"] / max(done, 1)) / max(rate, 1e-9)
-        text = f"loss {m['loss']:.4f} · {rate:,.0f} rows/s · {clock(left)} left"
-        title = f"epoch {m['epoch'] + 1}/{m['epochs']}"
+        done = total - m.steps_left
+        rate = m.samples_per_s
+        left = m.steps_left * (m.epoch_rows / max(done, 1)) / max(rate, 1e-9)
+        text = f"loss {m.loss:.4f} · {rate:,.0f} rows/s · {clock(left)} left"
+        title = f"epoch {m.epoch + 1}/{m.epochs}"
         if self._bar is not None:
             self._bar.update(self._task, description=title, total=total, completed=done, text=text)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(f"{title}: {100 * done / total:.0f}%, {text}")
 
-    def _on_hang(self, m: dict[str, Any]) -> None:
+    def _on_hang(self, m: messages.Hang) -> None:
         if not self._hung:  # all workers hang, one line is enough
             self.note(
-                f"worker {m['rank']}: nothing finished for {m['seconds']:g} s; Python stacks of "
-                f"all workers are in {m['stacks']}"
+                f"worker {m.rank}: nothing finished for {m.seconds:g} s; Python stacks of "
+                f"all workers are in {m.stacks}"
             )
         self._hung = True
 
-    def _on_restart(self, m: dict[str, Any]) -> None:
-        self._hung = False
-        where = f"from step {m['step']:,}" if m["step"] else "from the beginning"
-        if m["told_to_stop"]:
-            self.note(f"{m['reason']}; the workers start again {where}")
+    def _on_restart(self, m: messages.Restart) -> None:
+        self._hung, failure = False, m.failure
+        where = f"from step {m.step:,}" if m.step else "from the beginning"
+        if failure.told_to_stop:
+            self.note(f"{failure.reason}; the workers start again {where}")
             return
-        most = "" if m["max_restarts"] < 0 else f" of {m['max_restarts']}"
+        most = "" if failure.max_restarts < 0 else f" of {failure.max_restarts}"
         self.note(
-            f"worker {m['rank']} failed ({m['reason']}); the workers start again {where} "
-            f"(restart {m['restarts']}{most})"
+            f"worker {failure.rank} failed ({failure.reason}); the workers start again {where} "
+            f"(restart {failure.restarts}{most})"
         )
 
-    def _on_waiting(self, m: dict[str, Any]) -> None:
-        self.note(
-            f"waiting for {plural(m['wanted'], 'worker')}: the cluster has "
-            f"{plural(m['there'], m['unit'])}. --min-workers lets a run go on with fewer"
-        )
-
-    def _on_stopping(self, m: dict[str, Any]) -> None:
-        self.note("writing a checkpoint; a second signal ends the run at once")
-
-    def _on_interrupted(self, m: dict[str, Any]) -> None:
-        self.note(interrupted_text(m["step"]))
-
-    def _on_evaluation(self, m: dict[str, Any]) -> None:
-        metrics = m["metrics"]
+    def _on_evaluation(self, m: messages.Evaluation) -> None:
+        metrics = m.metrics
         shown = f"AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}"
         if "gauc" in metrics:
             shown += f", gAUC {metrics['gauc']:.5f}"
-        if m["split"] != "valid":
-            return
-        mark = " (best)" if m["best"] else f" (no better for {m['stale_epochs']})"
-        self.note(f"epoch {m['epoch'] + 1}: train loss {m['train_loss']:.5f}, valid {shown}{mark}")
+        mark = " (best)" if m.best else f" (no better for {m.stale_epochs})"
+        self.note(f"epoch {m.epoch + 1}: train loss {m.train_loss:.5f}, valid {shown}{mark}")
         self._last_line = time.monotonic()
 
     def show_results(self, result: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ctrdist.metrics.comparison import paired_difference, spread
+from ctrdist.training.observe import messages
 from jobs.console.run import clock, plural
 from jobs.console.study import Run
 
@@ -64,14 +65,14 @@ class StudyConsole:
             table.add_row(run.experiment.run_name, run.variant, str(run.seed), there)
         Console().print(table)
 
-    def show(self, message: dict[str, Any]) -> None:
-        """Shows a message of a run, whose name stands under "run"."""
-        name, kind = message["run"], message["kind"]
-        if kind == "step":
-            self._state[name] = f"{name} epoch {message['epoch'] + 1}/{message['epochs']}"
-        elif kind == "failed":
-            self._state.pop(name, None)
-            self._note(f"{name} failed: {message['text']}")
+    def show(self, message: messages.Message) -> None:
+        """Shows a message of one of the runs."""
+        match message:
+            case messages.OfRun(run=name, message=messages.Step(epoch=epoch, epochs=epochs)):
+                self._state[name] = f"{name} epoch {epoch + 1}/{epochs}"
+            case messages.OfRun(run=name, message=messages.RunFailed(text=text)):
+                self._state.pop(name, None)
+                self._note(f"{name} failed: {text}")
         self._update()
 
     def done(self, name: str, summary: dict[str, Any]) -> None:

@@ -89,12 +89,12 @@ def save_model(world: World, data: str, directory: str, kind: str, asynchronous:
         store.save(1, tensors, {}, TEXTS)
         if asynchronous:
             for _, part, _ in found:
-                part.zero_()  # training goes on
+                part.zero_()  # training continues
         store.wait()
 
 
 def load_model(world: World, data: str, directory: str, kind: str) -> int:
-    """How many parts of tensors with more than one value were compared."""
+    """Compares parts of tensors; the number of those with more than one value."""
     tensors, found = engine_parts(world, data, kind)
     with torch.no_grad():
         for _, part, _ in found:

@@ -36,13 +36,12 @@ from ctrdist.sharding.shard import fill_table, table_parts
 from ctrdist.training.build import Engine, build_engine, build_model
 from ctrdist.training.loop.trainer import Trainer
 from ctrdist.training.observe.abundance import abundances, refresh_abundance
-from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_counts, write_dataset
 from tests.ranks import run_ranks
 
 STEPS = 12
 ROWS = 61
-"""Of each codebook: few, so that pairs collide and rows gather gradients of many."""
+"""Rows of each codebook: few, so that pairs collide and a row gets gradients of many."""
 PLAIN = {
     "rowwise_adagrad": RowWiseAdagrad,
     "adagrad": torch.optim.Adagrad,
@@ -129,13 +128,13 @@ def train_plain(
 def train(world: World, run_dir: str, experiment: Experiment) -> dict[str, Any]:
     """Trains STEPS steps; gives losses, and the tables before and after."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    trainer = Trainer(engine, run_dir, Callback())
+    trainer = Trainer(engine, run_dir)
     start, losses = whole_tables(engine, world), []
     loader = Loader(
         engine.dataset, "train", experiment.loader, seed=1, rank=world.rank, world_size=world.size
     )
     for _, batch in zip(range(STEPS), loader, strict=False):
-        total, _ = trainer.train_step(batch)
+        total, _ = trainer.step.take(batch)
         losses.append(float(total) / batch.global_size)
         trainer.progress.step += 1
     kinds = {s.kind for s in engine.layout.shards if s.table.startswith("codebook/")}
@@ -248,9 +247,9 @@ def test_half_precision_in_store_and_between_workers(data, unsharded, tmp_path):
 
 def save(world: World, directory: str, experiment: Experiment) -> dict[str, np.ndarray]:
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    trainer = Trainer(engine, directory, Callback())
+    trainer = Trainer(engine, directory)
     loader = Loader(engine.dataset, "train", experiment.loader, rank=world.rank, world_size=2)
-    trainer.train_step(next(iter(loader)))
+    trainer.step.take(next(iter(loader)))
     store = CheckpointStore(directory, CheckpointConfig())
     store.save(1, engine.tensors(), {}, Texts(config="{}", schema="{}", plan="{}"))
     store.wait()

@@ -35,14 +35,14 @@ from ctrdist.tracking.events import EVENTS_NAME, metric_history
 from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.loop.trainer import Trainer
 from ctrdist.training.observe.abundance import abundances
-from ctrdist.training.observe.callbacks import Callbacks, Started
 from ctrdist.training.observe.diagnostics import (
     Diagnostics,
     RowClasses,
     attention_mass,
     parameters_by_part,
 )
-from ctrdist.training.observe.observers import Tracking
+from ctrdist.training.observe.observers import Observer, Started
+from ctrdist.training.observe.recording import Tracking
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -112,13 +112,12 @@ def fit(world: World, experiment: Experiment, run_dir: str, resume: bool = False
     tracker = None
     if world.is_main:
         tracker = RunTracker(run_dir, run_dir, "run", experiment.tracking, resume)
-    callback: Any = Diagnostics(experiment.diagnostics, tracker)
+    observers: list[Observer] = []
+    if experiment.diagnostics.enabled:
+        observers.append(Diagnostics(experiment.diagnostics, tracker))
     if tracker is not None:
-        members = [callback, Tracking(tracker, 5)] if experiment.diagnostics.enabled else []
-        callback = Callbacks(members or [Tracking(tracker, 5)])
-    elif not experiment.diagnostics.enabled:
-        callback = Callbacks([])
-    summary = Trainer(engine, run_dir, callback).fit()
+        observers.append(Tracking(tracker, 5))
+    summary = Trainer(engine, run_dir, observers).fit()
     recorded = metric_history(Path(run_dir) / EVENTS_NAME, ("",)) if world.is_main else {}
     weights = {
         name: value.float().numpy().copy() for name, value in engine.tower.state_dict().items()
@@ -158,7 +157,7 @@ def test_weights_are_bit_equal_with_and_without(data, tmp_path, model, accumulat
 
 
 def measured(recorded: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
-    """What diagnostics have recorded, without what Tracking has."""
+    """The metrics that Diagnostics has recorded, without those of Tracking."""
     own = ("grad_norm/", "abundance/")
     return {n: v for n, v in recorded.items() if n.startswith(own) or n.endswith("classified")}
 
@@ -166,16 +165,16 @@ def measured(recorded: dict[str, dict[int, float]]) -> dict[str, dict[int, float
 @pytest.mark.parametrize(
     "model", ["tf4ctr", pytest.param("dual_attention", marks=pytest.mark.slow)]
 )
-def test_two_workers_or_slices_measure_what_one_does(data, tmp_path, model):
+def test_two_workers_or_micro_batches_measure_what_one_does(data, tmp_path, model):
     whole = experiment_for(data, model)
-    sliced = replace(whole, loader=replace(whole.loader, accumulate=3))
+    in_micro_batches = replace(whole, loader=replace(whole.loader, accumulate=3))
     one = run_ranks(fit, 1, whole, str(tmp_path / "a"))[0]
     wanted = measured(one["recorded"])
     assert {"train/positives_misclassified", "valid/negatives_well_classified"} <= set(wanted)
     assert set(wanted["grad_norm/looked_up_hard" if model == "tf4ctr" else "grad_norm/scores"]) == {
         *(2, 4, 6, 8, 10, 12, 14, 16)
     }
-    for workers, experiment, name in ((2, whole, "b"), (1, sliced, "c")):
+    for workers, experiment, name in ((2, whole, "b"), (1, in_micro_batches, "c")):
         other = run_ranks(fit, workers, experiment, str(tmp_path / name))
         found = measured(other[0]["recorded"])
         assert found.keys() == wanted.keys()
@@ -191,7 +190,7 @@ def test_two_workers_or_slices_measure_what_one_does(data, tmp_path, model):
 
 
 def gradients(world: World, experiment: Experiment) -> tuple[dict[str, float], dict[str, float]]:
-    """What is recorded of the first step, and what autograd gives for its rows."""
+    """The recorded norms of the first step, and those that autograd gives for its rows."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
     run_dir = f"{experiment.runs}/first"
     tracker = RunTracker(run_dir, run_dir, "run", experiment.tracking, False)
@@ -211,7 +210,7 @@ def gradients(world: World, experiment: Experiment) -> tuple[dict[str, float], d
             if f".{part}." in name
         ]
         wanted[part] = math.sqrt(sum(squares))
-    Trainer(engine, run_dir, Diagnostics(experiment.diagnostics, tracker)).fit()
+    Trainer(engine, run_dir, [Diagnostics(experiment.diagnostics, tracker)]).fit()
     history = metric_history(Path(run_dir) / EVENTS_NAME, ("grad_norm/",))
     return {name.removeprefix("grad_norm/"): v[1] for name, v in history.items()}, wanted
 
@@ -255,7 +254,7 @@ def test_classes_of_rows_are_those_of_the_paper(rng):
 
 
 def share_of_well_classified(engine: Engine, split: str) -> float:
-    """Of the split's positives, from the predictions themselves."""
+    """The share among the split's positives, from the predictions themselves."""
     loader = Loader(engine.dataset, split, engine.experiment.loader, shuffle=False)
     engine.model.eval()
     with torch.no_grad():
@@ -266,7 +265,7 @@ def share_of_well_classified(engine: Engine, split: str) -> float:
 
 
 def valid_classes(world: World, experiment: Experiment) -> dict[str, float]:
-    """Of the last epoch, from the predictions themselves."""
+    """The shares after the last epoch, from the predictions themselves."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
     seen = {}
 
@@ -277,7 +276,7 @@ def valid_classes(world: World, experiment: Experiment) -> dict[str, float]:
 
     run_dir = f"{experiment.runs}/valid"
     tracker = RunTracker(run_dir, run_dir, "run", experiment.tracking, False)
-    Trainer(engine, run_dir, Last(experiment.diagnostics, tracker)).fit()
+    Trainer(engine, run_dir, [Last(experiment.diagnostics, tracker)]).fit()
     history = metric_history(Path(run_dir) / EVENTS_NAME, ("valid/", "test/"))
     found = {s: list(history[f"{s}/positives_well_classified"].values())[-1] for s in seen}
     return {"found": found, "wanted": seen}
@@ -312,13 +311,13 @@ def test_attention_is_the_mean_over_the_rows_of_all_workers(data, model):
 
 
 def gates(world: World, experiment: Experiment) -> dict[int, float]:
-    """What is recorded of outputs with gates, whose rows differ between ranks and slices."""
+    """The recorded gates, for outputs whose rows differ between ranks and micro-batches."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
     tracker = None
     if world.is_main:
         tracker = RunTracker(experiment.runs, experiment.runs, "run", experiment.tracking, False)
     diagnostics = Diagnostics(experiment.diagnostics, tracker)
-    trainer = Trainer(engine, experiment.runs, diagnostics)
+    trainer = Trainer(engine, experiment.runs, [diagnostics])
     diagnostics.on_start(
         Started(
             engine=engine, resumed_step=0, steps_per_epoch=9, dense_parameters=0, table_parameters=0
@@ -326,9 +325,9 @@ def gates(world: World, experiment: Experiment) -> dict[int, float]:
     )
     for rows, gate in ((world.rank + 1, 1.0 + world.rank), (4, 0.5)):
         aux = {GATE_MEAN: torch.tensor([gate, 2 * gate])}
-        engine.loss_sum(Output(logits_B=torch.zeros(rows), aux=aux), torch.ones(rows))
+        diagnostics.on_output(Output(logits_B=torch.zeros(rows), aux=aux), torch.ones(rows))
     trainer.progress.step = 1
-    diagnostics.on_step(trainer._stepped(0.5, -1.0, 11, 0.1))
+    diagnostics.on_step(trainer.stepped(0.5, -1.0, 11, 0.1))
     if not world.is_main:
         return {}
     history = metric_history(Path(experiment.runs) / EVENTS_NAME, ("gate/",))

@@ -30,7 +30,7 @@ MODEL = DLFConfig(
 
 
 def shown(evaluation: Evaluation) -> tuple[dict[str, float], np.ndarray, CalibrationTable] | None:
-    """What rank 0 records and draws."""
+    """The part of an evaluation that rank 0 records and draws."""
     if evaluation.histogram is None:
         return None
     counts = evaluation.histogram.counts_2Q.numpy()

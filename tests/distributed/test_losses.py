@@ -66,7 +66,7 @@ def test_heads_that_serve_nothing_do_not_stop_the_workers(data, tmp_path, name):
     assert np.linalg.norm(run["end"]["tower"] - run["start"]["tower"]) > 1e-3
 
 
-def test_slices_make_the_same_step_with_auxiliary_losses(data, tmp_path):
+def test_micro_batches_make_the_same_step_with_auxiliary_losses(data, tmp_path):
     whole = experiment_for(data, LossConfig(name="twin_focus", gamma=2.0))
     three = replace(whole, loader=replace(whole.loader, accumulate=3))
     one = run_ranks(steps, 2, whole, str(tmp_path / "a"), STEPS)[0]

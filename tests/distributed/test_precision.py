@@ -1,4 +1,4 @@
-"""Slices of a step, scaled losses, half-precision tables and quantised communication."""
+"""Micro-batches, scaled losses, half-precision tables and quantised communication."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.micro_batches import LossScale, TowerPass
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback
+from ctrdist.training.observe.observers import Observers
 from tests.datasets import write_dataset
 from tests.distributed.test_table_optimizers import STEPS, experiment_for, steps
 from tests.ranks import run_ranks
@@ -30,21 +30,21 @@ def data(tmp_path_factory) -> str:
     return str(path)
 
 
-def sliced(experiment: Experiment, slices: int) -> Experiment:
+def in_micro_batches(experiment: Experiment, number: int) -> Experiment:
     """Without what depends on the slice: dropout's draws and batch statistics."""
     model = replace(experiment.model, dropout=0.0, batch_norm=False)
-    return replace(experiment, model=model, loader=replace(experiment.loader, accumulate=slices))
+    return replace(experiment, model=model, loader=replace(experiment.loader, accumulate=number))
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "workers"),
     [("adam", "data_parallel", 1), ("adagrad", "row_wise", 2), ("adagrad", "data_parallel", 2)],
 )
-def test_slices_make_the_same_step(data, tmp_path, name, kind, workers):
-    whole = sliced(experiment_for(data, name, ShardingConfig(default=kind)), 1)
+def test_micro_batches_make_the_same_step(data, tmp_path, name, kind, workers):
+    whole = in_micro_batches(experiment_for(data, name, ShardingConfig(default=kind)), 1)
     one = run_ranks(steps, workers, whole, str(tmp_path / "a"), STEPS)[0]
     # three do not divide a worker's rows
-    more = run_ranks(steps, workers, sliced(whole, 3), str(tmp_path / "b"), STEPS)[0]
+    more = run_ranks(steps, workers, in_micro_batches(whole, 3), str(tmp_path / "b"), STEPS)[0]
     np.testing.assert_allclose(more["losses"], one["losses"], rtol=1e-5)
     for key, value in one["end"].items():
         moved = np.linalg.norm(value - one["start"][key])
@@ -55,14 +55,14 @@ def test_slices_make_the_same_step(data, tmp_path, name, kind, workers):
 def overflow(world: World, experiment: Experiment, run_dir: str) -> dict[str, Any]:
     """A scaled step that overflows on the last rank only, then one that does not."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    trainer = Trainer(engine, run_dir, Callback())
+    trainer = Trainer(engine, run_dir)
     batch = next(iter(trainer._loader))
     before = [p.detach().clone() for p in engine.model.parameters()]
     engine.optimizers.begin_step(0, 1.0, 0.0)
 
     def moved(scale: float, ruin: bool) -> tuple[bool, bool]:
         engine.optimizers.zero_grad()
-        done = TowerPass.run(engine, batch, 2, scale)
+        done = TowerPass.run(engine, batch, Observers(), micro_batches=2, scale=scale)
         if ruin and world.rank == world.size - 1:
             next(iter(done._grads.values())).view(-1)[0] = torch.inf
         finite = done.finish()
@@ -81,15 +81,19 @@ def test_an_overflow_on_one_worker_skips_the_step_on_all(data, tmp_path):
 
 
 def test_a_scaled_loss_gives_the_same_gradients(data, tmp_path):
-    one = run_ranks(scaled, 1, sliced(experiment_for(data, "sgd", ShardingConfig()), 2), 1.0)[0]
-    other = run_ranks(scaled, 1, sliced(experiment_for(data, "sgd", ShardingConfig()), 2), 2.0**9)
+    one = run_ranks(
+        scaled, 1, in_micro_batches(experiment_for(data, "sgd", ShardingConfig()), 2), 1.0
+    )[0]
+    other = run_ranks(
+        scaled, 1, in_micro_batches(experiment_for(data, "sgd", ShardingConfig()), 2), 2.0**9
+    )
     np.testing.assert_allclose(other[0], one, rtol=1e-5, atol=1e-9)
 
 
 def scaled(world: World, experiment: Experiment, scale: float) -> np.ndarray:
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    batch = next(iter(Trainer(engine, "unused", Callback())._loader))
-    assert TowerPass.run(engine, batch, 2, scale).finish()
+    batch = next(iter(Trainer(engine, "unused")._loader))
+    assert TowerPass.run(engine, batch, Observers(), micro_batches=2, scale=scale).finish()
     return torch.cat([p.grad.flatten() for p in engine.tower.parameters()]).numpy()
 
 
@@ -107,7 +111,7 @@ def test_loss_scale_halves_doubles_and_survives_json():
 def parity(world: World, experiment: Experiment, run_dir: str) -> dict[str, Any]:
     """Trains to the end; AUC on test, and the dtype of the tables."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    summary = Trainer(engine, run_dir, Callback()).fit()
+    summary = Trainer(engine, run_dir).fit()
     dtypes = {str(part.dtype) for _, part, _, _ in table_parts(engine.model)}
     return {"auc": summary["test"]["auc"], "dtypes": dtypes}
 

@@ -28,7 +28,7 @@ from ctrdist.models.configs import DLFConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback, Stepped
+from ctrdist.training.observe.observers import Observer, Stepped
 from ctrdist.training.run import evaluate_checkpoint, experiment_of_checkpoint
 from tests.datasets import write_dataset
 from tests.ranks import kill_ranks, run_ranks
@@ -47,7 +47,7 @@ STEPS_PER_EPOCH = 16  # 1,999 rows in steps of 128
 EPOCHS = 2
 
 
-class Journal(Callback):
+class Journal(Observer):
     """Keeps which rows each step saw, and kills this process after a step."""
 
     def __init__(self, kill_after: int) -> None:
@@ -84,16 +84,16 @@ def train(
         tracking=TrackingConfig(mlflow=False),
     )
     engine = build_engine(experiment, open_dataset(data), world)
-    trainer = Trainer(engine, run_dir, Journal(kill_after))
+    trainer = Trainer(engine, run_dir, [Journal(kill_after)])
     rows, losses = [], []
-    step = trainer.train_step
+    step = trainer.step.take
 
     def recorded(batch):
         rows.append((trainer.progress.step, batch.row_B.tolist()))
         losses.append(step(batch))
         return losses[-1]
 
-    trainer.train_step = recorded  # type: ignore[method-assign]
+    trainer.step.take = recorded  # type: ignore[method-assign]
     summary = trainer.fit()
     weights = {name: p.detach().numpy().copy() for name, p in engine.tower.state_dict().items()}
     weights.update(

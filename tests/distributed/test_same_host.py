@@ -71,7 +71,7 @@ def what_is_used(world: World, data: str, sharding: ShardingConfig) -> tuple[str
     used = [type(m.__dict__["forward"]) for m in engine.model.modules() if "forward" in m.__dict__]
     import ctrdist.distributed.process_group
 
-    return (used[0].__name__ if used else "", ctrdist.distributed.process_group._quick is not None)
+    return (used[0].__name__ if used else "", ctrdist.distributed.process_group._fast is not None)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_sums_and_gathers(workers):
 
 
 def compiled_gathers(world: World) -> int:
-    """How often a compiled gather gave others' values wrongly."""
+    """The number of times that a compiled gather gave wrong values of others."""
     opened = open_sums(world)
     assert opened is not None
 

@@ -33,7 +33,6 @@ from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
 from ctrdist.training.build import build_engine, build_model
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -141,14 +140,14 @@ def train(
     """Trains STEPS steps; gives losses, and weights before and after."""
     experiment = experiment_for(data, kind, optimizer, model)
     engine = build_engine(experiment, open_dataset(data), world)
-    trainer = Trainer(engine, run_dir, Callback())
+    trainer = Trainer(engine, run_dir)
     start = weights(engine, world)
     losses = []
     loader = Loader(
         engine.dataset, "train", experiment.loader, seed=1, rank=world.rank, world_size=world.size
     )
     for _, batch in zip(range(STEPS), loader, strict=False):
-        total, _ = trainer.train_step(batch)
+        total, _ = trainer.step.take(batch)
         losses.append(float(total) / batch.global_size)
         trainer.progress.step += 1
     end = weights(engine, world)

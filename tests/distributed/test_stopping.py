@@ -1,4 +1,4 @@
-"""Ranks end together, in good order or for want of memory."""
+"""Ranks end together: on a signal, or because memory is used up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ctrdist.errors import ResourceError
 from ctrdist.models.configs import DLFConfig
 from ctrdist.training import run
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
-from ctrdist.training.loop.trainer import Trainer
+from ctrdist.training.loop.step import Step
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -62,14 +62,14 @@ def interrupted(world: World, data: str, runs: str, rank: int, after: int) -> tu
     """Trains; one rank gets a real SIGTERM while it computes a step. Gives step and exit code."""
     stop = StopRequest()
     stop.listen(signal.SIGTERM)
-    step = Trainer.train_step
+    take = Step.take
 
-    def with_signal(trainer: Trainer, batch):
-        if world.rank == rank and trainer.progress.step == after:
+    def with_signal(step: Step, batch):
+        if world.rank == rank and step.progress.step == after:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(trainer, batch)
+        return take(step, batch)
 
-    Trainer.train_step = with_signal  # type: ignore[method-assign]
+    Step.take = with_signal  # type: ignore[method-assign]
     try:
         summary = run.train(experiment(data, runs), world, lambda message: None, stop)
     except Interrupted as ended:

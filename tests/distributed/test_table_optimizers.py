@@ -27,7 +27,6 @@ from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback
 from tests.datasets import write_dataset
 from tests.distributed.test_resume import MODEL, Journal
 from tests.distributed.test_sharding_equivalence import weights
@@ -59,13 +58,13 @@ def experiment_for(data: str, name: str, sharding: ShardingConfig, **optim: Any)
 def steps(world: World, experiment: Experiment, run_dir: str, number: int) -> dict[str, Any]:
     """Some steps; losses, rates and weights."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    trainer = Trainer(engine, run_dir, Callback())
+    trainer = Trainer(engine, run_dir)
     loader = Loader(
         engine.dataset, "train", experiment.loader, seed=1, rank=world.rank, world_size=world.size
     )
     losses, rates, start = [], [], weights(engine, world)
     for _, batch in zip(range(number), loader, strict=False):
-        total, _ = trainer.train_step(batch)
+        total, _ = trainer.step.take(batch)
         losses.append(float(total) / batch.global_size)
         rates.append(engine.optimizers.learning_rates)
         trainer.progress.step += 1
@@ -85,13 +84,13 @@ def fit(world: World, experiment: Experiment, run_dir: str, kill_after: int) -> 
     """A whole run, or one that is killed after a step; the rows' order and the last weights."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
     trainer = Trainer(engine, run_dir, Journal(kill_after))
-    taken, step = [], trainer.train_step
+    taken, step = [], trainer.step.take
 
     def recorded(batch):
         taken.append(trainer.progress.step)
         return step(batch)
 
-    trainer.train_step = recorded  # type: ignore[method-assign]
+    trainer.step.take = recorded  # type: ignore[method-assign]
     trainer.fit()
     return {"steps": taken, "weights": weights(engine, world)}
 

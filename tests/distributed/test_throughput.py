@@ -1,4 +1,4 @@
-"""The accounting of a step: counted operations, moved bytes, phases."""
+"""Throughput of steps: counted operations, moved bytes, phases, communication."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ctrdist.config.experiment import LoaderConfig, OptimConfig, TableOptimConfi
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.communication_timer import (
-    EXCHANGES,
-    Exchanges,
-    forget_process_group,
-    watch_process_group,
+    TIMER,
+    CommunicationTimer,
+    stop_timing,
+    time_process_group,
 )
 from ctrdist.distributed.process_group import World, sum_over_ranks, use_collectives
 from ctrdist.models.configs import DLFConfig
 from ctrdist.sharding.cpu.shared_memory import open_sums
 from ctrdist.training.build import build_engine
-from ctrdist.training.observe.throughput import Clock, count_flops, measure_limits, table_bytes
+from ctrdist.training.observe.throughput import StepClock, count_flops, measure_limits, table_bytes
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -57,7 +57,7 @@ def test_operations_and_bytes_are_those_of_the_batch(tmp_path):
 
 
 def test_the_clock_counts_by_phase_and_not_the_first_steps():
-    clock = Clock(torch.device("cpu"))
+    clock = StepClock(torch.device("cpu"))
     for step in range(6):
         clock.begin()
         time.sleep(0.2 if step < 3 else 0.02)
@@ -71,10 +71,10 @@ def test_the_clock_counts_by_phase_and_not_the_first_steps():
     assert clock.seconds["backward"] == 0.0
 
 
-def exchanged(world: World) -> tuple[float, float]:
-    """Seconds in exchanges on this rank, of which the last comes late to each; and of the steps."""
+def communicated(world: World) -> tuple[float, float]:
+    """Seconds of communication and of all phases on this rank; rank 1 comes late once."""
     use_collectives(open_sums(world))
-    clock = Clock(world.device)
+    clock = StepClock(world.device)
     for step in range(8):
         clock.begin()
         clock.mark("loader")
@@ -83,11 +83,11 @@ def exchanged(world: World) -> tuple[float, float]:
         sum_over_ranks(torch.ones(3))
         clock.mark("forward")
         clock.end()
-    return clock.exchanging, sum(clock.seconds.values())
+    return clock.communicating, sum(clock.seconds.values())
 
 
 def test_waiting_for_another_worker_is_communication():
-    (waits, all_of_it), (comes_late, with_sleep) = run_ranks(exchanged, 2)
+    (waits, all_of_it), (comes_late, with_sleep) = run_ranks(communicated, 2)
     assert 0.4 < waits <= all_of_it
     assert 0 < comes_late < with_sleep - 0.4
 
@@ -99,26 +99,26 @@ def waited(world: World) -> tuple[float, float, list[float]]:
     plain = DistributedDataParallel(copy.deepcopy(module))
     plain(torch.full((2, 4), float(world.rank + 1))).sum().backward()
     watched = DistributedDataParallel(module)
-    watch_process_group(watched, world.device)
-    begun = EXCHANGES.seconds
+    time_process_group(watched, world.device)
+    begun = TIMER.seconds
     if world.rank == 1:
         time.sleep(0.4)
     sent, received = torch.ones(2), torch.empty(2)
     work = dist.all_to_all_single(received, sent, async_op=True)
     work.wait()
     assert isinstance(work, dist.Work) and torch.equal(received, sent)
-    collective = EXCHANGES.seconds - begun
+    collective = TIMER.seconds - begun
     dist.barrier()
-    begun = EXCHANGES.seconds
+    begun = TIMER.seconds
     output = watched(torch.full((2, 4), float(world.rank + 1))).sum()
     if world.rank == 1:
         time.sleep(0.4)
     output.backward()
-    gradients = EXCHANGES.seconds - begun
+    gradients = TIMER.seconds - begun
     assert module.weight.grad is not None
     assert torch.equal(module.weight.grad, plain.module.weight.grad)
-    forget_process_group()
-    assert not hasattr(dist.Work.wait, "counted")
+    stop_timing()
+    assert not hasattr(dist.Work.wait, "untimed")
     return collective, gradients, module.weight.grad.tolist()[0]
 
 
@@ -129,13 +129,13 @@ def test_a_process_group_s_collectives_and_gradients_count():
     assert mean == late[2] == [3.0] * 4  # (2·1 + 2·2) / 2
 
 
-def test_an_exchange_that_is_made_of_others_counts_once():
-    exchanges = Exchanges()
-    with exchanges:
-        with exchanges:
+def test_nested_communication_counts_once():
+    timer = CommunicationTimer()
+    with timer:
+        with timer:
             time.sleep(0.05)
         time.sleep(0.05)
-    assert 0.1 <= exchanges.seconds < 0.14
+    assert 0.1 <= timer.seconds < 0.14
 
 
 def test_limits_are_measured():

@@ -30,7 +30,7 @@ from ctrdist.models.layers import short_attention
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback, Stepped
+from ctrdist.training.observe.observers import Observer, Stepped
 from ctrdist.training.run import evaluate_checkpoint
 from tests.datasets import write_dataset
 
@@ -50,7 +50,7 @@ MODELS: dict[str, Any] = {
 }
 
 
-class Losses(Callback):
+class Losses(Observer):
     """Keeps the loss of every step."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ def run(device: str, experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     def work(world: World) -> dict[str, Any]:
         engine = build_engine(experiment, open_dataset(experiment.data), world)
         kept = Losses()
-        summary = Trainer(engine, str(run_dir), kept).fit()
+        summary = Trainer(engine, str(run_dir), [kept]).fit()
         return {"losses": kept.losses, "weights": weights(engine), "summary": summary}
 
     return on(device, work)

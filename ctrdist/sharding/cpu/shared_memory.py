@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from ctrdist.distributed.communication_timer import EXCHANGES
+from ctrdist.distributed.communication_timer import TIMER
 from ctrdist.distributed.process_group import World
 from ctrdist.native import barrier
 
@@ -72,7 +72,7 @@ class SharedMemory:
             RuntimeError: one of them is gone, or did not come within half an hour.
         """
         if self._world.size > 1:
-            with EXCHANGES:
+            with TIMER:
                 self._meet()
 
     def _meet(self) -> None:
@@ -118,7 +118,7 @@ class SharedSums:
         """Element-wise sum over all ranks, in place and in rank order: equal on all ranks."""
         flat = values.view(-1)
         chunk = _CHUNK_BYTES // values.element_size()
-        with EXCHANGES:
+        with TIMER:
             for begin in range(0, flat.numel(), chunk):
                 part = flat[begin : begin + chunk]
                 given = self._give(part)

@@ -1,4 +1,4 @@
-"""Tells a lack of memory from other errors, and says what to change."""
+"""Recognises errors that mean a lack of memory, and words the advice."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ ADVICE = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is Python's, PyTorch's or CUDA's way to say that memory is used up."""
+    """Tells if an error of Python, PyTorch or CUDA means that memory is used up."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
     )
 
 
 def out_of_memory_text(rank: int, reason: str, table_bytes: int | None, batch_rows: int) -> str:
-    """What happened, on which worker, what it held, and what to change.
+    """A message that says which worker ran out of memory, what it held and what to change.
 
     Args:
-        rank: of the worker.
-        reason: in the words of whoever noticed.
-        table_bytes: of the weights in the worker's tables; None where not laid out yet.
-        batch_rows: of a step on one worker.
+        rank: the worker's rank.
+        reason: the error's own text.
+        table_bytes: bytes of the weights in the worker's tables; None before they are laid out.
+        batch_rows: rows of a step on one worker.
     """
     held = (
         "tables not yet made" if table_bytes is None else f"{table_bytes / 2**20:,.1f} MiB tables"

@@ -1,4 +1,4 @@
-"""Ends a run whose loss is not finite, and keeps the step's rows for a person to look at."""
+"""Aborts a run on a non-finite loss, and keeps the step's rows for inspection."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ FOLDER = "nonfinite"
 def keep_rows(
     run_dir: Path, dataset: Dataset, *, step: int, epoch: int, rank: int, row_B: np.ndarray
 ) -> None:
-    """Writes nonfinite/step-<n>-rank-<r>.json and, beside it, the rows as Parquet.
+    """Writes nonfinite/step-<n>-rank-<r>.json and the rows as Parquet under the same name.
 
-    A failure is logged only: the run is about to end with a better message.
+    A failure is only logged: the run is about to end with a better message.
 
     Args:
         run_dir: the run's directory.
-        dataset: where the rows are read from once more.
+        dataset: the rows are read from it again.
         step: number of steps taken before this one.
         epoch: number of the epoch, from 0.
-        rank: of the worker whose rows they are.
+        rank: the worker's rank.
         row_B: (B,) index of each row in split train; column __row of the Parquet file.
     """
     path = run_dir / FOLDER / f"step-{step}-rank-{rank}.parquet"
@@ -58,7 +58,7 @@ def keep_rows(
         log.warning("%s: the rows could not be kept (%s)", path, error)
 
 
-def refuse_step(
+def abort_on_non_finite_loss(
     run_dir: Path,
     dataset: Dataset,
     world: World,
@@ -68,14 +68,14 @@ def refuse_step(
     step: int,
     epoch: int,
 ) -> NoReturn:
-    """Keeps the rows and ends the run; every rank calls it, before anything has been updated.
+    """Keeps the rows and aborts the run; every rank calls it, before anything has been updated.
 
     Args:
         run_dir: the run's directory.
-        dataset: that is trained on.
+        dataset: the training data.
         world: the workers.
         batch: this worker's rows.
-        loss: () over them.
+        loss: () sum over these rows.
         step: number of steps taken before this one.
         epoch: number of the epoch, from 0.
 
@@ -84,12 +84,12 @@ def refuse_step(
     """
     largest = torch.zeros(world.size, dtype=torch.float64, device=world.device)
     if not torch.isfinite(loss):
-        # of several workers the one to look at first: batch normalisation spreads what is wrong
+        # tells which worker to look at first, as batch normalisation spreads a bad value to all
         values = batch.numeric_BK.double().abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
         largest[world.rank] = torch.cat((values.flatten(), values.new_ones(1))).max()
         row_B = batch.row_B.cpu().numpy()
         keep_rows(run_dir, dataset, step=step, epoch=epoch, rank=world.rank, row_B=row_B)
-    largest = sum_over_ranks(largest)  # behind it all ranks have written their rows
+    largest = sum_over_ranks(largest)  # after this all ranks have written their rows
     ranks, first = largest.nonzero().flatten().tolist(), int(largest.argmax())
     rows = run_dir / FOLDER / f"step-{step}-rank-{first}.parquet"
     raise DataError(

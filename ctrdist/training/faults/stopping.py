@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 
 
 class Interrupted(SystemExit):
-    """Training was asked to end and did so, after writing a checkpoint. Its code is the shell's."""
+    """Training has ended as it was asked to, after writing a checkpoint.
+
+    Its exit code is that of a process which a signal has ended: 128 + signal.
+    """
 
     def __init__(self, step: int, signum: int) -> None:
         super().__init__(128 + signum)
@@ -18,48 +20,26 @@ class Interrupted(SystemExit):
 
 
 class StopRequest:
-    """Whether this worker was asked to end; any thread or signal handler may ask.
+    """A request to this worker to end training; any thread or signal handler may make it.
 
-    One asked worker ends all of them, after the same step: the trainer sums the requests over the
+    A request to one worker ends all of them after the same step: the requests are summed over the
     workers together with the loss.
     """
 
     def __init__(self) -> None:
         self.signum = 0
-        """Signal that asked; 0 as long as none did."""
+        """Number of the signal that asked; 0 before any."""
 
     def ask(self, signum: int = signal.SIGTERM) -> None:
-        """Asks; asking again changes nothing."""
+        """Makes the request; a second one changes nothing."""
         self.signum = self.signum or int(signum)
 
     def listen(self, *signums: int) -> None:
-        """Lets these signals ask, in place of what they did before; only in the main thread."""
+        """Makes these signals ask, instead of what they did before; only in the main thread."""
         for signum in signums:
             signal.signal(signum, lambda received, _: self.ask(received))
 
 
 def interrupted_text(step: int) -> str:
-    """What a person is told about an interrupted run."""
+    """Message about an interrupted run."""
     return f"interrupted at step {step:,}; start again under the same name to go on"
-
-
-class Timer:
-    """When the next checkpoint is due by time. One worker's counts, so that all agree."""
-
-    def __init__(self, seconds: float) -> None:
-        """Starts.
-
-        Args:
-            seconds: between two checkpoints; 0: never due.
-        """
-        self._seconds = seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """A checkpoint has begun."""
-        self._begun = time.monotonic()
-
-    @property
-    def due(self) -> bool:
-        """Whether the time is over."""
-        return 0 < self._seconds <= time.monotonic() - self._begun

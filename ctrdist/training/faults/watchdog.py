@@ -1,4 +1,4 @@
-"""Ends a worker that hangs, as a collective does when another worker is gone without a word."""
+"""Ends a worker that hangs, for example in a collective after another worker has vanished."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from ctrdist.training.observe.messages import Emit, Hang
 
 EXIT_CODE = 70
 STACKS = "stacks"
 _GRACE_SECONDS = 5.0
-"""Left to the other workers to write their stacks: a worker that ends breaks their collectives."""
+"""Time for the other workers to write their stacks: a worker that ends breaks their collectives."""
 
 
 class Watchdog:
-    """A thread that ends the process where nobody calls `beat` for too long. Use as a context."""
+    """A thread that ends the process if `beat` is not called for too long. Use as a context."""
 
     def __init__(
         self,
         timeout_s: float,
         run_dir: Path,
         rank: int,
-        emit: Callable[[dict[str, Any]], None] = lambda message: None,
+        emit: Emit = lambda message: None,
     ) -> None:
         """Starts nothing yet.
 
         Args:
             timeout_s: the longest time between two beats; 0 switches the watchdog off.
-            run_dir: the stacks are written to stacks/rank-<rank>.txt there.
-            rank: of this worker.
-            emit: receives a message of kind "hang" before the process ends.
+            run_dir: directory of the run; the stacks go to stacks/rank-<rank>.txt in it.
+            rank: this worker's rank.
+            emit: receives a Hang before the process ends.
         """
         self._timeout = timeout_s
         self._path = run_dir / STACKS / f"rank-{rank}.txt"
@@ -42,7 +42,7 @@ class Watchdog:
         self._over = threading.Event()
 
     def beat(self) -> None:
-        """Says that this worker gets on."""
+        """Records that this worker has made progress."""
         self._last = time.monotonic()
 
     def __enter__(self) -> Watchdog:
@@ -62,9 +62,9 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._timeout / 10)):
             if time.monotonic() - self._last > self._timeout:
-                self._give_up()
+                self._end_process()
 
-    def _give_up(self) -> None:
+    def _end_process(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("w") as file:
@@ -74,14 +74,8 @@ class Watchdog:
                 )
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-            self._emit(
-                {
-                    "kind": "hang",
-                    "rank": self._rank,
-                    "seconds": self._timeout,
-                    "stacks": str(self._path.parent),
-                }
-            )
+            stacks = str(self._path.parent)
+            self._emit(Hang(rank=self._rank, seconds=self._timeout, stacks=stacks))
             time.sleep(_GRACE_SECONDS)
         finally:
             # not an exception: the thread that hangs would never raise it

@@ -1,13 +1,15 @@
 """Evaluation of a split: each row once, on all ranks.
 
-Up to train.exact_rows rows the predictions are gathered and the metrics exact. Above, the ranks
-count into histograms that are added up: memory does not grow with the rows, but for gAUC.
+Up to train.exact_rows rows the predictions are gathered and the metrics are exact. Above that, the
+ranks count into histograms that are summed: memory does not grow with the rows, except for gAUC.
 """
 
 # N rows of the split
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,11 +29,16 @@ from ctrdist.distributed.process_group import (
 from ctrdist.metrics.evaluate import evaluate_predictions
 from ctrdist.metrics.gauc import gauc_sums
 from ctrdist.metrics.histogram import ScoreHistogram
-from ctrdist.protocols import Batch
+from ctrdist.protocols import Batch, Output
 from ctrdist.training.build import Engine
 
 _AT_ONCE = 2**20
-"""Rows that are counted together, for the sake of memory."""
+"""Rows that are counted at a time, to bound memory."""
+
+OnOutput = Callable[[Output, Tensor], None]
+"""Is shown the output for each batch and its labels (B,)."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,21 +46,22 @@ class Evaluation:
     """Result of a split."""
 
     metrics: dict[str, float]
-    """The same on all ranks."""
+    """Equal on all ranks."""
     histogram: ScoreHistogram | None
-    """Of all rows, on rank 0; None elsewhere. Curves and calibration are drawn from it."""
+    """Scores of all rows, from which curves and calibration are drawn; None but on rank 0."""
 
 
-def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None) -> Evaluation:
-    """All metrics of a split; gAUC where the schema has users.
+def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) -> Evaluation:
+    """Computes all metrics of a split, gAUC among them if the schema has users.
 
-    Every rank calls it. Batch statistics of the ranks are averaged first. With an average of the
-    weights it is that which is evaluated.
+    Every rank calls it. The ranks' batch statistics are averaged first. If the engine has an
+    average of the weights, that is evaluated. Metrics that are not finite cost one warning with the
+    reason.
 
     Args:
-        engine: what is evaluated.
+        engine: the model.
         split: train, valid or test.
-        beat: called after each batch.
+        on_output: called after each batch.
 
     Raises:
         DataError: the split has no rows.
@@ -73,32 +81,49 @@ def evaluate(engine: Engine, split: str, beat: Callable[[], None] = lambda: None
     average_buffers(engine)
     score = _gathered if loader.rows <= train.exact_rows else _counted
     with engine.averaged():
-        evaluation = score(engine, loader, beat)
+        evaluation = score(engine, loader, on_output)
     if evaluation.metrics["rows"] != loader.rows:
         raise RuntimeError(
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
         )
+    reason = why_not_finite(evaluation.metrics)
+    if reason and world.is_main:
+        _log.warning("split %s: %s", split, reason)
     return evaluation
 
 
+def why_not_finite(metrics: dict[str, float]) -> str:
+    """Says which metrics of an evaluation are not finite and why; empty if all are."""
+    names = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not names:
+        return ""
+    rows, positives = metrics["rows"], metrics["positives"]
+    if not math.isfinite(metrics["logloss"]):
+        reason = "the model predicts nan for some rows; lower optim.dense.lr or optim.tables.lr"
+    elif positives in (0, rows):
+        reason = f"all {rows:,.0f} rows have label {0 if positives == 0 else 1}"
+    else:  # gauc
+        reason = "no user has rows of both labels"
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite: {reason}"
+
+
 def _predictions(
-    engine: Engine, loader: Loader, beat: Callable[[], None]
+    engine: Engine, loader: Loader, on_output: OnOutput
 ) -> Iterator[tuple[Tensor, Batch]]:
     """This rank's logits (B,) float32 on its device, and their rows."""
     engine.model.eval()
-    with torch.no_grad(), autocast(engine):
+    with torch.no_grad(), engine.autocast():
         for batch in loader:
             output = engine.model(batch.to(engine.world.device, non_blocking=True))
-            if engine.watch is not None:
-                engine.watch(output, batch.label_B)
             yield output.logits_B.float(), batch
-            beat()
+            on_output(output, batch.label_B)
     engine.model.train()
 
 
-def _gathered(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evaluation:
+def _gathered(engine: Engine, loader: Loader, on_output: OnOutput) -> Evaluation:
+    """Exact metrics of the gathered predictions."""
     logits, labels, users = [], [], []
-    for logits_B, batch in _predictions(engine, loader, beat):
+    for logits_B, batch in _predictions(engine, loader, on_output):
         logits.append(logits_B.cpu())
         labels.append(batch.label_B)
         users.append(batch.user_B)
@@ -121,11 +146,12 @@ def _gathered(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evalu
     return Evaluation(metrics=metrics, histogram=histogram)
 
 
-def _counted(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evaluation:
+def _counted(engine: Engine, loader: Loader, on_output: OnOutput) -> Evaluation:
+    """Metrics of the ranks' histograms, summed."""
     world = engine.world
     histogram = ScoreHistogram(world.device)
     scores, users = [], []
-    for logits_B, batch in _predictions(engine, loader, beat):
+    for logits_B, batch in _predictions(engine, loader, on_output):
         histogram.add(logits_B, batch.label_B.to(world.device))
         if batch.user_B is not None:
             scores.append(logits_B.cpu())
@@ -139,7 +165,7 @@ def _counted(engine: Engine, loader: Loader, beat: Callable[[], None]) -> Evalua
 
 
 def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float:
-    """Grouped AUC of all ranks' rows: each rank takes the rows of some users, and scores these."""
+    """Grouped AUC of all ranks' rows: each rank collects the rows of some users and scores them."""
     owner_N = user_label_2N[0] % world.size
     order_N = torch.argsort(owner_N, stable=True)
     sent_R = torch.bincount(owner_N, minlength=world.size)
@@ -164,20 +190,10 @@ def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float
     return float(sums[0] / sums[1])
 
 
-_AUTOCAST = ("bfloat16", "float16")
-
-
-def autocast(engine: Engine) -> torch.autocast:
-    """The context in which the tower computes."""
-    wanted = engine.experiment.train.precision
-    dtype = torch.float16 if wanted == "float16" else torch.bfloat16
-    return torch.autocast(engine.world.device.type, dtype=dtype, enabled=wanted in _AUTOCAST)
-
-
 def average_buffers(engine: Engine) -> None:
-    """Makes the tower's running statistics equal on all ranks, and so their averages over steps.
+    """Averages the tower's running statistics, and their averages over steps, over the ranks.
 
-    They differ before, as each rank has seen another part of every batch.
+    They differ between ranks, as each has seen another part of every batch.
     """
     if engine.world.size == 1:
         return

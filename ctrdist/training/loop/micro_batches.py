@@ -1,9 +1,9 @@
-"""A step whose tower runs in slices of the batch, or under a scaled loss.
+"""A step whose tower runs in micro-batches, or under a scaled loss.
 
-The batch is looked up once; the tower's gradients are summed over the slices, and those of the
-looked-up rows go back through the lookup together. So tables are updated once per step from the
+The batch is looked up once. The tower's gradients are summed over the micro-batches, and those of
+the looked-up rows go back through the lookup together. So tables are updated once per step from the
 whole batch's gradient, whichever optimiser they have: accumulating over whole backward passes would
-update fused tables once per slice, which is another algorithm.
+update fused tables once per micro-batch, which is another algorithm.
 """
 
 # B rows of this worker
@@ -17,24 +17,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ctrdist.losses.objective import training_loss_sum
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
-from ctrdist.training.loop.evaluate import autocast
+from ctrdist.training.observe.observers import Observers
 
 
 @dataclass
 class LossScale:
-    """What the loss is multiplied by so that float16 gradients do not vanish."""
+    """The factor on the loss that keeps float16 gradients from vanishing."""
 
     value: float = 65536.0
     """A power of two."""
     steps: int = 0
-    """Since the last change."""
+    """Steps since the last change."""
     patience: int = 2000
     """Steps without overflow after which it doubles."""
 
     def update(self, finite: bool) -> None:
-        """Halves after an overflow; doubles after a long time without."""
+        """Halves after an overflow; doubles after `patience` steps without one."""
         self.steps += 1
         if not finite:
             self.value, self.steps = self.value / 2, 0
@@ -46,13 +47,13 @@ class LossScale:
         return {"version": 1, "value": self.value, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from saved values."""
+        """Resumes from saved values."""
         self.value, self.steps = state["value"], state["steps"]
 
 
 @dataclass
 class TowerPass:
-    """The tower's gradients are there; the tables have not been touched."""
+    """The tower's gradients, computed; the tables have not been updated."""
 
     loss: Tensor
     """() float32, the sum over this worker's rows."""
@@ -62,18 +63,22 @@ class TowerPass:
     _scale: float
 
     @classmethod
-    def run(cls, engine: Engine, batch: Batch, slices: int, scale: float) -> TowerPass:
-        """Looks the batch up and runs the tower forward and backward, slice after slice.
+    def run(
+        cls, engine: Engine, batch: Batch, observers: Observers, *, micro_batches: int, scale: float
+    ) -> TowerPass:
+        """Looks the batch up and runs the tower forward and backward on each micro-batch.
 
         Args:
             engine: its dense gradients are empty.
             batch: this worker's rows.
-            slices: how many, but at most one per row.
-            scale: of the loss; 1 for none.
+            observers: are shown the lookup, and the output for each micro-batch.
+            micro_batches: how many; at most one per row.
+            scale: factor on the loss; 1 for none.
         """
-        # every worker has at least so many rows, so all make the same number of slices
-        number = max(1, min(slices, batch.global_size // engine.world.size))
+        # every worker has at least so many rows, so all run the same number of micro-batches
+        number = max(1, min(micro_batches, batch.global_size // engine.world.size))
         emb: dict[str, Tensor] = engine.model.module.embed(batch)
+        observers.tell(lambda observer: observer.on_lookup(emb))
         rows = [len(part) for part in batch.label_B.tensor_split(number)]
         leaves = {
             group: [part.detach().requires_grad_() for part in looked_up.split(rows)]
@@ -81,10 +86,11 @@ class TowerPass:
         }
         share = scale * engine.world.size / batch.global_size
         total = torch.zeros((), device=engine.world.device)
-        for index, label in enumerate(batch.label_B.split(rows)):
-            with autocast(engine):
+        for index, label_B in enumerate(batch.label_B.split(rows)):
+            with engine.autocast():
                 output = engine.tower({group: parts[index] for group, parts in leaves.items()})
-                loss = engine.loss_sum(output, label)
+                observers.tell(lambda o, out=output, label=label_B: o.on_output(out, label))  # type: ignore[misc]
+                loss = training_loss_sum(engine.experiment.loss, output, label_B)
             (loss * share).backward()
             total += loss.detach()
         grads = {
@@ -97,7 +103,7 @@ class TowerPass:
         """Updates fused tables, and averages the other gradients over the workers.
 
         Returns:
-            Whether the gradients were finite; where not, on any worker, nothing was updated.
+            True if the gradients were finite. Otherwise, on any worker, nothing was updated.
         """
         dense = self._engine.optimizers.dense_parameters
         if self._scale != 1:
@@ -107,7 +113,7 @@ class TowerPass:
             if not _finite_everywhere([*made, *self._grads.values()]):
                 self._engine.optimizers.zero_grad()
                 return False
-        # what comes of the data alone has no weight behind it
+        # a group that is computed from the data alone has no weight behind it
         learned = [group for group, looked_up in self._emb.items() if looked_up.requires_grad]
         torch.autograd.backward(
             [self._emb[group] for group in learned], [self._grads[group] for group in learned]

@@ -1,19 +1,28 @@
-"""How far a run is: JSON-ready, the same on all ranks, saved with each checkpoint."""
+"""The progress of a run: JSON-ready, the same on all ranks, saved with each checkpoint."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 
 from ctrdist.config.experiment import TrainConfig
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+
+
+class StopReason(StrEnum):
+    """The setting that has ended training."""
+
+    EPOCHS = "train.epochs"
+    MAX_STEPS = "train.max_steps"
+    PATIENCE = "train.patience"
 
 
 @dataclass
 class Progress:
-    """Counts, best epoch and schedule."""
+    """Counts, best epoch and plateau schedule."""
 
     step: int = 0
     """Steps taken."""
@@ -28,7 +37,7 @@ class Progress:
     epoch_digest: int = 0
     """Order-independent digest of this epoch's rows so far, modulo 2⁶⁴."""
     best_value: float | None = None
-    """Best value of the monitor so far."""
+    """Best value of the monitor so far; None before the first finite evaluation."""
     best_step: int | None = None
     """Step of the best checkpoint."""
     best_metrics: dict[str, float] = field(default_factory=dict)
@@ -36,18 +45,22 @@ class Progress:
     stale_epochs: int = 0
     """Epochs in a row without improvement."""
     lr_factor: float = 1.0
-    """What the plateau schedule multiplies the learning rates by."""
-    stopped: str = ""
-    """Why training is over; empty while it is not."""
+    """Factor of the plateau schedule on the learning rates."""
+    stopped: StopReason | None = None
+    """Why training is over; None while it is not."""
+    stop_text: str = ""
+    """The same for a person."""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {"version": STATE_VERSION, **asdict(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from saved values."""
+        """Resumes from saved values, of this version or of version 1."""
+        values = dict(state) if state["version"] == STATE_VERSION else _from_version_1(state)
         for known in fields(self):
-            setattr(self, known.name, state[known.name])
+            setattr(self, known.name, values[known.name])
+        self.stopped = StopReason(values["stopped"]) if values["stopped"] else None
 
     def add_rows(self, rows: int, digest: int, loss_sum: float) -> None:
         """Counts a step."""
@@ -58,43 +71,48 @@ class Progress:
         self.epoch_loss += loss_sum
 
     def begin_epoch(self) -> None:
-        """Forgets what counts within an epoch."""
+        """Resets what counts within an epoch."""
         self.epoch_loss, self.epoch_rows, self.epoch_digest = 0.0, 0, 0
 
+    def stop(self, reason: StopReason, text: str) -> None:
+        """Ends training; the first reason counts."""
+        if self.stopped is None:
+            self.stopped, self.stop_text = reason, text
+
     def judge(self, metrics: dict[str, float], config: TrainConfig) -> None:
-        """Compares an epoch with the best one; cuts the rates, or stops, where it is not better."""
+        """Compares an evaluation with the best one; cuts the rates, or stops, if not better.
+
+        An evaluation that is not finite is never the best.
+        """
         value = monitored(metrics, config.monitor)
-        best = self.best_value
-        # a value that is not a number is never better
-        better = not math.isnan(value) and (
-            best is None or math.isnan(best) or value > best + config.min_delta
-        )
-        if better or best is None:
+        if is_finite(metrics, config.monitor) and (
+            self.best_value is None or value > self.best_value + config.min_delta
+        ):
             self.best_value, self.best_step, self.best_metrics = value, self.step, dict(metrics)
-        if better:
             self.stale_epochs = 0
             return
         self.stale_epochs += 1
         self.lr_factor *= config.lr_factor
         if self.stale_epochs >= config.patience:
-            self.stopped = (
-                f"{config.monitor} on valid has not improved for {self.stale_epochs} epochs"
+            self.stop(
+                StopReason.PATIENCE,
+                f"{config.monitor} on valid has not improved for {self.stale_epochs} epochs",
             )
 
-    def go_on(self, config: TrainConfig, epoch: int) -> None:
-        """Forgets why the run ended, where that was a bound which has been raised since.
+    def resume(self, config: TrainConfig, epoch: int) -> None:
+        """Lets training continue if it was ended by a bound that has been raised since.
 
         Args:
-            config: of now.
-            epoch: the next one.
+            config: the settings of now.
+            epoch: number of the next epoch, from 0.
         """
-        reason = self.stopped
         more_epochs = epoch < config.epochs
         more_steps = not 0 < config.max_steps <= self.step
-        if (reason.startswith("train.epochs") and more_epochs) or (
-            reason.startswith("train.max_steps") and more_epochs and more_steps
+        if more_epochs and (
+            self.stopped is StopReason.EPOCHS
+            or (self.stopped is StopReason.MAX_STEPS and more_steps)
         ):
-            self.stopped = ""
+            self.stopped, self.stop_text = None, ""
 
 
 def monitored(metrics: dict[str, float], monitor: str) -> float:
@@ -108,9 +126,19 @@ def monitored(metrics: dict[str, float], monitor: str) -> float:
     return metrics[monitor]
 
 
-def mix(*parts: int) -> int:
-    """A seed from several numbers."""
-    mixed = 0
-    for part in parts:
-        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
-    return mixed
+def is_finite(metrics: dict[str, float], monitor: str) -> bool:
+    """Tells if an evaluation can be the best: its log loss and its monitor are finite.
+
+    The log loss is finite on any rows if all predictions are numbers.
+    """
+    return math.isfinite(metrics["logloss"]) and math.isfinite(monitored(metrics, monitor))
+
+
+def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 said in prose why a run ended, and let an evaluation that gave nan be the best."""
+    text = state["stopped"]
+    reason = next((r for r in StopReason if text.startswith(r)), StopReason.PATIENCE)
+    values = {**state, "stopped": reason if text else None, "stop_text": text}
+    if state["best_value"] is not None and not math.isfinite(state["best_value"]):
+        values |= {"best_value": None, "best_step": None, "best_metrics": {}}
+    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ctrdist.distributed.process_group import sum_over_ranks
+from ctrdist.losses.objective import training_loss_sum
 from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
-from ctrdist.training.faults.stopping import StopRequest, Timer
-from ctrdist.training.loop.evaluate import autocast
+from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.loop.micro_batches import LossScale, TowerPass
-from ctrdist.training.loop.prefetch import Pipeline
-from ctrdist.training.loop.state import Progress, mix
-from ctrdist.training.observe.throughput import Clock
+from ctrdist.training.loop.prefetch import Prefetcher
+from ctrdist.training.loop.state import Progress
+from ctrdist.training.observe.observers import Observers
+from ctrdist.training.observe.throughput import StepClock
 
 
 @dataclass
@@ -27,19 +29,20 @@ class Step:
 
     engine: Engine
     progress: Progress
-    pipeline: Pipeline
-    clock: Clock
-    stop: StopRequest
+    prefetcher: Prefetcher
+    clock: StepClock
+    observers: Observers
+    abort: Callable[[Batch, Tensor], NoReturn]
+    """Ends the run because of a loss that is not finite."""
+    stop: StopRequest = field(default_factory=StopRequest)
     """May ask this rank to end between two steps."""
-    timer: Timer
-    """When this rank finds a checkpoint due."""
-    refuse: Callable[[Batch, Tensor], NoReturn]
-    """Ends the run over a loss that is not finite."""
+    checkpoint_at: float = math.inf
+    """Time, as time.monotonic() counts, at which this rank asks for a checkpoint."""
     loss_scale: LossScale = field(default_factory=LossScale)
     stop_agreed: bool = False
-    """Whether a rank was asked to end; all learn it in the same step."""
-    due_agreed: bool = False
-    """Whether a rank has found a checkpoint due."""
+    """True once a rank was asked to end; all learn it in the same step."""
+    checkpoint_agreed: bool = False
+    """True if a rank has asked for a checkpoint before this step's backward pass."""
 
     def take(self, batch: Batch) -> tuple[float, float]:
         """One step of stochastic gradient descent on the mean loss over all workers' rows.
@@ -48,58 +51,88 @@ class Step:
             batch: this worker's rows.
 
         Returns:
-            The sum of the losses over all workers' rows, and the gradient norm.
+            The sum of the losses over all workers' rows, and the gradient norm: −1 where clipping
+            is off, ∞ where float16 gradients overflowed and nothing was updated.
 
         Raises:
             DataError: the loss is not finite; nothing has been updated.
         """
-        train, world = self.engine.experiment.train, self.engine.world
-        # drawn anew from (seed, step, rank): dropout repeats after a restart, and no generator's
-        # state need be saved
-        torch.manual_seed(mix(train.seed, self.progress.step, world.rank))
-        self.engine.optimizers.begin_step(self.progress.step, self.progress.lr_factor, train.min_lr)
-        if train.precision == "float16" or self.engine.experiment.loader.accumulate > 1:
-            return self._sliced(batch)
-        with autocast(self.engine):
-            output = self.engine.model(batch)
-            loss = self.engine.loss_sum(output, batch.label_B)
-        total = self._agree(batch, loss)
-        self.engine.optimizers.zero_grad()
-        # gradients are averaged over the workers, whose shares of the rows may differ by one
-        (loss * (world.size / batch.global_size)).backward()
+        engine, train = self.engine, self.engine.experiment.train
+        # seeded from (seed, step, rank), so that dropout repeats after a restart without saving the
+        # state of a generator
+        torch.manual_seed(_mix(train.seed, self.progress.step, engine.world.rank))
+        engine.optimizers.begin_step(self.progress.step, self.progress.lr_factor, train.min_lr)
+        if train.precision == "float16" or engine.experiment.loader.accumulate > 1:
+            total, updates = self._forward_and_backward_in_micro_batches(batch)
+        else:
+            total, updates = self._forward_and_backward(batch), True
         self.clock.mark("backward")
-        norm = self._update()
+        if not updates:
+            return total, math.inf
+        self.observers.tell(lambda observer: observer.on_gradients())
+        norm = engine.optimizers.step()
+        if engine.ema is not None:
+            engine.ema.update(self.progress.step)
         self.clock.mark("optimizer")
         return total, norm
 
-    def _update(self) -> float:
-        """Moves the weights, and their average after them; the gradient norm."""
-        norm = self.engine.optimizers.step()
-        if self.engine.ema is not None:
-            self.engine.ema.update(self.progress.step)
-        return norm
+    def _forward_and_backward(self, batch: Batch) -> float:
+        engine = self.engine
+        with engine.autocast():
+            output = engine.model(batch, self._on_lookup)
+            self.observers.tell(lambda observer: observer.on_output(output, batch.label_B))
+            loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
+        total = self._agree(batch, loss)
+        engine.optimizers.zero_grad()
+        # gradients are averaged over the workers, whose shares of the rows may differ by one
+        (loss * (engine.world.size / batch.global_size)).backward()
+        return total
 
-    def _sliced(self, batch: Batch) -> tuple[float, float]:
-        self.engine.optimizers.zero_grad()
-        half = self.engine.experiment.train.precision == "float16"
-        scale = self.loss_scale.value if half else 1.0
-        done = TowerPass.run(self.engine, batch, self.engine.experiment.loader.accumulate, scale)
+    def _forward_and_backward_in_micro_batches(self, batch: Batch) -> tuple[float, bool]:
+        """The summed loss, and False where float16 gradients overflowed."""
+        engine = self.engine
+        half = engine.experiment.train.precision == "float16"
+        engine.optimizers.zero_grad()
+        done = TowerPass.run(
+            engine,
+            batch,
+            self.observers,
+            micro_batches=engine.experiment.loader.accumulate,
+            scale=self.loss_scale.value if half else 1.0,
+        )
         total = self._agree(batch, done.loss)
         finite = done.finish()
-        self.clock.mark("backward")
         if half:
             self.loss_scale.update(finite)
-        # an overflow of float16 skips the step; the next has half the scale
-        return total, self._update() if finite else float("inf")
+        return total, finite
 
     def _agree(self, batch: Batch, loss: Tensor) -> float:
-        """The loss summed over the ranks, and with it what one of them was asked or found due."""
-        self.pipeline.go_on()
-        own = loss.new_tensor([0.0, self.stop.signum, self.timer.due], dtype=torch.float64)
+        """Sums the loss over the ranks, and with it their requests to stop or to save.
+
+        Returns:
+            The summed loss.
+
+        Raises:
+            DataError: it is not finite.
+        """
+        self.prefetcher.prepare_next()
+        due = time.monotonic() >= self.checkpoint_at
+        own = loss.new_tensor([0.0, self.stop.signum, due], dtype=torch.float64)
         own[0] = loss.detach()
-        total, stop, due = sum_over_ranks(own).tolist()  # on a GPU this waits for the forward pass
-        self.stop_agreed, self.due_agreed = bool(stop), bool(due)
+        total, stops, saves = sum_over_ranks(own).tolist()  # a GPU's forward pass ends here
+        self.stop_agreed, self.checkpoint_agreed = bool(stops), bool(saves)
         if not math.isfinite(total):
-            self.refuse(batch, loss.detach())
+            self.abort(batch, loss.detach())
         self.clock.mark("forward")
         return total
+
+    def _on_lookup(self, emb: dict[str, Tensor]) -> None:
+        self.observers.tell(lambda observer: observer.on_lookup(emb))
+
+
+def _mix(*parts: int) -> int:
+    """A seed from several numbers."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
+    return mixed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from signal import SIGTERM
@@ -25,67 +27,68 @@ from ctrdist.checkpoint.store import (
 from ctrdist.config.parse import to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import require_rows_for_all, run_on_main, sum_over_ranks
-from ctrdist.errors import ConfigError, DamagedCheckpointError
+from ctrdist.errors import ConfigError, DamagedCheckpointError, TrainingError
 from ctrdist.metrics.rows import digest, digest_of_range
-from ctrdist.protocols import Batch
+from ctrdist.protocols import Batch, Output
+from ctrdist.schema import Schema
 from ctrdist.training.build import Engine
 from ctrdist.training.compatible import check_same_model
-from ctrdist.training.faults.non_finite import refuse_step
-from ctrdist.training.faults.stopping import Interrupted, StopRequest, Timer
+from ctrdist.training.faults.non_finite import abort_on_non_finite_loss
+from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.faults.watchdog import Watchdog
-from ctrdist.training.loop.evaluate import Evaluation, average_buffers, evaluate
-from ctrdist.training.loop.prefetch import Pipeline
-from ctrdist.training.loop.state import Progress, monitored
+from ctrdist.training.loop.evaluate import average_buffers, evaluate
+from ctrdist.training.loop.prefetch import Prefetcher
+from ctrdist.training.loop.state import Progress, StopReason, is_finite, monitored
 from ctrdist.training.loop.step import Step
 from ctrdist.training.observe.abundance import refresh_abundance
-from ctrdist.training.observe.callbacks import Callback, Started, Stepped
-from ctrdist.training.observe.throughput import Clock, Work, report
+from ctrdist.training.observe.observers import Observer, Observers, Started, Stepped
+from ctrdist.training.observe.throughput import StepClock, Work, report
 
 _LEAVE_SECONDS = 30.0
-"""How long a run that fails waits for a checkpoint that is being written."""
+"""Time that a failing run waits for a checkpoint that is being written."""
 
 _log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains an engine until its config says that it is enough.
-
-    Every rank has one and calls the same methods.
-    """
+    """Trains an engine as its config says. Every rank has one and calls the same methods."""
 
     def __init__(
         self,
         engine: Engine,
         run_dir: str | Path,
-        callback: Callback,
+        observers: Sequence[Observer] = (),
         stop: StopRequest | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         """Prepares the loop.
 
         Args:
-            engine: what is trained.
+            engine: the engine to train.
             run_dir: the run's directory, seen by all workers.
-            callback: called on rank 0, and on the others where it says so.
+            observers: called on rank 0, and on the other ranks if they say so.
             stop: may ask this run to end between two steps.
-            watchdog: ends this process when nothing gets on.
+            watchdog: ends this process if it hangs.
+
+        Raises:
+            ConfigError: a split has too few rows, or the monitor does not fit the data.
         """
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
-        self._clock = Clock(engine.world.device)
+        self._clock = StepClock(engine.world.device)
         self._work: Work | None = None
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train
         self._world = engine.world
-        self._callback = callback if engine.world.is_main or callback.on_all_ranks else Callback()
+        self._observers = Observers(observers)
         experiment = engine.experiment
         self._store = CheckpointStore(
             checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint),
             experiment.checkpoint,
         )
         self._saving = self.progress
-        """As it was at the checkpoint that is being written."""
+        """Progress at the checkpoint that is being written."""
         self._loader = Loader(
             engine.dataset,
             "train",
@@ -95,130 +98,139 @@ class Trainer:
             world_size=engine.world.size,
             pinned=engine.world.device.type == "cuda",
         )
-        self._pipeline = Pipeline(engine)
-        self._step = Step(
+        self.prefetcher = Prefetcher(engine)
+        self.step = Step(
             engine=engine,
             progress=self.progress,
-            pipeline=self._pipeline,
+            prefetcher=self.prefetcher,
             clock=self._clock,
+            observers=self._observers,
+            abort=self._abort,
             stop=stop or StopRequest(),
-            timer=Timer(experiment.checkpoint.every_seconds if engine.world.is_main else 0),
-            refuse=self._refuse,
+            checkpoint_at=self._next_checkpoint(),
         )
         require_rows_for_all(self._loader.rows, engine.world, "train")
-        valid = engine.dataset.manifest.splits.get("valid")
-        self._has_valid = valid is not None and valid.rows > 0
-        if self._config.monitor in ("gauc", "auc+gauc") and engine.dataset.schema.user is None:
-            raise ConfigError(
-                f"train.monitor = {self._config.monitor}, but data set "
-                f"{engine.dataset.schema.name} has no user column. Use auc, logloss, auc-logloss "
-                "or ne, or give a column the role user and preprocess again."
-            )
+        _check_monitor(self._config.monitor, engine.dataset.schema)
 
     def fit(self) -> dict[str, Any]:
         """Trains, then evaluates the best checkpoint on test.
 
         Returns:
             The run's results, the same on all ranks.
+
+        Raises:
+            TrainingError: no evaluation on valid was finite.
         """
         try:
-            resumed = self._resume()
-            self._callback.on_start(self._started(resumed))
+            started = self._started(self._resume())
+            self._observers.tell(lambda observer: observer.on_start(started))
             with self._watchdog:
-                while not self.progress.stopped:
+                while self.progress.stopped is None:
                     self._train_epoch()
                 summary = self._finish()
+            self._observers.tell(lambda observer: observer.on_end(summary))
         except BaseException as error:
+            failure = error
             self._store.leave(_LEAVE_SECONDS)
-            self._callback.on_failure(error)
+            self._observers.tell(lambda observer: observer.on_failure(failure))
             raise
-        self._callback.on_end(summary)
         return summary
-
-    def train_step(self, batch: Batch) -> tuple[float, float]:
-        """One step on this worker's rows: see :meth:`ctrdist.training.loop.step.Step.take`."""
-        return self._step.take(batch)
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps
         limit = self._config.max_steps
         begun = time.perf_counter()
         self._clock.begin()
-        for batch, on_device in self._pipeline.batches(self._loader):
+        for batch, on_device in self.prefetcher.batches(self._loader):
             self._clock.mark("loader")
             rows = batch.global_size
             row_digest = digest(batch.row_B.numpy())
             self._work = self._work or Work.of(self.engine, on_device)
-            loss, norm = self.train_step(on_device)
+            loss, norm = self.step.take(on_device)
             self.progress.add_rows(rows, row_digest, loss)
             now = time.perf_counter()
             self.progress.train_seconds += now - begun
-            self._callback.on_step(self._stepped(loss / rows, norm, rows, now - begun))
+            stepped = self.stepped(loss / rows, norm, rows, now - begun)
+            self._observers.tell(lambda o, event=stepped: o.on_step(event))  # type: ignore[misc]
             self._clock.end()
             self._watchdog.beat()
             if limit and self.progress.step >= limit:
-                self.progress.stopped = f"train.max_steps = {limit} reached"
+                self.progress.stop(StopReason.MAX_STEPS, f"train.max_steps = {limit} reached")
                 break
             if self._loader.consumed < self._loader.rows:
-                if self._step.stop_agreed:
+                if self.step.stop_agreed:
                     self._checkpoint()
                     self._interrupt()
-                if self._step.due_agreed or (every and self.progress.step % every == 0):
+                if self.step.checkpoint_agreed or (every and self.progress.step % every == 0):
                     self._checkpoint()
             begun = time.perf_counter()
             self._clock.begin()
         self._end_epoch()
 
     def _end_epoch(self) -> None:
-        epoch, train_loss = (
-            self._loader.epoch,
-            self.progress.epoch_loss / max(self.progress.epoch_rows, 1),
-        )
+        epoch = self._loader.epoch
+        train_loss = self.progress.epoch_loss / max(self.progress.epoch_rows, 1)
         if self._loader.consumed == self._loader.rows:
             self._check_rows()
             refresh_abundance(self.engine)
             self._loader.next_epoch()
             self.progress.begin_epoch()
-        self._callback.on_epoch_end(self.progress, epoch)
+        self._observers.tell(lambda observer: observer.on_epoch_end(self.progress, epoch))
         value = None
-        if self._has_valid:
-            evaluation = evaluate(self.engine, "valid", self._watchdog.beat)
-            value = monitored(evaluation.metrics, self._config.monitor)
-            already = self.progress.stopped
-            self.progress.judge(evaluation.metrics, self._config)
-            self.progress.stopped = already or self.progress.stopped
-            self._callback.on_evaluate("valid", evaluation, self.progress, epoch, train_loss)
+        if self._has_rows("valid"):
+            metrics = self._evaluate("valid", epoch, train_loss)
+            if is_finite(metrics, self._config.monitor):
+                value = monitored(metrics, self._config.monitor)
         else:
             self.progress.best_step = self.progress.step
-        if not self.progress.stopped and self._loader.epoch >= self._config.epochs:
-            self.progress.stopped = f"train.epochs = {self._config.epochs} reached"
+        if self._loader.epoch >= self._config.epochs:
+            self.progress.stop(StopReason.EPOCHS, f"train.epochs = {self._config.epochs} reached")
         self._checkpoint(value)
-        if self._step.stop_agreed and not self.progress.stopped:
+        if self.step.stop_agreed and self.progress.stopped is None:
             self._interrupt()
 
+    def _evaluate(self, split: str, epoch: int, train_loss: float) -> dict[str, float]:
+        """Evaluates a split, and judges the epoch by valid; the metrics."""
+
+        def on_output(output: Output, label_B: Tensor) -> None:
+            self._observers.tell(lambda observer: observer.on_output(output, label_B))
+            self._watchdog.beat()
+
+        evaluation = evaluate(self.engine, split, on_output)
+        if split == "valid":
+            self.progress.judge(evaluation.metrics, self._config)
+        self._observers.tell(
+            lambda observer: observer.on_evaluate(
+                split, evaluation, self.progress, epoch, train_loss
+            )
+        )
+        return evaluation.metrics
+
     def _check_rows(self) -> None:
-        """Proves that this epoch has seen each row of the split exactly once."""
-        seen = torch.tensor(_signed(self.progress.epoch_digest), device=self._world.device)
-        total = int(sum_over_ranks(seen)) % 2**64
-        if self.progress.epoch_rows != self._loader.rows or total != digest_of_range(
-            self._loader.rows
-        ):
+        """Checks that this epoch has seen each row of the split exactly once."""
+        rows = self._loader.rows
+        if self.progress.epoch_rows != rows or self._digest_over_ranks() != digest_of_range(rows):
             raise RuntimeError(
                 f"epoch {self._loader.epoch}: {self.progress.epoch_rows:,} rows seen of "
-                f"{self._loader.rows:,}, or one of them twice. This is a defect of the loader; "
+                f"{rows:,}, or one of them twice. This is a defect of the loader; "
                 "the last checkpoint is sound."
             )
 
+    def _digest_over_ranks(self) -> int:
+        """The digest of all ranks' rows of this epoch; tensors hold it as a signed number."""
+        own = self.progress.epoch_digest
+        signed = own - 2**64 if own >= 2**63 else own
+        return int(sum_over_ranks(torch.tensor(signed, device=self._world.device))) % 2**64
+
     def _checkpoint(self, value: float | None = None) -> None:
-        """Begins a checkpoint of what has been trained; value: of the monitor, where evaluated."""
+        """Begins a checkpoint; value is the monitor's, if valid was just evaluated and finite."""
         self._await_checkpoint()
         average_buffers(self.engine)
-        seen = torch.tensor(_signed(self.progress.epoch_digest), device=self._world.device)
-        whole_digest = int(sum_over_ranks(seen)) % 2**64
+        whole_digest = self._digest_over_ranks()
         state = {
             "progress": {**self.progress.state_dict(), "epoch_digest": whole_digest},
             "loader": self._loader.state_dict(),
-            "loss_scale": self._step.loss_scale.state_dict(),
+            "loss_scale": self.step.loss_scale.state_dict(),
             "world_size": self._world.size,
         }
         texts = Texts(
@@ -235,23 +247,28 @@ class Trainer:
             best_step=self.progress.best_step,
         )
         self._saving = copy.copy(self.progress)
-        self._step.timer.restart()
+        self.step.checkpoint_at = self._next_checkpoint()
         if not self.engine.experiment.checkpoint.asynchronous:
             self._await_checkpoint()
         self._watchdog.beat()
 
     def _interrupt(self) -> NoReturn:
-        """Ends the run as it was asked to, once its checkpoint is whole."""
+        """Ends the run, as it was asked to, once its checkpoint is complete."""
         self._await_checkpoint()
-        raise Interrupted(self.progress.step, self._step.stop.signum or SIGTERM)
+        raise Interrupted(self.progress.step, self.step.stop.signum or SIGTERM)
 
     def _await_checkpoint(self) -> None:
-        """Waits for the checkpoint that is being written, if one is, and reports it."""
-        saved = self._store.wait()
-        if saved is not None:
-            self._callback.on_checkpoint(saved.path, self._saving, saved.seconds)
+        """Waits for the checkpoint that is being written, if there is one, and reports it."""
+        if self._store.wait() is not None:
+            self._observers.tell(lambda observer: observer.on_checkpoint(self._saving))
+
+    def _next_checkpoint(self) -> float:
+        """Time of the next checkpoint by time. Rank 0 alone has one, so that all ranks agree."""
+        seconds = self.engine.experiment.checkpoint.every_seconds
+        return time.monotonic() + seconds if seconds and self._world.is_main else math.inf
 
     def _resume(self) -> int:
+        """Loads the newest sound checkpoint; its step, or 0 if there is none."""
         run_on_main(self._store.remove_leftovers)
         paths = run_on_main(partial(complete, self._store.directory))
         for path in reversed(paths):
@@ -263,7 +280,7 @@ class Trainer:
                         f"{error} There is no older one of this run; give another --run-name to "
                         "begin anew."
                     ) from error
-                _log.warning("%s Going on from the one before it.", error)
+                _log.warning("%s Resuming from the one before it.", error)
         return 0
 
     def _resume_from(self, path: str) -> int:
@@ -273,28 +290,30 @@ class Trainer:
         self._loader.load_state_dict(saved.state["loader"])
         self.progress.load_state_dict(saved.state["progress"])
         if "loss_scale" in saved.state:
-            self._step.loss_scale.load_state_dict(saved.state["loss_scale"])
+            self.step.loss_scale.load_state_dict(saved.state["loss_scale"])
         if not self._world.is_main:
-            self.progress.epoch_digest = 0  # rank 0 goes on with the whole
-        self.progress.go_on(self._config, self._loader.epoch)
+            self.progress.epoch_digest = 0  # rank 0 has the whole sum
+        self.progress.resume(self._config, self._loader.epoch)
         return self.progress.step
 
     def _finish(self) -> dict[str, Any]:
         """Evaluates the best checkpoint on test; it stays loaded."""
         self._await_checkpoint()
         self.engine.keep_averages()
-        assert self.progress.best_step is not None
+        if self.progress.best_step is None:
+            raise TrainingError(
+                f"no evaluation on valid was finite in {self.progress.step:,} steps, so no "
+                "checkpoint is the best one: see the warnings above. The newest is kept: "
+                f"{self._store.path_of(self.progress.step)}. Lower optim.dense.lr or "
+                "optim.tables.lr, or choose a train.monitor that the valid split allows, under "
+                "another --run-name."
+            )
         best = self._store.path_of(self.progress.best_step)
         if self.progress.best_step != self.progress.step:
             load_tensors(best, self.engine.model_tensors())
         test: dict[str, float] = {}
-        split = self.engine.dataset.manifest.splits.get("test")
-        if split is not None and split.rows:
-            evaluation: Evaluation = evaluate(self.engine, "test", self._watchdog.beat)
-            test = evaluation.metrics
-            self._callback.on_evaluate(
-                "test", evaluation, self.progress, self._loader.epoch - 1, float("nan")
-            )
+        if self._has_rows("test"):
+            test = self._evaluate("test", self._loader.epoch - 1, math.nan)
         progress = self.progress
         return {
             "run_name": self.engine.experiment.run_name,
@@ -309,13 +328,17 @@ class Trainer:
             "samples_per_s": progress.rows_seen / max(progress.train_seconds, 1e-9),
             "train_seconds": progress.train_seconds,
             "throughput": report(self.engine, self._clock, self._work) if self._work else {},
-            "stopped": progress.stopped,
+            "stopped": progress.stop_text,
             "workers": self._world.size,
             "data_fingerprint": self.engine.dataset.manifest.fingerprint,
         }
 
-    def _refuse(self, batch: Batch, loss: Tensor) -> NoReturn:
-        refuse_step(
+    def _has_rows(self, split: str) -> bool:
+        found = self.engine.dataset.manifest.splits.get(split)
+        return found is not None and found.rows > 0
+
+    def _abort(self, batch: Batch, loss: Tensor) -> NoReturn:
+        abort_on_non_finite_loss(
             self.run_dir,
             self.engine.dataset,
             self._world,
@@ -335,7 +358,8 @@ class Trainer:
             table_parameters=self.engine.layout.table_parameters,
         )
 
-    def _stepped(self, loss: float, norm: float, rows: int, seconds: float) -> Stepped:
+    def stepped(self, loss: float, norm: float, rows: int, seconds: float) -> Stepped:
+        """The event of a step, from its mean loss, gradient norm, rows and duration."""
         return Stepped(
             progress=self.progress,
             epoch=self._loader.epoch,
@@ -348,6 +372,9 @@ class Trainer:
         )
 
 
-def _signed(value: int) -> int:
-    """The same 64 bits as a signed number, as tensors hold them."""
-    return value - 2**64 if value >= 2**63 else value
+def _check_monitor(monitor: str, schema: Schema) -> None:
+    if monitor in ("gauc", "auc+gauc") and schema.user is None:
+        raise ConfigError(
+            f"train.monitor = {monitor}, but data set {schema.name} has no user column. Use auc, "
+            "logloss, auc-logloss or ne, or give a column the role user and preprocess again."
+        )

@@ -1,4 +1,4 @@
-"""Information abundance of the fields' tables, wherever their parts lie."""
+"""Information abundance of the fields' tables, in any layout over the workers."""
 
 # F fields, V rows of a table, D columns
 
@@ -16,14 +16,14 @@ from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import Engine
 
 _BLOCK_ROWS = 65536
-"""Rows of a table cut by columns that are put together at a time."""
+"""Rows that are assembled at a time, of a table that is split by columns."""
 
 
 def refresh_abundance(engine: Engine) -> None:
-    """Measures the tables for a tower that has an `abundance_F`; every rank calls it.
+    """Fills the `abundance_F` of a tower that has one, after each epoch; every rank calls it.
 
-    A numeric field has a single vector, whose share is 1. Called after each epoch: the values are a
-    buffer of the tower and in its checkpoints.
+    It is a buffer of the tower, saved in checkpoints. A numeric field has a single vector, whose
+    share is 1.
     """
     share_F: Tensor | None = getattr(engine.tower, "abundance_F", None)
     if share_F is None:
@@ -35,9 +35,9 @@ def refresh_abundance(engine: Engine) -> None:
 
 
 def shares_of_most(engine: Engine, found: Mapping[str, float]) -> dict[str, float]:
-    """Table → r = IA / min(V − 1, D), between 0 and 1, from its information abundance.
+    """Table → r = IA / min(V − 1, D), between 0 and 1, from its information abundance IA.
 
-    V − 1, as the padding row is left out.
+    The padding row does not count, hence V − 1.
     """
     widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
     most = {
@@ -52,13 +52,13 @@ def shares_of_most(engine: Engine, found: Mapping[str, float]) -> dict[str, floa
 def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]:
     """Table → information abundance, for all tables of fields; every rank calls it.
 
-    Each rank adds up its rows' part of EᵀE, in 2 V D² floating-point operations, and D² numbers are
-    sent. Of a table that is cut by columns, blocks of rows are put together on all ranks first: as
-    much is sent as it holds.
+    Each rank sums its rows' part of EᵀE, in 2 V D² floating-point operations, and D² numbers are
+    sent. If a table is split by columns, blocks of rows are first assembled on all ranks, and the
+    whole table is sent.
 
     Args:
         engine: holds the tables.
-        most_rows: tables of more rows are left out.
+        most_rows: tables with more rows are left out.
     """
     rank, device = engine.world.rank, engine.world.device
     parts: dict[str, list[tuple[Tensor, int, int]]] = {}
@@ -72,20 +72,20 @@ def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]
             continue
         own = parts.get(table, []) if rank == 0 or not copied else []
         total_DD = torch.zeros(columns, columns, dtype=torch.float64, device=device)
-        if _is_cut_by_columns(engine, table, columns):
+        if _is_split_by_columns(engine, table, columns):
             for first, block_VD in _blocks(own, rows, columns, device):
                 total_DD += gram_matrix(block_VD, first)
         else:
             for part, row, _ in own:
                 total_DD += gram_matrix(part, row)
             total_DD = sum_over_ranks(total_DD)
-        used = widths[table.partition("/")[0]]  # without the columns that only align the table
+        used = widths[table.partition("/")[0]]  # without the columns that only pad the table
         found[table] = information_abundance(total_DD[:used, :used])
     return found
 
 
 def _shapes(engine: Engine) -> dict[str, tuple[int, int, bool]]:
-    """Table → rows, columns, and whether each worker has a copy."""
+    """Table → (rows, columns, True if each worker has a copy)."""
     shapes: dict[str, tuple[int, int, bool]] = {}
     for shard in engine.layout.shards:
         rows, columns, _ = shapes.get(shard.table, (0, 0, False))
@@ -97,14 +97,14 @@ def _shapes(engine: Engine) -> dict[str, tuple[int, int, bool]]:
     return shapes
 
 
-def _is_cut_by_columns(engine: Engine, table: str, columns: int) -> bool:
+def _is_split_by_columns(engine: Engine, table: str, columns: int) -> bool:
     return any(s.table == table and s.columns[1] < columns for s in engine.layout.shards)
 
 
 def _blocks(
     parts: list[tuple[Tensor, int, int]], rows: int, columns: int, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """Whole rows, a block at a time: number of the first, and (V, D) float32 on all ranks."""
+    """Yields blocks of whole rows: index of the first row, and (V, D) float32 on all ranks."""
     for begin in range(0, rows, _BLOCK_ROWS):
         end = min(begin + _BLOCK_ROWS, rows)
         block_VD = torch.zeros(end - begin, columns, device=device)

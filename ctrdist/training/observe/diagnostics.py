@@ -1,9 +1,9 @@
-"""What is measured of a run to understand it: gradients, classes of rows, tables, attention.
+"""Diagnostics of a run: gradient norms, classes of rows, information abundance, attention.
 
-It only looks: weights are the same without it. Everything stays on the device until it is recorded,
-which is every few steps and once per epoch. All ranks take part, in the same order, as some numbers
-are sums over their rows. Nothing of it is in checkpoints: an epoch that a restart has cut in two is
-recorded from the steps after it.
+They change nothing: weights are the same without them. Values stay on the device until they are
+recorded, every few steps and once per epoch. All ranks take part in the same order, as some numbers
+are sums over their rows. Checkpoints do not hold them: after a restart within an epoch, only the
+steps since then are recorded.
 """
 
 # B rows of this worker, F fields, L layers, C = 6 cells: 2 labels × 3 classes
@@ -34,15 +34,15 @@ from ctrdist.tracking import (
     steps_figure,
 )
 from ctrdist.training.build import Engine
-from ctrdist.training.loop.evaluate import Evaluation, autocast
+from ctrdist.training.loop.evaluate import Evaluation
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe.abundance import abundances, shares_of_most
-from ctrdist.training.observe.callbacks import Callback, Started, Stepped
+from ctrdist.training.observe.observers import Observer, Started, Stepped, tolerated
 
 WELL, POORLY = 0.6, 0.2
-"""A row is well classified if its own label has at least WELL of the probability, poorly if it has
-at least POORLY, else misclassified: section II-B of TF4CTR (arXiv:2405.03167v4), which states it of
-positives. Its figure 11 has 0.3 for POORLY."""
+"""A row is well classified if the probability of its own label is at least WELL, poorly classified
+if at least POORLY, else misclassified: section II-B of TF4CTR (arXiv:2405.03167v4), which states it
+for positives. Its figure 11 has 0.3 for POORLY."""
 COLLAPSED = 0.25
 """A table that uses less than this share of its dimensions counts as collapsed. The bound is ours:
 arXiv:2310.04400, which defines information abundance, calls it low or high without one."""
@@ -68,9 +68,9 @@ class RowClasses:
         self._count_C += (cell_B == self._cell_C1).sum(1)
 
     def take(self) -> dict[str, float]:
-        """Shares of the positives and of the negatives of all ranks; begins anew.
+        """Shares of the classes among all ranks' positives and negatives; resets the counts.
 
-        Every rank calls it. A label that no row had is left out.
+        Every rank calls it. A label without rows is left out.
         """
         counts = sum_over_ranks(self._count_C).tolist()
         self._count_C = torch.zeros_like(self._count_C)
@@ -82,7 +82,7 @@ class RowClasses:
         return shares
 
 
-class Diagnostics(Callback):
+class Diagnostics(Observer):
     """Measures a run as :class:`ctrdist.config.experiment.DiagnosticsConfig` says."""
 
     on_all_ranks = True
@@ -91,12 +91,12 @@ class Diagnostics(Callback):
         """Measures nothing before `on_start`.
 
         Args:
-            config: what, and how often.
-            tracker: where it is recorded, open until after `on_end`; None on ranks other than 0.
+            config: what is measured, and how often.
+            tracker: records the values, open until after `on_end`; None on ranks other than 0.
         """
         self._config, self._tracker = config, tracker
         self._armed = False
-        """Whether the next step is measured."""
+        """True if the next step is measured."""
         self._squares: dict[str, Tensor] = {}
         """Group → () Σ of the squares of this rank's gradients of what was looked up."""
         self._norms: dict[str, Tensor] = {}
@@ -106,45 +106,36 @@ class Diagnostics(Callback):
         self._rows = 0
 
     def on_start(self, event: Started) -> None:
-        """Asks the engine to be shown what is measured."""
+        """Prepares to measure the engine."""
         self._engine = event.engine
         self._epoch_steps = event.steps_per_epoch
         self._train = RowClasses(event.engine.world.device)
         self._evaluated = RowClasses(event.engine.world.device)
-        event.engine.watch = self._watch_rows
-        if not self._config.every_steps:
-            return
         self._parts = parameters_by_part(event.engine)
-        event.engine.model.module.watch = self._watch_lookups
-        event.engine.optimizers.watch = self._watch_gradients
         self._arm(event.resumed_step, event.steps_per_epoch)
 
     def on_step(self, event: Stepped) -> None:
-        """Records what was seen of a measured step; decides whether the next one is measured."""
+        """Records a measured step, and decides if the next one is measured."""
         if self._armed:
-            metrics = self._measured()
-            if self._tracker is not None:
-                self._tracker.log_metrics(metrics, event.progress.step)
+            self._log(self._measured(), event.progress.step)
         self._arm(event.progress.step, event.steps_left or self._epoch_steps)
 
     def on_epoch_end(self, progress: Progress, epoch: int) -> None:
-        """Classes of the epoch's measured rows, and information abundance of the tables."""
+        """Records classes of the epoch's measured rows, and information abundance of the tables."""
         metrics = {f"train/{name}": share for name, share in self._train.take().items()}
         found = self._abundances()
         metrics.update({f"abundance/{table}": value for table, value in found.items()})
-        if self._tracker is not None:
-            self._tracker.log_metrics(metrics, progress.step)
+        self._log(metrics, progress.step)
 
     def on_evaluate(
         self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
     ) -> None:
-        """Classes of the split's rows."""
-        metrics = {f"{split}/{name}": share for name, share in self._evaluated.take().items()}
-        if self._tracker is not None:
-            self._tracker.log_metrics(metrics, progress.step)
+        """Records classes of the split's rows."""
+        shares = self._evaluated.take()
+        self._log({f"{split}/{name}": share for name, share in shares.items()}, progress.step)
 
     def on_end(self, summary: dict[str, Any]) -> None:
-        """Tables and attention of the best checkpoint, which is loaded now; draws all figures."""
+        """Measures tables and attention of the best checkpoint, now loaded; draws all figures."""
         engine = self._engine
         share = shares_of_most(engine, self._abundances())
         if len(dict(engine.tower.groups)) == 1:  # type: ignore[arg-type]
@@ -156,19 +147,29 @@ class Diagnostics(Callback):
         if self._tracker is None:
             return
         name = engine.experiment.run_name
-        if share:
-            self._tracker.log_figure("abundance", abundance_figure(share, COLLAPSED, name))
-        if mass_LFF is not None:
-            self._record_attention(self._tracker, mass_LFF, name)
-        self._draw_history(self._tracker, name)
+        with tolerated("figure abundance"):
+            if share:
+                self._tracker.log_figure("abundance", abundance_figure(share, COLLAPSED, name))
+        with tolerated("figure attention_mass"):
+            if mass_LFF is not None:
+                self._record_attention(self._tracker, mass_LFF, name)
+        with tolerated("figures of gradients, gates and classes"):
+            self._draw_history(self._tracker, name)
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Records on rank 0; a failure is rank 0's alone and must not leave the ranks apart."""
+        if self._tracker is not None:
+            with tolerated("the record of diagnostics"):
+                self._tracker.log_metrics(metrics, step)
 
     def _arm(self, step: int, steps_left: int) -> None:
-        """Before the step behind `step`, which is the epoch's last where steps_left is 1."""
+        """Decides if the step after `step` is measured; steps_left counts it."""
         every = self._config.every_steps
         self._armed = every > 0 and ((step + 1) % every == 0 or steps_left == 1)
         self._squares, self._norms, self._gate_L, self._rows = {}, {}, None, 0
 
-    def _watch_rows(self, output: Output, label_B: Tensor) -> None:
+    def on_output(self, output: Output, label_B: Tensor) -> None:
+        """Counts rows by class; sums gates."""
         if not torch.is_grad_enabled():
             self._evaluated.add(output.logits_B, label_B)
         elif self._armed:
@@ -179,8 +180,9 @@ class Diagnostics(Callback):
                 self._gate_L = gate_L if self._gate_L is None else self._gate_L + gate_L
                 self._rows += rows
 
-    def _watch_lookups(self, emb: Mapping[str, Tensor]) -> None:
-        if self._armed and torch.is_grad_enabled():
+    def on_lookup(self, emb: Mapping[str, Tensor]) -> None:
+        """Asks for the norms of the gradients of what was looked up."""
+        if self._armed:
             for group, looked_up in emb.items():
                 if looked_up.requires_grad:
                     looked_up.register_hook(partial(self._keep_square, group))
@@ -189,8 +191,8 @@ class Diagnostics(Callback):
         norm = torch.linalg.vector_norm(grad.detach(), dtype=torch.float32)
         self._squares[group] = norm.double().square()
 
-    def _watch_gradients(self) -> None:
-        # they are the same on all ranks by now
+    def on_gradients(self) -> None:
+        """Takes the norms of the parts' gradients, which are equal on all ranks by now."""
         if self._armed and self._tracker is not None:
             for part, parameters in self._parts.items():
                 grads = [p.grad for p in parameters if p.grad is not None]
@@ -198,7 +200,7 @@ class Diagnostics(Callback):
                     self._norms[part] = get_total_norm(grads)
 
     def _measured(self) -> dict[str, float]:
-        """Of this step, the same on all ranks but for the norms of parts, which rank 0 has."""
+        """Metrics of this step; the norms of parts on rank 0 alone."""
         world = self._engine.world
         groups = sorted(self._squares)
         gate_L = torch.empty(0) if self._gate_L is None else self._gate_L
@@ -250,7 +252,7 @@ def parameters_by_part(engine: Engine) -> dict[str, list[nn.Parameter]]:
     """The dense weights by part of the model, in the order of the weights.
 
     A weight of the tower belongs to the first of the tower's `parts` that has a pattern for its
-    name, else to the tower's child that holds it; any other weight to the model's child.
+    name, else to the tower's child that holds it. Any other weight belongs to the model's child.
     """
     declared: Mapping[str, tuple[str, ...]] = getattr(engine.tower, "parts", {})
     inside = {id(p): name for name, p in engine.tower.named_parameters()}
@@ -274,7 +276,7 @@ def attention_mass(engine: Engine, rows: int) -> Tensor | None:
 
     Args:
         engine: its tower may have `attention_mass`.
-        rows: how many, at least; whole steps of evaluation are taken.
+        rows: the least number of rows; whole steps of evaluation are taken.
 
     Returns:
         (L, F, F) float64 on the CPU, the same on all ranks; None where the tower has none, or the
@@ -299,7 +301,7 @@ def attention_mass(engine: Engine, rows: int) -> Tensor | None:
     total_LFF, seen = torch.zeros((), dtype=torch.float64, device=world.device), 0
     for batch in loader:
         batch = batch.to(world.device)
-        with autocast(engine):
+        with engine.autocast():
             mass_LFF = measure(engine.model.module.embed(batch))
         total_LFF = total_LFF + batch.label_B.numel() * mass_LFF.double()
         seen += batch.global_size
@@ -310,7 +312,7 @@ def attention_mass(engine: Engine, rows: int) -> Tensor | None:
 
 
 def top_pairs(mass_LFF: Tensor, fields: list[str]) -> dict[str, Any]:
-    """Which fields attend most to which others, JSON-ready.
+    """The pairs of fields with the most attention, JSON-ready.
 
     Args:
         mass_LFF: (L, F, F) mean attention.
@@ -319,7 +321,7 @@ def top_pairs(mass_LFF: Tensor, fields: list[str]) -> dict[str, Any]:
     mean_FF = mass_LFF.mean(0)
     count = len(fields)
     order = torch.argsort(mean_FF.flatten(), descending=True, stable=True).tolist()
-    places = [(place // count, place % count) for place in order]
+    pairs_in_order = [(index // count, index % count) for index in order]
     pairs = [
         {
             "from": fields[i],
@@ -327,7 +329,7 @@ def top_pairs(mass_LFF: Tensor, fields: list[str]) -> dict[str, Any]:
             "attention": float(mean_FF[i, j]),
             "by_layer": mass_LFF[:, i, j].tolist(),
         }
-        for i, j in places
+        for i, j in pairs_in_order
         if i != j
     ]
     return {

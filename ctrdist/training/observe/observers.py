@@ -1,212 +1,155 @@
-"""The callbacks of every run: what is recorded, and what a person is shown."""
+"""The interface of observers: what records, shows or measures a run without changing it."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from ctrdist.config.parse import to_dict, to_yaml
-from ctrdist.data.report import REPORT_PAGE, read_report
-from ctrdist.errors import UserError
-from ctrdist.tracking import (
-    DatasetUse,
-    RunTracker,
-    calibration_figure,
-    learning_curves_figure,
-    roc_figure,
-)
-from ctrdist.training.loop.evaluate import Evaluation
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ctrdist.protocols import Output
 from ctrdist.training.loop.state import Progress
-from ctrdist.training.observe.callbacks import Callback, Started, Stepped
 
-Emit = Callable[[dict[str, Any]], None]
-"""Takes a message for whoever started the run: JSON-ready, with a "kind"."""
+if TYPE_CHECKING:
+    from ctrdist.training.build import Engine
+    from ctrdist.training.loop.evaluate import Evaluation
+
+_AGREEMENT = timedelta(seconds=60)
+"""Time within which an observer must have failed on all ranks for the run to continue."""
+
+_log = logging.getLogger(__name__)
 
 
-class Tracking(Callback):
-    """Hands a run to its tracker."""
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The state of a run before its first step."""
 
-    def __init__(self, tracker: RunTracker, every_steps: int) -> None:
-        self._tracker = tracker
-        self._every = max(1, every_steps)
-        self._history: list[dict[str, float]] = []
-        self._begin_interval()
+    engine: Engine
+    resumed_step: int
+    """Step at which an earlier start of the run is resumed; 0 for a new run."""
+    steps_per_epoch: int
+    dense_parameters: int
+    table_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """A finished step."""
+
+    progress: Progress
+    epoch: int
+    """Number of the epoch, from 0."""
+    steps_left: int
+    """Steps left in this epoch."""
+    loss: float
+    """Mean over the step's rows on all workers."""
+    grad_norm: float
+    """Before clipping; −1 where clipping is off."""
+    learning_rates: dict[str, float]
+    rows: int
+    """Rows of the step on all workers."""
+    seconds: float
+    """Duration of the step."""
+
+
+class Observer:
+    """Does nothing; override what you need."""
+
+    on_all_ranks = False
+    """True: it is called on every rank, at the same points, and may use collectives.
+    False: it is called on rank 0 alone."""
 
     def on_start(self, event: Started) -> None:
-        """Opens the tracked run: settings, plan, schema and data set."""
-        engine, experiment = event.engine, event.engine.experiment
-        self._name = experiment.run_name
-        self._tracker.start(
-            params=to_dict(experiment),
-            tags={
-                "model": experiment.model_name,
-                "dense_parameters": str(event.dense_parameters),
-                "table_parameters": str(event.table_parameters),
-                "resumed_step": str(event.resumed_step),
-            },
-            artifacts={
-                "config.yaml": to_yaml(experiment),
-                "sharding_plan.json": engine.layout.to_json(),
-                "schema.json": engine.dataset.schema.to_json(),
-            },
-        )
-        report = read_report(engine.dataset.path)
-        splits = engine.dataset.manifest.splits.items()
-        self._tracker.log_dataset(
-            DatasetUse(
-                name=engine.dataset.schema.name,
-                path=engine.dataset.path,
-                fingerprint=engine.dataset.manifest.fingerprint,
-                rows={name: split.rows for name, split in splits},
-                profile=report.summary,
-            )
-        )
-        if report.page:
-            self._tracker.log_artifact_text(f"data/{REPORT_PAGE}", report.page)
+        """Called before the first step."""
+
+    def on_lookup(self, emb: Mapping[str, Tensor]) -> None:
+        """Called with the embeddings of a training step's batch, before the tower sees them."""
+
+    def on_output(self, output: Output, label_B: Tensor) -> None:
+        """Called with the model's output for rows of training or evaluation, and their labels."""
+
+    def on_gradients(self) -> None:
+        """Called in a step once the dense gradients are those of the loss alone, on all ranks."""
 
     def on_step(self, event: Stepped) -> None:
-        """Every few steps, and at the end of an epoch: means since the last time."""
-        self._rows += event.rows
-        self._seconds += event.seconds
-        self._loss += event.loss * event.rows
-        if event.progress.step % self._every and event.steps_left:
-            return
-        metrics = {
-            "train/loss": self._loss / self._rows,
-            "train/samples_per_s": self._rows / max(self._seconds, 1e-9),
-            **{f"train/lr_{name}": rate for name, rate in event.learning_rates.items()},
-        }
-        if event.grad_norm >= 0:
-            metrics["train/grad_norm"] = event.grad_norm
-        self._tracker.log_metrics(metrics, event.progress.step)
-        self._begin_interval()
+        """Called after each step."""
+
+    def on_epoch_end(self, progress: Progress, epoch: int) -> None:
+        """Called after the last step of an epoch, or of the run, before the evaluation."""
 
     def on_evaluate(
         self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
     ) -> None:
-        """The split's metrics; its curves where it is test, or the best epoch so far."""
-        metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
-        if not math.isnan(train_loss):
-            metrics["train/epoch_loss"] = train_loss
-        if split == "valid":
-            metrics["epoch"] = epoch
-            curves = (
-                ("train/loss", train_loss),
-                *((f"valid/{m}", metrics[f"valid/{m}"]) for m in ("logloss", "auc")),
-            )
-            self._history.append(dict(curves))
-        self._tracker.log_metrics(metrics, progress.step)
-        best = progress.best_step == progress.step
-        if evaluation.histogram is not None and (split == "test" or best):
-            title = f"{self._name} · {split}"
-            curve = evaluation.histogram.roc_curve()
-            area = evaluation.metrics["auc"]
-            self._tracker.log_figure(f"roc_{split}", roc_figure(curve, area, title))
-            table = evaluation.histogram.calibration_table()
-            self._tracker.log_figure(f"calibration_{split}", calibration_figure(table, title))
+        """Called after a split was evaluated."""
+
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Called once a checkpoint is complete, with the progress that it holds."""
 
     def on_end(self, summary: dict[str, Any]) -> None:
-        """Closes the tracked run and adds to the summary where it is found."""
-        if self._history:
-            self._tracker.log_figure(
-                "learning_curves", learning_curves_figure(self._history, self._name)
-            )
-        if summary["throughput"]:
-            self._tracker.log_metrics(
-                {f"throughput/{name}": value for name, value in summary["throughput"].items()},
-                summary["steps"],
-            )
-        self._tracker.finish("FINISHED", summary)
-        summary["run_id"] = self._tracker.run_id
-        summary["tracking_uri"] = self._tracker.tracking_uri
+        """Called after the test split was evaluated; may add to the summary."""
 
     def on_failure(self, error: BaseException) -> None:
-        """Closes the tracked run as killed or failed."""
-        killed = isinstance(error, (KeyboardInterrupt, SystemExit))
-        self._tracker.finish(
-            "KILLED" if killed else "FAILED", {"error": f"{type(error).__name__}: {error}"[:2000]}
-        )
-
-    def _begin_interval(self) -> None:
-        self._rows, self._seconds, self._loss = 0, 0.0, 0.0
+        """Called when the run breaks off."""
 
 
-class Reporting(Callback):
-    """Tells whoever started the run how far it is, at most every `interval` seconds."""
+class Observers:
+    """The observers of a run on this rank. One that fails costs a warning, not the run."""
 
-    def __init__(self, emit: Emit, interval: float = 0.5) -> None:
-        self._emit, self._interval = emit, interval
-        self._last = self._window_start = 0.0
-        self._rows, self._seconds = 0, 0.0
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        """Keeps the observers that are called on this rank; every rank calls it.
 
-    def on_start(self, event: Started) -> None:
-        """What is trained, and how its tables are laid out."""
-        layout = event.engine.layout
-        self._epochs = event.engine.experiment.train.epochs
-        self._emit(
-            {
-                "kind": "start",
-                "run_name": event.engine.experiment.run_name,
-                "model": event.engine.experiment.model_name,
-                "resumed_step": event.resumed_step,
-                "steps_per_epoch": event.steps_per_epoch,
-                "dense_parameters": event.dense_parameters,
-                "table_parameters": event.table_parameters,
-                "tables": len({shard.table for shard in layout.shards}),
-                "kinds": sorted({shard.kind for shard in layout.shards}),
-                "bytes_per_rank": layout.bytes_per_rank,
-                "imbalance": layout.imbalance,
-                "device": event.engine.world.device.type,
-                "workers": event.engine.world.size,
-            }
-        )
+        Args:
+            observers: all observers, in the order in which they are called.
+        """
+        self._observers = [o for o in observers if dist.get_rank() == 0 or o.on_all_ranks]
+        self._warned: set[tuple[str, type]] = set()
+        self._group: dist.ProcessGroup | None = None
+        if dist.get_world_size() > 1 and any(o.on_all_ranks for o in observers):
+            self._group = dist.new_group(backend="gloo", timeout=_AGREEMENT)
 
-    def on_step(self, event: Stepped) -> None:
-        """Progress, loss and speed, where the interval has passed or the epoch is over."""
-        self._rows += event.rows
-        self._seconds += event.seconds
-        now = time.monotonic()
-        if now - self._last < self._interval and event.steps_left:
-            return
-        rate = self._rows / max(self._seconds, 1e-9)
-        self._emit(
-            {
-                "kind": "step",
-                "epoch": event.epoch,
-                "epochs": self._epochs,
-                "step": event.progress.step,
-                "steps_left": event.steps_left,
-                "epoch_rows": event.progress.epoch_rows,
-                "loss": event.progress.epoch_loss / max(event.progress.epoch_rows, 1),
-                "samples_per_s": rate,
-            }
-        )
-        self._last, self._rows, self._seconds = now, 0, 0.0
+    def tell(self, hook: Callable[[Observer], None]) -> None:
+        """Calls a hook of each observer.
 
-    def on_evaluate(
-        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
-    ) -> None:
-        """The split's metrics."""
-        self._emit(
-            {
-                "kind": "evaluation",
-                "split": split,
-                "epoch": epoch,
-                "step": progress.step,
-                "best": progress.best_step == progress.step,
-                "stale_epochs": progress.stale_epochs,
-                "train_loss": train_loss,
-                "metrics": evaluation.metrics,
-            }
-        )
+        Raises:
+            Exception: the error of an observer that uses collectives, if it has not failed on all
+                ranks: the others wait for this rank within one.
+        """
+        for observer in self._observers:
+            try:
+                hook(observer)
+            except Exception as error:
+                if observer.on_all_ranks and not self._all_ranks_failed():
+                    raise
+                name = type(observer).__name__
+                if (name, type(error)) not in self._warned:
+                    self._warned.add((name, type(error)))
+                    _warn(name, error)
 
-    def on_checkpoint(self, path: str, progress: Progress, seconds: float) -> None:
-        """Where the checkpoint is and how long it took."""
-        self._emit({"kind": "checkpoint", "path": path, "step": progress.step, "seconds": seconds})
+    def _all_ranks_failed(self) -> bool:
+        if self._group is None:
+            return True
+        try:
+            dist.all_reduce(torch.zeros(1), group=self._group)
+        except RuntimeError:  # a rank has not come within the time-out
+            return False
+        return True
 
-    def on_failure(self, error: BaseException) -> None:
-        """A user error's text; any other error reaches the starter as it is."""
-        if isinstance(error, UserError):
-            self._emit({"kind": "user_error", "type": type(error).__name__, "text": str(error)})
+
+@contextmanager
+def tolerated(what: str) -> Iterator[None]:
+    """Turns the failure of something that only shows or records into one warning."""
+    try:
+        yield
+    except Exception as error:
+        _warn(what, error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    _log.warning("%s failed (%s: %s); the run continues", what, type(error).__name__, error)
+    _log.debug("where it failed", exc_info=error)

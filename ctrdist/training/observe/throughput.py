@@ -1,14 +1,15 @@
-"""Where the time of a run's steps goes, and how far that is from what the machine can do.
+"""The time of a run's steps by phase, and its ratio to the least time possible on the machine.
 
-Two floors are measured on all workers at once, as training uses them: a matrix product in the
-tower's precision, and a copy of memory larger than the caches. The tower's floating-point
-operations and the bytes that lookups and updates of tables must move, over these, give the time
-that no implementation could beat on this machine without overlapping the two.
+Two limits are measured on all workers at once, as in training: the rate of a matrix product in the
+tower's precision, and that of copying memory larger than the caches. The tower's floating-point
+operations and the bytes that lookups and updates of tables must move, divided by these rates, give
+the floor: no implementation is faster on this machine, unless it overlaps the two.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctrdist.config.experiment import TableOptimConfig
-from ctrdist.distributed.communication_timer import EXCHANGES
+from ctrdist.distributed.communication_timer import TIMER
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.models.pairs import PairMemory
 from ctrdist.protocols import Batch
@@ -24,51 +25,51 @@ from ctrdist.training.build import Engine
 
 PHASES = ("loader", "forward", "backward", "optimizer", "other")
 _WARM_UP = 3
-"""Steps that are not counted: kernels are chosen and memory is found in them."""
+"""Steps that are not timed: kernels are chosen and memory is allocated in them."""
 _SAMPLED = 16
-"""On a GPU every so many steps are timed: timing waits for the device."""
+"""On a GPU one step in so many is timed, as timing waits for the device."""
 _FLOAT = 4  # bytes
 
 
 @dataclass
-class Clock:
-    """Sums the time between marks by the phase that ends with each."""
+class StepClock:
+    """Sums the time of steps by phase."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     steps: int = 0
     """Steps that were timed."""
-    exchanging: float = 0.0
-    """Seconds of these steps in exchanges between workers."""
-    _exchanged: float = 0.0
+    communicating: float = 0.0
+    """Seconds of these steps in communication between workers."""
+    _communicated: float = 0.0
     _seen: int = 0
     _last: float = 0.0
     _timing: bool = False
 
     def begin(self) -> None:
-        """A step begins, with waiting for its batch."""
+        """Begins a step, whose first phase is waiting for its batch."""
         self._seen += 1
         self._timing = self._seen > _WARM_UP and (
             self.device.type == "cpu" or self._seen % _SAMPLED == 0
         )
-        EXCHANGES.recording = self._timing
-        self._exchanged = EXCHANGES.seconds
+        TIMER.recording = self._timing
+        self._communicated = TIMER.seconds
         self._last = self._now()
 
     def mark(self, phase: str) -> None:
-        """The phase ends here."""
+        """Ends a phase."""
         if self._timing:
             now = self._now()
             self.seconds[phase] += now - self._last
             self._last = now
 
     def end(self) -> None:
-        """The step is over."""
+        """Ends the step."""
         self.mark("other")
         self.steps += self._timing
         if self._timing:
-            self.exchanging += EXCHANGES.seconds - self._exchanged
-            EXCHANGES.recording = False
+            self.communicating += TIMER.seconds - self._communicated
+            TIMER.recording = False
 
     def _now(self) -> float:
         if self._timing and self.device.type == "cuda":
@@ -78,19 +79,18 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one worker can do while the others do the same."""
+    """Rates of one worker while the others do the same."""
 
     flops_per_s: float
-    """Of a matrix product in the tower's precision."""
+    """Floating-point operations of a matrix product in the tower's precision."""
     bytes_per_s: float
-    """Read and written by a copy."""
+    """Bytes read and written by a copy."""
 
 
 def measure_limits(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> Limits:
-    """Measures for about twice so many seconds; every rank calls it at the same time."""
+    """Measures each limit for so many seconds; every rank calls it at the same time."""
 
-    def rate(work: int, run: object) -> float:
-        assert callable(run)
+    def rate(work: int, run: Callable[[], object]) -> float:
         run()
         _wait(device)
         begun, count = time.perf_counter(), 0
@@ -113,14 +113,14 @@ def measure_limits(device: torch.device, dtype: torch.dtype, seconds: float = 0.
 
 
 def count_flops(engine: Engine, batch: Batch) -> int:
-    """Floating-point operations of the tower's matrix products in one forward pass over a batch.
+    """Counts the floating-point operations of the matrix products of a forward pass over a batch.
 
     Runs the forward pass without a gradient, so every rank calls it in the same step.
     """
     training = engine.model.training
-    engine.model.eval()  # running statistics must not see the batch twice
+    engine.model.eval()  # running statistics must not take in the batch twice
     with (
-        torch.compiler.set_stance("force_eager"),  # what is compiled cannot be counted
+        torch.compiler.set_stance("force_eager"),  # compiled code cannot be counted
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):
@@ -130,10 +130,10 @@ def count_flops(engine: Engine, batch: Batch) -> int:
 
 
 def table_bytes(engine: Engine, batch: Batch) -> int:
-    """Bytes that lookup and update of the batch's ids move at least, on all workers together.
+    """The least number of bytes that lookup and update of the batch's ids move, on all workers.
 
-    Each id: its row is read by the lookup, read and written by the update, its state read and
-    written, its gradient read.
+    For each id its row is read by the lookup, read and written by the update, its state is read and
+    written, and its gradient read.
     """
     optim = engine.experiment.optim
     width = sum(dict(engine.tower.groups).values())  # type: ignore[arg-type]
@@ -146,25 +146,25 @@ def table_bytes(engine: Engine, batch: Batch) -> int:
 
 
 def _moved(tables: TableOptimConfig) -> float:
-    """Numbers that move for each one that is looked up and updated."""
+    """Numbers that are moved for each one that is looked up and updated."""
     state = {"adagrad": 1.0, "adam": 2.0}.get(tables.name, 0.0)
     return 1 + 2 + 2 * state + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one step has to do."""
+    """The work of one step."""
 
     flops: int
-    """Of this rank's forward pass, by :func:`count_flops`."""
+    """Operations of this rank's forward pass, by :func:`count_flops`."""
     moved: int
-    """Of this rank's ids, by :func:`table_bytes`."""
+    """Bytes for this rank's ids, by :func:`table_bytes`."""
     rows: int
-    """Of the step on all workers."""
+    """Rows of the step on all workers."""
 
     @classmethod
     def of(cls, engine: Engine, batch: Batch) -> Work:
-        """Counts over a batch; every rank calls it in the same step."""
+        """Counts the work for a batch; every rank calls it in the same step."""
         return cls(
             flops=count_flops(engine, batch),
             moved=table_bytes(engine, batch),
@@ -172,18 +172,18 @@ class Work:
         )
 
 
-def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
-    """Shares of the time and distance to the limits; every rank calls it.
+def report(engine: Engine, clock: StepClock, work: Work) -> dict[str, float]:
+    """Shares of the phases, and ratio to the floor; every rank calls it.
 
     Args:
-        engine: what was trained.
-        clock: of this rank.
+        engine: the engine that was trained.
+        clock: this rank's clock.
         work: of a step of this rank.
 
     Returns:
         Means over the ranks, JSON-ready; empty if no step was timed. communication, with more than
-        one worker, is the share of a step in which a worker exchanges or waits for others
-        (ctrdist.distributed.communication_timer), and part of the other shares.
+        one worker, is the share of a step in which a worker communicates or waits for others
+        (ctrdist.distributed.communication_timer). It is also part of the other shares.
     """
     timed = torch.tensor([clock.steps], dtype=torch.int64, device=engine.world.device)
     if int(sum_over_ranks(timed)) == 0 or not clock.steps:
@@ -197,17 +197,17 @@ def report(engine: Engine, clock: Clock, work: Work) -> dict[str, float]:
         float(work.moved),
         limits.flops_per_s,
         limits.bytes_per_s,
-        clock.exchanging / clock.steps,
+        clock.communicating / clock.steps,
     ]
     mean = torch.tensor(own, dtype=torch.float64, device=engine.world.device)
     sum_over_ranks(mean)
     mean /= dist.get_world_size()
-    *phases, flops, bytes_moved, flops_per_s, bytes_per_s, exchanging = mean.tolist()
+    *phases, flops, bytes_moved, flops_per_s, bytes_per_s, communicating = mean.tolist()
     step = sum(phases)
     floor = flops / flops_per_s + bytes_moved / bytes_per_s
     result = {f"share_{name}": value / step for name, value in zip(PHASES, phases, strict=True)}
     if dist.get_world_size() > 1:
-        result["communication"] = exchanging / step
+        result["communication"] = communicating / step
     return {
         "step_ms": 1000 * step,
         "samples_per_s": work.rows / step,

@@ -1,4 +1,4 @@
-"""Which checkpoints a run goes on from, and which loss it may have then."""
+"""The checkpoints that a run may resume from, and the loss that it may have then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a lack of memory, and what is said about it."""
+"""Errors that mean a lack of memory, and the message about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run records when it begins."""
+"""The records of a run at its start."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ctrdist.data.manifest import Dataset, Manifest, Split
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, read_events
-from ctrdist.training.observe.callbacks import Started
-from ctrdist.training.observe.observers import Tracking
+from ctrdist.training.observe.observers import Started
+from ctrdist.training.observe.recording import Tracking
 
 
 @pytest.mark.parametrize("reported", [True, False])

@@ -1,4 +1,4 @@
-"""Steps that prepare the next batch meanwhile equal steps that do not."""
+"""Steps with prefetching equal steps without."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from ctrdist.errors import ConfigError
 from ctrdist.models.configs import DLFConfig, DualAttentionConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
-from ctrdist.training.loop.prefetch import Pipeline
+from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.loop.trainer import Trainer
-from ctrdist.training.observe.callbacks import Callback, Stepped
+from ctrdist.training.observe.observers import Observer, Stepped
 from tests.datasets import write_dataset
 from tests.ranks import kill_ranks, run_ranks
 
@@ -45,14 +45,16 @@ def data(tmp_path_factory) -> str:
     return str(path)
 
 
-def experiment_for(data: str, model: Any, pipeline: str, kind: str, slices: int = 1) -> Experiment:
+def experiment_for(
+    data: str, model: Any, pipeline: str, kind: str, micro_batches: int = 1
+) -> Experiment:
     name = "dlf" if isinstance(model, DLFConfig) else "dual_attention"
     return Experiment(
         model_name=name,
         data=data,
         run_name="run",
         model=model,
-        loader=LoaderConfig(batch_size=128, accumulate=slices),
+        loader=LoaderConfig(batch_size=128, accumulate=micro_batches),
         optim=OptimConfig(tables=TableOptimConfig(name="adagrad")),
         sharding=ShardingConfig(default=kind, shared_memory=False),
         train=TrainConfig(epochs=2, pipeline=pipeline, embedding_init_std=0.1),
@@ -61,7 +63,7 @@ def experiment_for(data: str, model: Any, pipeline: str, kind: str, slices: int 
     )
 
 
-class Kill(Callback):
+class Kill(Observer):
     """Kills this process after a step."""
 
     def __init__(self, after: int) -> None:
@@ -73,19 +75,22 @@ class Kill(Callback):
 
 
 def train(world: World, experiment: Experiment, run_dir: str, kill_after: int = -1) -> dict:
-    """Trains; gives losses and rows of each step, what was on its way then, and all weights."""
+    """Trains; gives losses, rows and prefetched batches of each step, and all weights."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
-    trainer = Trainer(engine, run_dir, Kill(kill_after))
-    step, taken, under_way = trainer.train_step, [], []
+    trainer = Trainer(engine, run_dir, [Kill(kill_after)])
+    step, taken, under_way = trainer.step.take, [], []
 
     def recorded(batch):
-        sent = trainer._pipeline._ahead is not None and trainer._pipeline._ahead.coming is not None
+        sent = (
+            trainer.prefetcher._lookup is not None
+            and trainer.prefetcher._lookup.pending is not None
+        )
         loss, norm = step(batch)
-        under_way.append((sent, trainer._pipeline._prepared is not None))
+        under_way.append((sent, trainer.prefetcher._prepared is not None))
         taken.append((trainer.progress.step, loss, norm, batch.row_B.tolist()))
         return loss, norm
 
-    trainer.train_step = recorded  # type: ignore[method-assign]
+    trainer.step.take = recorded  # type: ignore[method-assign]
     summary = trainer.fit()
     weights = {name: p.detach().numpy().copy() for name, p in engine.tower.state_dict().items()}
     parts = table_parts(engine.model)
@@ -102,7 +107,7 @@ def same(one: dict, other: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "kind", "slices", "workers"),
+    ("model", "kind", "micro_batches", "workers"),
     [
         (DLF, "row_wise", 1, 2),
         pytest.param(DLF, "table_wise", 3, 2, marks=pytest.mark.slow),
@@ -110,11 +115,12 @@ def same(one: dict, other: dict) -> None:
         (DLF, "data_parallel", 1, 1),
     ],
 )
-def test_weights_are_bit_equal(data, tmp_path, model, kind, slices, workers):
+def test_weights_are_bit_equal(data, tmp_path, model, kind, micro_batches, workers):
     plain, ahead = (
         run_ranks(train, workers, experiment, str(tmp_path / experiment.train.pipeline))
         for experiment in (
-            experiment_for(data, model, name, kind, slices) for name in ("none", "sparse_dist")
+            experiment_for(data, model, name, kind, micro_batches)
+            for name in ("none", "sparse_dist")
         )
     )
     for one, other in zip(ahead, plain, strict=True):
@@ -126,7 +132,7 @@ def test_weights_are_bit_equal(data, tmp_path, model, kind, slices, workers):
     assert plain[0]["under_way"] == [(False, False)] * 32
 
 
-def test_a_batch_on_its_way_is_not_yet_consumed(data, tmp_path):
+def test_a_prefetched_batch_is_not_yet_consumed(data, tmp_path):
     experiment = experiment_for(data, DLF, "sparse_dist", "row_wise")
     plain = replace(experiment, train=replace(experiment.train, pipeline="none"))
     undisturbed = run_ranks(train, 2, plain, str(tmp_path / "a"))
@@ -145,11 +151,11 @@ def test_a_batch_on_its_way_is_not_yet_consumed(data, tmp_path):
 def refusal(world: World, experiment: Experiment) -> str:
     engine = build_engine(experiment, open_dataset(experiment.data), world)
     with pytest.raises(ConfigError) as error:
-        Pipeline(engine)
+        Prefetcher(engine)
     return str(error.value)
 
 
-def test_it_is_refused_beside_shared_memory(tmp_path):
+def test_prefetching_is_refused_with_shared_memory(tmp_path):
     write_dataset(tmp_path, {"train": 100})
     experiment = experiment_for(str(tmp_path), DLF, "sparse_dist", "row_wise")
     shared = replace(experiment, sharding=replace(experiment.sharding, shared_memory=True))

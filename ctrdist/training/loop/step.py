@@ -82,7 +82,7 @@ class Step:
             output = engine.model(batch, self._on_lookup)
             self.observers.tell(lambda observer: observer.on_output(output, batch.label_B))
             loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
-        total = self._agree(batch, loss)
+        total = self._end_forward(batch, loss)
         engine.optimizers.zero_grad()
         # gradients are averaged over the workers, whose shares of the rows may differ by one
         (loss * (engine.world.size / batch.global_size)).backward()
@@ -100,30 +100,28 @@ class Step:
             micro_batches=engine.experiment.loader.accumulate,
             scale=self.loss_scale.value if half else 1.0,
         )
-        total = self._agree(batch, done.loss)
+        total = self._end_forward(batch, done.loss)
         finite = done.finish()
         if half:
             self.loss_scale.update(finite)
         return total, finite
 
-    def _agree(self, batch: Batch, loss: Tensor) -> float:
-        """Sums the loss over the ranks, and with it their requests to stop or to save.
-
-        Returns:
-            The summed loss.
-
-        Raises:
-            DataError: it is not finite.
-        """
+    def _end_forward(self, batch: Batch, loss: Tensor) -> float:
+        """Prefetches, agrees, and aborts the run if the loss over all ranks is not finite."""
         self.prefetcher.prepare_next()
+        total = self._agree(loss)
+        if not math.isfinite(total):
+            self.abort(batch, loss.detach())
+        self.clock.mark("forward")
+        return total
+
+    def _agree(self, loss: Tensor) -> float:
+        """Sums the loss over the ranks, and with it their requests to stop or to save."""
         due = time.monotonic() >= self.checkpoint_at
         own = loss.new_tensor([0.0, self.stop.signum, due], dtype=torch.float64)
         own[0] = loss.detach()
         total, stops, saves = sum_over_ranks(own).tolist()  # a GPU's forward pass ends here
         self.stop_agreed, self.checkpoint_agreed = bool(stops), bool(saves)
-        if not math.isfinite(total):
-            self.abort(batch, loss.detach())
-        self.clock.mark("forward")
         return total
 
     def _on_lookup(self, emb: dict[str, Tensor]) -> None:

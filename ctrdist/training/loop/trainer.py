@@ -122,7 +122,11 @@ class Trainer:
             TrainingError: no evaluation on valid was finite.
         """
         try:
-            started = self._started(self._resume())
+            started = Started(
+                engine=self.engine,
+                resumed_step=self._resume(),
+                steps_per_epoch=-(-self._loader.rows // self.engine.experiment.loader.batch_size),
+            )
             self._observers.tell(lambda observer: observer.on_start(started))
             with self._watchdog:
                 while self.progress.stopped is None:
@@ -346,16 +350,6 @@ class Trainer:
             loss,
             step=self.progress.step,
             epoch=self._loader.epoch,
-        )
-
-    def _started(self, resumed: int) -> Started:
-        parameters = sum(p.numel() for p in self.engine.tower.parameters())
-        return Started(
-            engine=self.engine,
-            resumed_step=resumed,
-            steps_per_epoch=-(-self._loader.rows // self.engine.experiment.loader.batch_size),
-            dense_parameters=parameters,
-            table_parameters=self.engine.layout.table_parameters,
         )
 
     def stepped(self, loss: float, norm: float, rows: int, seconds: float) -> Stepped:

@@ -34,8 +34,11 @@ class Started:
     resumed_step: int
     """Step at which an earlier start of the run is resumed; 0 for a new run."""
     steps_per_epoch: int
-    dense_parameters: int
-    table_parameters: int
+
+    @property
+    def dense_parameters(self) -> int:
+        """Number of the tower's weights."""
+        return sum(p.numel() for p in self.engine.tower.parameters())
 
 
 @dataclass(frozen=True, kw_only=True)

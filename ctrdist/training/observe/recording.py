@@ -45,7 +45,7 @@ class Tracking(Observer):
             tags={
                 "model": experiment.model_name,
                 "dense_parameters": str(event.dense_parameters),
-                "table_parameters": str(event.table_parameters),
+                "table_parameters": str(engine.layout.table_parameters),
                 "resumed_step": str(event.resumed_step),
             },
             artifacts={
@@ -162,7 +162,7 @@ class Reporting(Observer):
                 resumed_step=event.resumed_step,
                 steps_per_epoch=event.steps_per_epoch,
                 dense_parameters=event.dense_parameters,
-                table_parameters=event.table_parameters,
+                table_parameters=layout.table_parameters,
                 tables=len({shard.table for shard in layout.shards}),
                 kinds=sorted({shard.kind for shard in layout.shards}),
                 bytes_per_rank=layout.bytes_per_rank,

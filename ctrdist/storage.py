@@ -239,10 +239,6 @@ class Store:
             except (FileNotFoundError, NotADirectoryError):
                 return ""
 
-    def is_file(self) -> bool:
-        """True if there is a file in the directory's place."""
-        return self.kind() == "file"
-
     def exists(self, name: str) -> bool:
         """True if the file is there; raises an error where that cannot be known."""
         return self.kind(name) == "file"

@@ -69,7 +69,7 @@ class Output:
             DataError: a finished data set without `overwrite`, somebody else's files, or another
                 run at work.
         """
-        if self.store.is_file():
+        if self.store.kind() == "file":
             raise DataError(f"--output {self.path}: that is a file. Choose a directory.")
         files = [n for n in self.store.names() if not n.startswith(f"{WORK}/")]
         marked = self.store.exists(MARKER)

@@ -49,7 +49,11 @@ def test_a_written_file_is_read_in_any_process(url):
         file.write(b"0123")
         file.write(b"456789")
     assert store.exists("a/b") and store.names() == ["a/b"]
-    assert not store.exists("a") and not store.is_file() and Store(f"{url}/a/b").is_file()
+    assert (
+        not store.exists("a")
+        and store.kind() == "directory"
+        and Store(f"{url}/a/b").kind() == "file"
+    )
     assert store.get("a/b") == b"0123456789" and store.size("a/b") == 10
     assert store.get_range("a/b", 3, 6) == b"345" and store.get_range("a/b", 6, 6) == b""
     with store.input("a/b") as source:

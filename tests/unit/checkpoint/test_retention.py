@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,8 +52,14 @@ def test_what_a_kept_checkpoint_names_as_its_best_stays():
     assert kept(entries, keep=1) == [3]
 
 
-def test_what_is_newer_than_the_one_just_written_goes():
-    """A run is behind a whole checkpoint only when that one proved damaged."""
+def test_a_value_that_is_not_finite_is_never_best():
+    values = (0.5, math.inf, math.nan, -math.inf)
+    entries = [Entry(step=step, value=value) for step, value in enumerate(values, 1)]
+    assert kept([*entries, Entry(step=9)], keep=1, keep_best=2) == [1, 9]
+
+
+def test_a_checkpoint_newer_than_the_one_just_written_is_removed():
+    """A run resumes from an older checkpoint only if the newer one is damaged."""
     gone = superfluous(plain(10, 20, 30), 20, CheckpointConfig(keep=2, keep_every=10))
     assert gone == [30]
 

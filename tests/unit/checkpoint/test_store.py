@@ -130,7 +130,7 @@ def test_nothing_is_pickled(tmp_path):
                 list(pickletools.genops(file.read_bytes()))
 
 
-def test_what_is_no_tensor_is_refused_by_name(tmp_path):
+def test_a_value_that_is_no_tensor_is_refused_by_name(tmp_path):
     store = CheckpointStore(tmp_path, CheckpointConfig())
     with pytest.raises(CheckpointError, match=r"optim\.name is not one.*stored as JSON"):
         store.save(1, {"optim": {"name": "adam", "t": torch.ones(2)}}, {}, TEXTS)

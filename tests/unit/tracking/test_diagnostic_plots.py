@@ -74,7 +74,7 @@ def test_steps_have_a_line_for_each_name():
     assert overlaps(figure, figure.legends[0].get_texts()) == 0
 
 
-def test_nothing_draws_too():
+def test_empty_figures_are_drawn():
     for figure in (
         abundance_figure({}, 0.25, "a"),
         classes_figure({}, "a"),

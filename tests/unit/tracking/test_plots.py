@@ -63,7 +63,7 @@ def test_learning_curves_mark_the_best_epoch():
 
 
 @pytest.mark.parametrize("labels", [[], [0, 0], [1, 1], [0, 1]])
-def test_few_rows_and_one_class_draw_too(labels):
+def test_few_rows_and_one_class_are_drawn(labels):
     histogram = counted(np.linspace(-1, 1, len(labels)), np.array(labels))
     assert png(roc_figure(histogram.roc_curve(), histogram.metrics()["auc"], "a"))
     assert png(calibration_figure(histogram.calibration_table(), "a"))

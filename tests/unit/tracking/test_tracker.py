@@ -71,7 +71,7 @@ def test_a_run_without_mlflow_is_recorded_whole(tmp_path):
     assert not (tmp_path / "run" / STATE_NAME).exists()
 
 
-def test_resuming_goes_on_in_the_file_and_starting_anew_puts_it_aside(tmp_path):
+def test_resuming_appends_to_the_file_and_a_new_run_renames_it(tmp_path):
     for resume in (False, True):
         tracker = tracker_in(tmp_path, resume)
         tracker.start({})

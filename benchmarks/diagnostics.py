@@ -28,11 +28,10 @@ from ctrdist.config.experiment import (  # noqa: E402
     CheckpointConfig,
     Experiment,
     LoaderConfig,
-    OptimConfig,
-    TableOptimConfig,
     TrackingConfig,
     TrainConfig,
 )
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig  # noqa: E402
 from ctrdist.data.manifest import open_dataset  # noqa: E402
 from ctrdist.distributed.process_group import join_world, leave_world  # noqa: E402
 from ctrdist.log import setup  # noqa: E402

@@ -47,14 +47,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.train_step import FIELDS, labels_of
 from benchmarks.train_step import tower_of as own_tower
-from ctrdist.config.experiment import (
-    Experiment,
-    LoaderConfig,
-    OptimConfig,
-    ShardingConfig,
-    TableOptimConfig,
-    TrainConfig,
-)
+from ctrdist.batch import Batch, Output
+from ctrdist.config.experiment import Experiment, LoaderConfig, ShardingConfig, TrainConfig
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import DataFile, Dataset, Manifest, Split
 from ctrdist.distributed.process_group import World, join_world, leave_world, sum_over_ranks
@@ -64,7 +59,6 @@ from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, config_class
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
-from ctrdist.protocols import Batch, Output
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import layout, plan_tables

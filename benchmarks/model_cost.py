@@ -33,14 +33,15 @@ setup(0)  # before torchrec is imported
 from torch import Tensor, nn
 
 from benchmarks.gpu import seconds_of, stepper
-from ctrdist.config.experiment import Experiment, LossConfig, experiment_of
+from ctrdist.batch import Output
+from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.losses import LossConfig
 from ctrdist.config.parse import parse
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import join_world, leave_world
 from ctrdist.models.layers import MLP
 from ctrdist.models.registry import config_class
-from ctrdist.protocols import Output
 from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.observe.throughput import count_flops

@@ -53,7 +53,7 @@ class MLP(nn.Module):
 
     def forward(self, emb: Mapping[str, Tensor]) -> Any:
         """Logits of the batch."""
-        from ctrdist.protocols import Output
+        from ctrdist.batch import Output
 
         return Output(self.layers(emb["tokens"].flatten(1)).squeeze(1))
 
@@ -71,7 +71,7 @@ class DCNv2(nn.Module):
 
     def forward(self, emb: Mapping[str, Tensor]) -> Any:
         """Logits of the batch."""
-        from ctrdist.protocols import Output
+        from ctrdist.batch import Output
 
         x0 = x = emb["tokens"].flatten(1)
         for layer in self.cross:
@@ -81,7 +81,7 @@ class DCNv2(nn.Module):
 
 def tower_of(name: str, dim: int = DIM) -> nn.Module:
     """A tower over FIELDS tokens: mlp, dcnv2 or dlf."""
-    from ctrdist.models.configs import DLFConfig
+    from ctrdist.models.dlf.settings import DLFConfig
     from ctrdist.models.registry import build_tower
 
     own: dict[str, Callable[[int], nn.Module]] = {"mlp": MLP, "dcnv2": DCNv2}
@@ -154,7 +154,7 @@ def batch_of(ids: np.ndarray, label_B: Tensor, global_size: int) -> Any:
     """The batch of (fields, B) ids; global_size: rows of all workers."""
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-    from ctrdist.protocols import Batch
+    from ctrdist.batch import Batch
 
     size = len(label_B)
     sparse = KeyedJaggedTensor(
@@ -175,7 +175,8 @@ def batch_of(ids: np.ndarray, label_B: Tensor, global_size: int) -> Any:
 
 def trainable(schema: Any, *, bf16: bool, naive: bool, tower: str) -> tuple[Any, Callable]:
     """The world, and what takes one step on a batch."""
-    from ctrdist.config.experiment import OptimConfig, ShardingConfig, TableOptimConfig
+    from ctrdist.config.experiment import ShardingConfig
+    from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
     from ctrdist.distributed.process_group import join_world
     from ctrdist.log import setup
     from ctrdist.losses.log_loss import log_loss_sum

@@ -1,7 +1,6 @@
-"""What a preprocessed data set holds: the contract between preprocessing and training.
+"""The columns of a data set, schema.json: part of the contract of preprocessing and training.
 
-This is its half in schema.json; the other, which files hold the rows, is
-:mod:`ctrdist.data.manifest`. Nothing else passes between the two.
+The files that hold the rows are in manifest.json, see :mod:`ctrdist.data.manifest`.
 """
 
 from __future__ import annotations
@@ -16,15 +15,17 @@ from ctrdist.errors import DataError
 
 SCHEMA_VERSION = 1
 PADDING_ID = 0
-"""Row 0 of each embedding table: stays zero, stands for no value."""
+"""Row 0 of each embedding table, for no value; it stays zero."""
 UNKNOWN_ID = 1
-"""Row 1: a value below the frequency threshold, or not seen in the training split."""
+"""Row 1, for values below the frequency threshold or not in the training split."""
 FIRST_VALUE_ID = 2
-"""Ids from here go by falling count in the training rows."""
+"""First id of a value; ids are in the order of falling counts in the training rows."""
 COUNT_LEVELS = 256
-"""Into how many levels ln(1 + count) is divided where counts of a vocabulary are kept."""
+"""Number of levels of ln(1 + count) in which the counts of a vocabulary are stored."""
 COUNT_LEVEL_STEP = 0.125
-"""Difference between two levels: counts up to e^32, each within 7 %."""
+"""Difference of two levels: counts up to e^32, each within 7 %."""
+MOST_IDS = 2**31 - 1
+"""Largest size of a vocabulary: ids are int32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,27 +35,34 @@ class CategoricalField:
     name: str
     """Name of the field and of its Parquet column."""
     vocabulary_size: int
-    """Number of ids, padding and unknown included: ids lie in [0, vocabulary_size)."""
+    """Number of ids including padding and unknown: ids lie in [0, vocabulary_size)."""
     multi_valued: bool = False
-    """Whether a row holds a list of ids, pooled by their mean."""
+    """A row holds a list of ids, which a model pools by their mean."""
+
+    def __post_init__(self) -> None:
+        if self.vocabulary_size > MOST_IDS:
+            raise DataError(
+                f"field {self.name}: {self.vocabulary_size:,} ids, and ids are int32: at most "
+                f"{MOST_IDS:,}. Raise min_count or lower num_buckets in the data-set YAML."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """Columns of a data set, in the order in which models see them: numeric, then categorical."""
+    """Columns of a data set, in the order of a model's fields: numeric, then categorical."""
 
     name: str
     """Name of the data set."""
     categorical: tuple[CategoricalField, ...]
-    """The categorical fields, C of them."""
+    """The C categorical fields."""
     numeric: tuple[str, ...] = ()
-    """The float32 columns, K of them; already transformed."""
+    """The K numeric fields, float32 columns of transformed values."""
     label: str = "label"
-    """The float32 column that holds 0 or 1."""
+    """A float32 column of 0 and 1."""
     user: str | None = None
-    """An int64 column that identifies the user, for AUC by user; None where the log has none."""
+    """An int64 column that identifies the user, for AUC by user; None if the log has none."""
     timestamp: str | None = None
-    """An int64 column with the event's time in seconds; None where the log has none."""
+    """An int64 column with the time of the event in seconds; None if the log has none."""
 
     def __post_init__(self) -> None:
         names = [*self.numeric, *(field.name for field in self.categorical), self.label]
@@ -66,7 +74,7 @@ class Schema:
 
     @property
     def num_fields(self) -> int:
-        """F = K + C, the number of tokens that a model sees per row."""
+        """F = K + C, the number of tokens per row."""
         return len(self.numeric) + len(self.categorical)
 
     @property
@@ -76,25 +84,25 @@ class Schema:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the whole schema; equal schemas have equal fingerprints."""
+        """Hash of the whole schema."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """The text of schema.json."""
+        """Returns the text of schema.json."""
         return (
             json.dumps({"version": SCHEMA_VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
         )
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Schema:
-        """Reads schema.json.
+        """Parses schema.json.
 
         Args:
-            text: its content.
-            where: its path, for the error message.
+            text: content of the file.
+            where: path of the file, for messages.
 
         Raises:
-            DataError: not a schema, or of another version.
+            DataError: the text is no schema, or has another version.
         """
         try:
             raw: dict[str, Any] = json.loads(text)
@@ -115,25 +123,25 @@ class Schema:
 
 
 def file_stem(field: str) -> str:
-    """The name of a field as a part of a file's name.
+    """Returns the name of a field in a form that file names accept.
 
-    Any text has one, no two texts have the same, and a plain name is its own.
+    Different fields have different forms, and a plain name is its own form.
     """
     return _escaped(field) if _NOT_IN_FILES.search(field) else field
 
 
 def module_key(field: str) -> str:
-    """The name of a field as torch's modules and TorchRec's features take it, as file_stem."""
+    """Returns the name of a field in a form that modules of torch and TorchRec accept."""
     return _escaped(field) if _NOT_IN_MODULES.search(field) else field
 
 
 _NOT_IN_FILES = re.compile(r"^[.%]|^$|[/\\*?\[\]\x00-\x1f\x7f]")
 _NOT_IN_MODULES = re.compile(rf"{_NOT_IN_FILES.pattern}|[.@]")
-"""A module's name has no dot, and TorchRec joins the names of a feature and its table by @."""
+"""A module's name has no dot, and TorchRec joins the names of a feature and its table with @."""
 
 
 def _escaped(field: str) -> str:
-    """Begins with %, which no plain name does; letters, digits, _, - and space stay."""
+    """Returns % and the name, in which all but letters, digits, _, - and space is escaped."""
     return "%" + "".join(
         c if c.isalnum() or c in "_- " else "".join(f"%{byte:02X}" for byte in c.encode())
         for c in field

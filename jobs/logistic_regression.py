@@ -61,7 +61,7 @@ def fit(config: LogisticConfig) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
 
     from ctrdist.data.manifest import open_dataset
-    from ctrdist.metrics import evaluate_predictions
+    from ctrdist.metrics.evaluate import evaluate_predictions
 
     warnings.simplefilter(
         "ignore", ConvergenceWarning

@@ -1,15 +1,15 @@
-"""Settings that were saved by older versions."""
+"""Migrations: brings settings that an older version has saved to the names of today."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def in_todays_names(values: dict[str, Any]) -> dict[str, Any]:
-    """A saved experiment's settings as :func:`ctrdist.config.parse.from_dict` reads them today.
+def migrated(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings with the names that :func:`ctrdist.config.parse.from_dict` reads.
 
     Args:
-        values: of a checkpoint's config.yaml; left as they are.
+        values: content of a checkpoint's config.yaml; not modified.
     """
     optim = values.get("optim", {})
     if "codebook_l2" not in optim.get("tables", {}):

@@ -1,4 +1,4 @@
-"""How often the training rows have each id, from the counts that preprocessing keeps."""
+"""Training counts of all ids, read from the vocabularies of a data set."""
 
 # V values of a vocabulary, Q levels
 
@@ -23,13 +23,13 @@ VOCABULARY = "vocabulary"
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Counts of all ids, as :mod:`ctrdist.models.frequency` keeps them."""
+    """Training counts of all ids, in the form of ctrdist.models.dual_attention.frequency."""
 
     ends: list[list[int]]
     """By categorical field and level q: the first id whose ln(1 + count) is less than
     (q + 1) · COUNT_LEVEL_STEP."""
     mean: float
-    """Of ln(1 + count) over all known ids of the training rows."""
+    """Mean of ln(1 + count) over all ids in the training rows that have a count."""
     std: float
     """Its standard deviation."""
     of_all: float
@@ -51,14 +51,14 @@ def read_counts(dataset: Dataset) -> Counts:
         for count_V in _counts(store, name):
             if len(count_V) and (count_V[0] > last or (np.diff(count_V) > 0).any()):
                 raise DataError(
-                    f"{store}/{name}: counts do not fall with the id. It is not as "
-                    "jobs/preprocess.py wrote it; preprocess again."
+                    f"{store}/{name}: counts do not fall with the id: the file was "
+                    "changed. Preprocess again."
                 )
             last = count_V[-1] if len(count_V) else last
             log_V = np.log1p(count_V)
             moments += [count_V.sum(), (count_V * log_V).sum(), (count_V * log_V**2).sum()]
             level_V = np.minimum((log_V / COUNT_LEVEL_STEP).astype(np.int64), COUNT_LEVELS)
-            # an id of level q counts for the levels up to it
+            # an id of level q counts for all levels up to q
             held = np.bincount(level_V, minlength=COUNT_LEVELS + 1)[1:]
             at_least_Q += held[::-1].cumsum()[::-1]
         ends.append((FIRST_VALUE_ID + at_least_Q).tolist())
@@ -70,7 +70,7 @@ def read_counts(dataset: Dataset) -> Counts:
 
 
 def _counts(store: Store, name: str) -> Iterator[np.ndarray]:
-    """Arrays of counts, in the order of ids."""
+    """Yields (V,) float64 counts, in the order of ids."""
     try:
         with store.input(name) as source:
             for batch in pq.ParquetFile(source).iter_batches(columns=["count"]):

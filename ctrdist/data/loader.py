@@ -1,45 +1,45 @@
-"""Batches of a split in a deterministic order, each row once in an epoch, on any worker count."""
+"""Batches of a split in a deterministic row order, for any number of workers."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ctrdist.batch import Batch
 from ctrdist.config.experiment import LoaderConfig
 from ctrdist.data.manifest import Dataset
 from ctrdist.data.order import (
+    Buffer,
     RowGroup,
-    Window,
-    lane_count,
-    lane_windows,
     permutation,
     row_groups,
     share,
     shuffled,
     step_bounds,
+    stream_buffers,
+    stream_count,
 )
 from ctrdist.data.reader import SplitReader
 from ctrdist.data.rows import BatchMaker, Rows
 from ctrdist.errors import CheckpointError
-from ctrdist.protocols import Batch
 
 STATE_VERSION = 2
 
 
 class Loader:
-    """One worker's part of each step.
+    """One worker's part of each step. An epoch has each row of the split once.
 
-    Of each lane that this worker needs (ctrdist.data.order), one window is in memory and the next
-    ones are being read by a pool of threads; one more thread makes batches of them, ahead of the
-    steps. The state counts rows of the global order and knows no worker: any number of workers may
-    load it.
+    Of each interleaved stream that this worker needs (ctrdist.data.order), one shuffle buffer is in
+    memory and a pool of threads reads the next ones. One more thread makes batches of them, ahead
+    of the steps. The state counts rows of the global order and knows no worker: any number of
+    workers may load it.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
-        batch_size: int | None = None,
         pinned: bool = False,
     ) -> None:
         """Plans an epoch; opens no file yet.
@@ -60,12 +59,11 @@ class Loader:
         Args:
             dataset: the data set.
             split: train, valid or test.
-            config: window, prefetch and, unless given, batch size.
-            seed: of the order.
+            config: batch size, shuffle buffer, streams and prefetch.
+            seed: seed of the row order.
             rank: this worker.
             world_size: number of workers.
             shuffle: whether rows are permuted.
-            batch_size: rows of a step on all workers, in place of the config's.
             pinned: whether batches are in page-locked memory, for copies to a GPU.
 
         Raises:
@@ -77,10 +75,9 @@ class Loader:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._shuffle_rows = config.shuffle_rows if shuffle else 0
         if self._shuffle_rows:
-            self._lanes = lane_count(config.lanes, self._groups)
-        else:  # in stored order; where no order is asked for, each worker reads rows of its own
-            self._lanes = 1 if shuffle else lane_count(world_size, self._groups)
-        self._batch_size = batch_size or config.batch_size
+            self._streams = stream_count(config.lanes, self._groups)
+        else:  # stored order; if any order will do, each worker reads rows of its own
+            self._streams = 1 if shuffle else stream_count(world_size, self._groups)
         self._pinned = pinned
         self._reader = SplitReader(dataset, split)
         self._shares: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
@@ -89,20 +86,20 @@ class Loader:
 
     @property
     def steps(self) -> int:
-        """Steps left in this epoch; the same on all workers."""
-        return len(step_bounds(self.rows, self._batch_size, self.consumed)) - 1
+        """Remaining steps of this epoch; the same on all workers."""
+        return len(step_bounds(self.rows, self._config.batch_size, self.consumed)) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of this epoch.
+        """Yields the remaining batches of this epoch.
 
-        `consumed` moves on when a batch is handed out, not when it is read ahead.
+        `consumed` grows when a batch is yielded, not when it is read ahead.
         """
         for end, batch in self._read_ahead():
             self.consumed = end
             yield batch
 
     def in_pairs(self) -> Iterator[tuple[Batch, Batch | None]]:
-        """Each batch beside the one after it, which is not yet handed out; None after the last."""
+        """Yields each batch and the next one, which is not consumed yet; None at the end."""
         waiting: tuple[int, Batch] | None = None
         for end, batch in self._read_ahead():
             if waiting is not None:
@@ -114,8 +111,8 @@ class Loader:
             yield waiting[1], None
 
     def _read_ahead(self) -> Iterator[tuple[int, Batch]]:
-        """Each batch, made by a thread, and how many rows of the epoch are consumed with it."""
-        bounds = step_bounds(self.rows, self._batch_size, self.consumed)
+        """Yields (rows of the epoch consumed with it, batch); a thread makes the batches."""
+        bounds = step_bounds(self.rows, self._config.batch_size, self.consumed)
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(
             maxsize=max(1, self._config.prefetch)
         )
@@ -136,7 +133,7 @@ class Loader:
                     if not put(batch.pin_memory() if self._pinned else batch):
                         return
                 put(None)
-            except BaseException as error:  # raised again in the consumer
+            except BaseException as error:  # the consumer raises it
                 put(error)
 
         thread = threading.Thread(target=work, name=f"loader-{self._split}", daemon=True)
@@ -158,24 +155,24 @@ class Loader:
         self.consumed = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is in the global order of rows; JSON-ready, the same on all ranks."""
+        """Returns the position in the global row order, JSON-ready; the same on all ranks."""
         return {
             "version": STATE_VERSION,
             "fingerprint": self._dataset.manifest.fingerprint,
             "split": self._split,
             "seed": self._seed,
             "shuffle_rows": self._shuffle_rows,
-            "lanes": self._lanes,
+            "lanes": self._streams,
             "epoch": self.epoch,
             "consumed": self.consumed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the state was taken, with any number of workers and any batch size.
+        """Resumes at a saved position, with any number of workers and any batch size.
 
         Raises:
-            CheckpointError: the data set, the seed or the window has changed, so the order is
-                another one.
+            CheckpointError: the data set, the seed, the shuffle buffer or the number of streams has
+                changed, and with it the row order.
         """
         mine = self.state_dict()
         for key in ("version", "fingerprint", "split", "seed", "shuffle_rows", "lanes"):
@@ -191,26 +188,26 @@ class Loader:
 
     def _batches(self, bounds: np.ndarray) -> Iterator[Batch]:
         maker = BatchMaker(self._dataset.schema)
-        groups = (
-            shuffled(self._groups, seed=self._seed, epoch=self.epoch)
-            if self._shuffle_rows
-            else self._groups
-        )
+        groups: Sequence[RowGroup] = self._groups
+        if self._shuffle_rows:
+            groups = shuffled(groups, seed=self._seed, epoch=self.epoch)
         with ThreadPoolExecutor(self._config.threads, f"read-{self._split}") as pool:
-            lanes: dict[int, _Lane] = {}
+            streams: dict[int, _Stream] = {}
             try:
                 for begin, end in pairwise(map(int, bounds)):
-                    shift, rest = divmod(begin, self._lanes)
+                    shift, rest = divmod(begin, self._streams)
                     own = self._share(rest, rest + end - begin)
-                    new = [(lane, first + shift) for lane, first, _ in own if lane not in lanes]
-                    for lane, first in new:
-                        lanes[lane] = self._open_lane(groups, lane, first, pool, len(own))
+                    new = [
+                        (index, first + shift) for index, first, _ in own if index not in streams
+                    ]
+                    for index, first in new:
+                        streams[index] = self._open_stream(groups, index, first, pool, len(own))
+                    # the rows of the first batch are read before those of later ones
+                    for index, _ in new:
+                        streams[index].start_next()
                     parts: list[tuple[Rows, int, int]] = []
-                    # what the first batch needs is read before what later ones need
-                    for lane, _ in new:
-                        lanes[lane].start_next()
-                    for lane, first, last in own:
-                        parts += lanes[lane].take(first + shift, last + shift)
+                    for index, first, last in own:
+                        parts += streams[index].take(first + shift, last + shift)
                     yield maker.batch(
                         parts, global_size=end - begin, stride=-(-(end - begin) // self._world_size)
                     )
@@ -218,58 +215,61 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _share(self, begin: int, end: int) -> list[tuple[int, int, int]]:
-        """This worker's part of a step that begins in the first round over the lanes."""
-        key = (begin, end)  # few differ: all steps but the last are of one size
+        """Returns this worker's part of a step that begins in the first round over the streams."""
+        key = (begin, end)  # there are few: all steps but the last two have one size
         if key not in self._shares:
             self._shares[key] = share(
-                begin, end, lanes=self._lanes, rank=self._rank, world_size=self._world_size
+                begin, end, streams=self._streams, rank=self._rank, world_size=self._world_size
             )
         return self._shares[key]
 
-    def _open_lane(
+    def _open_stream(
         self,
-        groups: list[RowGroup],
-        lane: int,
+        groups: Sequence[RowGroup],
+        index: int,
         first: int,
         pool: ThreadPoolExecutor,
-        lanes_here: int,
-    ) -> _Lane:
-        """A lane from its row `first` on; nothing is read yet."""
-        planned = lane_windows(
+        streams_here: int,
+    ) -> _Stream:
+        """Returns a stream from its row `first` on; nothing is read yet."""
+        buffers = stream_buffers(
             groups,
-            lane=lane,
-            lanes=self._lanes,
-            window_rows=self._shuffle_rows // self._lanes,
+            stream=index,
+            streams=self._streams,
+            buffer_rows=self._shuffle_rows // self._streams,
         )
         reader, seed, epoch = self._reader, self._seed, self.epoch
 
-        def read(window: Window) -> Rows:
-            rows = reader.read(window)
+        def read(buffer: Buffer) -> Rows:
+            rows = reader.read(buffer)
             if not self._shuffle_rows:
                 return rows
-            return rows.permuted(permutation(window, seed=seed, epoch=epoch))
+            return rows.permuted(permutation(buffer, seed=seed, epoch=epoch))
 
-        coming = deque((w, lambda w=w: pool.submit(read, w)) for w in planned if w.end > first)
-        # one window ahead in each lane, but always work for all threads
-        return _Lane(coming, ahead=max(1, -(-(self._config.threads + 1) // lanes_here)))
+        # one buffer ahead in each stream, but always work for all threads
+        ahead = max(1, -(-(self._config.threads + 1) // streams_here))
+        coming = [buffer for buffer in buffers if buffer.end > first]
+        return _Stream(coming, lambda buffer: pool.submit(read, buffer), ahead)
 
 
-class _Lane:
-    """The windows of a lane that are in memory or on their way."""
+class _Stream:
+    """The buffers of a stream that are in memory or being read."""
 
-    def __init__(self, coming: deque[tuple[Window, Any]], ahead: int) -> None:
-        """Starts to read nothing yet.
+    def __init__(
+        self, buffers: Sequence[Buffer], start: Callable[[Buffer], Future[Rows]], ahead: int
+    ) -> None:
+        """Reads nothing yet.
 
         Args:
-            coming: windows in order, each with a function that starts to read it and gives its
-                future.
-            ahead: how many are read ahead of the one that is used.
+            buffers: buffers to read, in order.
+            start: starts to read a buffer.
+            ahead: number of buffers that are read ahead of the current one.
         """
-        self._coming, self._ahead = coming, ahead
-        self._held: deque[tuple[Window, Future[Rows]]] = deque()
+        self._coming, self._start, self._ahead = deque(buffers), start, ahead
+        self._held: deque[tuple[Buffer, Future[Rows]]] = deque()
 
     def take(self, first: int, end: int) -> list[tuple[Rows, int, int]]:
-        """The rows first … end − 1 of the lane; what stands before them is given up."""
+        """Returns the rows first … end − 1 of the stream and drops the buffers before them."""
         while self._held and self._held[0][0].end <= first:
             self._held.popleft()
         while self._coming and len(self._held) < 1 + self._ahead:
@@ -277,16 +277,16 @@ class _Lane:
         parts = []
         position = 0
         while first < end:
-            window, rows = self._held[position]
-            last = min(end, window.end)
-            parts.append((rows.result(), first - window.first, last - window.first))
+            buffer, rows = self._held[position]
+            last = min(end, buffer.end)
+            parts.append((rows.result(), first - buffer.first, last - buffer.first))
             first, position = last, position + 1
             if first < end and position == len(self._held):
                 self.start_next()
         return parts
 
     def start_next(self) -> None:
-        """Starts to read one more window, if there is one."""
+        """Starts to read one more buffer, if there is one."""
         if self._coming:
-            window, start = self._coming.popleft()
-            self._held.append((window, start()))
+            buffer = self._coming.popleft()
+            self._held.append((buffer, self._start(buffer)))

@@ -1,6 +1,6 @@
-"""Finds rows of a split again by their index: for a person who asks, never while training."""
+"""Finds rows of a split by their index, to show them to a person; training does not use it."""
 
-# N rows asked for
+# N rows
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ ROW_COLUMN = "__row"
 
 
 def read_rows(dataset: Dataset, split: str, row_N: np.ndarray) -> pa.Table:
-    """All columns of some rows, in the order asked for, after a column __row with their index.
+    """Reads all columns of some rows; only the row groups that hold them, one at a time.
 
-    Reads the row groups that hold them, one at a time.
+    Args:
+        dataset: the data set.
+        split: train, valid or test.
+        row_N: (N,) indices of rows in the split.
+
+    Returns:
+        The rows in the given order, with their indices in a first column __row.
     """
     store = Store(dataset.path)
     files = dataset.split(split).files
@@ -35,7 +41,7 @@ def read_rows(dataset: Dataset, split: str, row_N: np.ndarray) -> pa.Table:
 
 
 def origins(dataset: Dataset, split: str, row_N: np.ndarray) -> dict[str, list[int]]:
-    """File of the data set → positions in that file of those of the rows that it holds."""
+    """Returns file of the data set → positions in this file of the rows that it holds."""
     result: dict[str, list[int]] = {}
     first_row = 0
     for file in dataset.split(split).files:

@@ -1,4 +1,4 @@
-"""Which files a data set consists of: manifest.json, written last (no manifest, no data set)."""
+"""The files of a data set: manifest.json. It is written last: no manifest, no data set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DataFile:
     row_groups: tuple[int, ...]
     """Rows of each row group, in file order, so that readers can plan without opening the file."""
     sha256: str
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
 
     @property
     def rows(self) -> int:
@@ -37,10 +37,10 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The files of train, valid or test; a row's index is its position in them, in this order."""
+    """The files of train, valid or test. Row indices count through them in this order."""
 
     files: tuple[DataFile, ...]
-    """In order."""
+    """The files, in order."""
     rows: int
     """Rows of all files."""
     positives: int
@@ -49,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Content of manifest.json. Holds neither time nor place, so equal data gives equal bytes."""
+    """Content of manifest.json. It holds no times and no paths, so equal data gives equal bytes."""
 
     schema_fingerprint: str
     """:attr:`ctrdist.schema.Schema.fingerprint` of schema.json."""
@@ -60,13 +60,13 @@ class Manifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved preprocessing config."""
     transforms: Mapping[str, Any] = field(default_factory=dict)
-    """Numeric column → what was learned of it: mean and deviation, range, edges of quantiles."""
+    """Numeric column → fitted values: mean and deviation, range, edges of quantiles."""
     parent: str | None = None
-    """Fingerprint of the data set whose ids this one keeps."""
+    """Fingerprint of the data set whose ids this one continues."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of schema and all rows; a run or checkpoint names the data it saw by it."""
+        """Hash of schema and all rows; runs and checkpoints identify their data by it."""
         content = {
             name: [f.sha256 for f in split.files] for name, split in sorted(self.splits.items())
         }
@@ -80,7 +80,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
-        """Reads manifest.json; raises DataError where it is none or was altered."""
+        """Parses manifest.json; raises DataError if it is not valid or was changed."""
         try:
             raw = json.loads(text)
             version, fingerprint = raw.pop("version"), raw.pop("fingerprint")
@@ -98,7 +98,7 @@ class Manifest:
             )
         if fingerprint != manifest.fingerprint:
             raise DataError(
-                f"{where}: its content does not match its fingerprint; it was altered. "
+                f"{where}: its content does not match its fingerprint; it was changed. "
                 "Run jobs/preprocess.py again."
             )
         return manifest
@@ -119,7 +119,7 @@ class Dataset:
     manifest: Manifest
 
     def split(self, name: str) -> Split:
-        """The split of that name; raises DataError where there is none or it is empty."""
+        """Returns a split; raises DataError if it does not exist or is empty."""
         split = self.manifest.splits.get(name)
         if split is None or split.rows == 0:
             filled = [f"{n} ({s.rows:,} rows)" for n, s in self.manifest.splits.items() if s.rows]

@@ -1,13 +1,14 @@
-"""The order in which rows are seen, as pure functions of the files, the seed and the epoch.
+"""The row order of an epoch, as pure functions of the files, the seed and the epoch.
 
-The row groups of an epoch, drawn in random order, form one long sequence. It is cut into lanes of
-equal length, and an epoch takes rows from all lanes in turn: position q is row q // L of lane
-q mod L. So each step takes as much from every lane, and a worker that computes some of a step's
-rows need read some lanes only. No worker count enters: any number of workers sees the same rows in
-the same steps, and a run may go on with another number.
+The row groups of an epoch, drawn in random order, form one long sequence. It is cut into streams of
+equal length, and an epoch interleaves them: position q is row q // L of stream q mod L. Each stream
+is read in shuffle buffers of whole row groups, within which rows are permuted. So each step takes
+as many rows from every stream, and a worker, which computes some of a step's rows, reads only some
+streams. The order does not depend on the number of workers: any number of them sees the same rows
+in the same steps, and a run may resume with another number.
 """
 
-# L lanes, W rows of a window
+# L interleaved streams, W rows of a shuffle buffer
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ import numpy as np
 
 from ctrdist.data.manifest import Split
 
-_GROUPS_PER_LANE = 4
-"""Row groups that a lane holds at least: lanes cut row groups, and both sides read a cut one."""
+_GROUPS_PER_STREAM = 4
+"""Least number of row groups of a stream: those at the borders of streams are read twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +38,15 @@ class RowGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Some rows of a row group."""
+class RowRange:
+    """Successive rows of a row group."""
 
     group: RowGroup
-    """Which."""
+    """The row group."""
     begin: int
-    """Its first row that belongs to the piece."""
+    """First row of the range in the row group."""
     end: int
-    """The row after its last."""
+    """The row after its last one."""
 
     @property
     def rows(self) -> int:
@@ -54,31 +55,31 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """Rows of a lane that are read together; they are permuted within."""
+class Buffer:
+    """A shuffle buffer: rows of a stream that are read together and permuted."""
 
-    lane: int
-    """Number of the lane."""
+    stream: int
+    """Index of the stream."""
     index: int
-    """Number of the window in the lane."""
+    """Index of the buffer in the stream."""
     first: int
-    """Index in the lane of its first row."""
-    pieces: tuple[Piece, ...]
-    """In the order in which they are joined."""
+    """Index in the stream of its first row."""
+    ranges: tuple[RowRange, ...]
+    """Its rows, in this order before they are permuted."""
 
     @property
     def rows(self) -> int:
         """W."""
-        return sum(piece.rows for piece in self.pieces)
+        return sum(part.rows for part in self.ranges)
 
     @property
     def end(self) -> int:
-        """Index in the lane of the row after its last."""
+        """Index in the stream of the row after its last one."""
         return self.first + self.rows
 
 
 def row_groups(split: Split) -> list[RowGroup]:
-    """All row groups of a split, in stored order; empty ones left out."""
+    """Returns all row groups of a split that have rows, in stored order."""
     groups: list[RowGroup] = []
     first_row = 0
     for file_index, file in enumerate(split.files):
@@ -92,72 +93,76 @@ def row_groups(split: Split) -> list[RowGroup]:
 
 
 def shuffled(groups: Sequence[RowGroup], *, seed: int, epoch: int) -> list[RowGroup]:
-    """The row groups in the order of an epoch."""
+    """Returns the row groups in the order of an epoch."""
     result = list(groups)
     np.random.default_rng([seed, epoch]).shuffle(result)  # type: ignore[arg-type]
     return result
 
 
-def lane_count(wanted: int, groups: Sequence[RowGroup]) -> int:
-    """L: as many lanes as wanted, but fewer for a split of few row groups.
+def stream_count(wanted: int, groups: Sequence[RowGroup]) -> int:
+    """Returns L: as many streams as wanted, but fewer for a split of few row groups.
 
-    Depends on settings and data alone, so that it is the same for any number of workers.
+    It depends on settings and data only, so it is the same for any number of workers.
     """
-    return max(1, min(wanted, len(groups) // _GROUPS_PER_LANE))
+    return max(1, min(wanted, len(groups) // _GROUPS_PER_STREAM))
 
 
-def lane_position(position: int, lane: int, lanes: int) -> int:
-    """How many rows of a lane stand before a position of the epoch."""
-    return max(0, -((lane - position) // lanes))
+def stream_position(position: int, stream: int, streams: int) -> int:
+    """Returns the number of rows of a stream before a position of the epoch."""
+    return max(0, -((stream - position) // streams))
 
 
-def lane_windows(
-    groups: Sequence[RowGroup], *, lane: int, lanes: int, window_rows: int
-) -> list[Window]:
-    """Cuts one lane into windows of whole row groups, as far as the lane has them whole.
+def stream_buffers(
+    groups: Sequence[RowGroup], *, stream: int, streams: int, buffer_rows: int
+) -> list[Buffer]:
+    """Cuts one stream into buffers of whole row groups, apart from those at its borders.
 
     Args:
         groups: all row groups, in the order of the epoch.
-        lane: which.
-        lanes: L.
-        window_rows: W at least (the last may hold fewer); 0: a window per row group.
+        stream: index of the stream.
+        streams: L.
+        buffer_rows: least W (the last buffer may hold fewer rows); 0: a buffer per row group.
     """
     total = sum(group.rows for group in groups)
-    begin = sum(lane_position(total, other, lanes) for other in range(lane))
-    end = begin + lane_position(total, lane, lanes)
-    result: list[Window] = []
-    pending: list[Piece] = []
+    begin = sum(stream_position(total, other, streams) for other in range(stream))
+    end = begin + stream_position(total, stream, streams)
+    result: list[Buffer] = []
+    pending: list[RowRange] = []
     first = held = at = 0
     for group in groups:
         low, high = max(begin - at, 0), min(end - at, group.rows)
         at += group.rows
         if low >= high:
             continue
-        pending.append(Piece(group=group, begin=low, end=high))
+        pending.append(RowRange(group=group, begin=low, end=high))
         held += high - low
-        if held >= window_rows:
-            result.append(Window(lane=lane, index=len(result), first=first, pieces=tuple(pending)))
+        if held >= buffer_rows:
+            result.append(
+                Buffer(stream=stream, index=len(result), first=first, ranges=tuple(pending))
+            )
             first, held, pending = first + held, 0, []
     if pending:
-        result.append(Window(lane=lane, index=len(result), first=first, pieces=tuple(pending)))
+        result.append(Buffer(stream=stream, index=len(result), first=first, ranges=tuple(pending)))
     return result
 
 
-def permutation(window: Window, *, seed: int, epoch: int) -> np.ndarray:
-    """(W,) int64: the row of the window that stands at each of its positions."""
-    return np.random.default_rng([seed, epoch, window.lane, window.index]).permutation(window.rows)
+def permutation(buffer: Buffer, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns (W,) int64: the row of the buffer at each position after permutation."""
+    return np.random.default_rng([seed, epoch, buffer.stream, buffer.index]).permutation(
+        buffer.rows
+    )
 
 
 def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
-    """Where the steps of an epoch begin and end.
+    """Returns the positions at which the steps of an epoch begin and end.
 
-    Every step has `batch_size` rows, but the last two, which share what is left evenly: so no step
-    is tiny, and a loss or a batch normalisation over it is as good as over any other.
+    Every step has `batch_size` rows, except for the last two, which share the remaining rows
+    evenly. So no step is tiny, which would harm its loss and batch normalisation.
 
     Args:
-        rows: of the epoch.
-        batch_size: of a step on all workers.
-        start: position at which to go on; where a step ended before.
+        rows: rows of the epoch.
+        batch_size: rows of a step on all workers.
+        start: position at which to resume, the end of an earlier step.
 
     Returns:
         (S + 1,) int64 positions: step s sees positions bounds[s] … bounds[s + 1] − 1 of the
@@ -177,24 +182,24 @@ def step_bounds(rows: int, batch_size: int, start: int = 0) -> np.ndarray:
 
 
 def share(
-    begin: int, end: int, *, lanes: int, rank: int, world_size: int
+    begin: int, end: int, *, streams: int, rank: int, world_size: int
 ) -> list[tuple[int, int, int]]:
-    """The part of a step, positions begin … end − 1, that one worker computes.
+    """Returns the part of a step, positions begin … end − 1, that one worker computes.
 
-    The step's rows, lane after lane, are cut into parts that differ by at most one row. So a worker
-    needs about L / (number of workers) lanes, the same ones in each step.
+    The step's rows, stream after stream, are cut into parts that differ by at most one row. So a
+    worker needs about L / world_size streams, the same ones in each step.
 
     Returns:
-        (lane, first, end): rows of each lane, by their index in it, in the order of the batch.
+        (stream, first, end) in the order of the batch: the rows first … end − 1 of each stream.
     """
     rows = end - begin
     low, high = rows * rank // world_size, rows * (rank + 1) // world_size
     parts, at = [], 0
-    for lane in range(lanes):
-        first = lane_position(begin, lane, lanes)
-        size = lane_position(end, lane, lanes) - first
+    for stream in range(streams):
+        first = stream_position(begin, stream, streams)
+        size = stream_position(end, stream, streams) - first
         a, b = max(low - at, 0), min(high - at, size)
         if a < b:
-            parts.append((lane, first + a, first + b))
+            parts.append((stream, first + a, first + b))
         at += size
     return parts

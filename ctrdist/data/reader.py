@@ -1,6 +1,6 @@
-"""Reads windows of a split from its Parquet files, local or on any fsspec file system."""
+"""Reads shuffle buffers of a split from its Parquet files, local or on an object store."""
 
-# W rows of a window
+# W rows of a buffer
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import Dataset
-from ctrdist.data.order import Piece, RowGroup, Window
+from ctrdist.data.order import Buffer, RowGroup, RowRange
 from ctrdist.data.rows import Rows, columns, from_table
 from ctrdist.errors import DataError
 from ctrdist.storage import Store
@@ -21,7 +21,7 @@ _KEPT_FOOTERS = 256
 
 
 class SplitReader:
-    """Reads row groups; several threads may do so at once."""
+    """Reads row groups; several threads may use it at once."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         """Opens no file yet.
@@ -37,30 +37,30 @@ class SplitReader:
         self._footers: dict[int, pq.FileMetaData] = {}
         self._lock = threading.Lock()
 
-    def read(self, window: Window) -> Rows:
-        """The rows of a window, in stored order.
+    def read(self, buffer: Buffer) -> Rows:
+        """Returns the rows of a buffer, in stored order.
 
         Raises:
             DataError: a file cannot be read, or holds other rows than the manifest says.
         """
-        tables = [self._piece(piece) for piece in window.pieces]
+        tables = [self._range_table(part) for part in buffer.ranges]
         try:
-            return self._rows(window.pieces, pa.concat_tables(tables))
+            return self._rows(buffer.ranges, pa.concat_tables(tables))
         except DataError:
-            for piece, table in zip(window.pieces, tables, strict=True):
-                self._rows([piece], table)  # raises at the first whose file is to blame
+            for part, table in zip(buffer.ranges, tables, strict=True):
+                self._rows([part], table)  # raises for the first file that is wrong
             raise
 
-    def _rows(self, pieces: Sequence[Piece], table: pa.Table) -> Rows:
-        checked = set.intersection(*(self._checked(piece.group) for piece in pieces))
+    def _rows(self, ranges: Sequence[RowRange], table: pa.Table) -> Rows:
+        checked = set.intersection(*(self._checked(part.group) for part in ranges))
         row_W = np.concatenate(
-            [piece.group.first_row + np.arange(piece.begin, piece.end) for piece in pieces]
+            [part.group.first_row + np.arange(part.begin, part.end) for part in ranges]
         )
-        where = f"{self._dataset.path}/{self._files[pieces[0].group.file].path}"
+        where = f"{self._dataset.path}/{self._files[ranges[0].group.file].path}"
         return from_table(table, self._dataset.schema, row_W, where, checked)
 
-    def _piece(self, piece: Piece) -> pa.Table:
-        group = piece.group
+    def _range_table(self, part: RowRange) -> pa.Table:
+        group = part.group
         path = self._files[group.file].path
         try:
             table = self._read_row_group(group.file, group.index)
@@ -77,10 +77,10 @@ class SplitReader:
                 f"rows, the manifest says {group.rows}. The file was changed; run "
                 "jobs/preprocess.py again."
             )
-        return table.slice(piece.begin, piece.rows)
+        return table.slice(part.begin, part.rows)
 
     def _checked(self, group: RowGroup) -> set[str]:
-        """The fields of which Parquet's statistics say that all ids are within the vocabulary."""
+        """Returns the fields whose ids are within the vocabulary by Parquet's statistics."""
         with self._lock:
             footer = self._footers.get(group.file)
         if footer is None:

@@ -1,4 +1,4 @@
-"""The report that preprocessing leaves beside a data set, as a run records it."""
+"""Reads the report that preprocessing writes into a data set, for the record of a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ctrdist.storage import Store
 REPORT_NAME = "report.json"
 REPORT_PAGE = "report.html"
 PAGE_BYTES = 5_000_000
-"""A page that is larger is not kept with each run."""
+"""Larger pages are not stored with each run."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What is told of a data set."""
+    """The report of a data set."""
 
     summary: Mapping[str, Any] = field(default_factory=dict)
     """The summary of report.json: rows, click rates, warnings, and a few figures per column."""
@@ -29,9 +29,9 @@ class DataReport:
 
 
 def read_report(path: str) -> DataReport:
-    """The report of a data set; empty where it has none, as old ones do.
+    """Returns the report of a data set; empty if it has none, as older data sets do.
 
-    A report that cannot be read is no reason not to train: it is said, and left out.
+    A report that cannot be read costs a warning and not the run.
 
     Args:
         path: the data set's directory, local or s3://.

@@ -1,6 +1,6 @@
-"""Rows of a window in memory, as read from Parquet, and batches picked from them."""
+"""Rows of shuffle buffers in memory, and batches made of them."""
 
-# W rows of a window, B rows of a batch, K numeric, C categorical fields
+# W rows of a buffer, B rows of a batch, K numeric, C categorical fields
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ctrdist.batch import Batch
 from ctrdist.errors import DataError
 from ctrdist.native.columns import Columns, join
-from ctrdist.protocols import Batch
 from ctrdist.schema import CategoricalField, Schema, module_key
 
 
 @dataclass
 class Rows:
-    """W rows, column by column. The arrays may be the memory that Arrow decoded into: read only."""
+    """W rows, column by column. The arrays may be Arrow's memory, so they are read-only."""
 
     numeric: Columns
-    """K times (W,) float32."""
+    """(W,) float32 for each of the K numeric fields."""
     single: Columns
-    """For each field that is not multi-valued, (W,) int32."""
+    """(W,) int32 for each single-valued field."""
     multi: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Multi-valued field → offsets (W + 1,) int64 and ids int32."""
+    """Multi-valued field → (W + 1,) int64 offsets, and ids int32."""
     label_W: np.ndarray
     """(W,) float32."""
     user_W: np.ndarray | None
@@ -36,8 +36,8 @@ class Rows:
     """(W,) int64: index in the split."""
 
     def permuted(self, order_W: np.ndarray) -> Rows:
-        """The same rows in another order: row order_W[i] comes to place i."""
-        order32_W = order_W.astype(np.int32)  # half the bytes to read for each column
+        """Returns the rows in another order: row order_W[i] comes to position i."""
+        order32_W = order_W.astype(np.int32)  # half the bytes to read per column
         return Rows(
             numeric=self.numeric.permuted(order32_W),
             single=self.single.permuted(order32_W),
@@ -58,14 +58,14 @@ def from_table(
     where: str,
     checked: Collection[str] = (),
 ) -> Rows:
-    """Turns the columns of some row groups into arrays.
+    """Converts the columns of a table to arrays.
 
     Args:
         table: W rows with at least the schema's columns.
-        schema: of the data set.
+        schema: schema of the data set.
         row_W: index of each row in its split.
         where: name of the source, for error messages.
-        checked: categorical fields whose ids are known to be within their vocabulary.
+        checked: categorical fields whose ids need no check against their vocabulary.
 
     Raises:
         DataError: a column is missing, has nulls, or holds ids outside its vocabulary.
@@ -102,7 +102,7 @@ def from_table(
 
 
 def columns(schema: Schema) -> list[str]:
-    """The Parquet columns that training reads."""
+    """Returns the Parquet columns that training reads."""
     return [*schema.field_names, schema.label, *([schema.user] if schema.user else [])]
 
 
@@ -122,7 +122,7 @@ def _ids(
     ids = array.to_numpy()
     if field.name in checked:
         return ids.astype(np.int32, copy=False)
-    # as unsigned numbers, in which a negative id is a huge one: one pass
+    # one pass over unsigned numbers, in which a negative id is a huge one
     if len(ids) and int(ids.view(f"u{ids.dtype.itemsize}").max()) >= field.vocabulary_size:
         raise DataError(
             f"{where}: column {field.name} holds ids from {ids.min()} to {ids.max()}; schema.json "
@@ -133,7 +133,7 @@ def _ids(
 
 
 class BatchMaker:
-    """Joins slices of windows into batches; keeps what is the same for all batches of one size."""
+    """Makes batches of slices of buffers; caches the tensors that batches of one size share."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -141,13 +141,13 @@ class BatchMaker:
         self._lengths: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def batch(self, parts: Sequence[tuple[Rows, int, int]], global_size: int, stride: int) -> Batch:
-        """The batch of some rows of one or more windows.
+        """Returns the batch of some rows of one or more buffers.
 
         Args:
-            parts: windows, each with the first row wanted from it and the row after the last.
+            parts: (rows of a buffer, index of the first row to take, index after the last).
             global_size: rows of this step on all workers.
-            stride: rows of the worker that has most; the ids are filled up to it with rows without
-                any, as TorchRec's collectives need the same size everywhere.
+            stride: rows of the worker with the most. The ids are padded to it with rows without
+                ids, as TorchRec's collectives need the same size on all workers.
         """
 
         def joined(column: Callable[[Rows], np.ndarray]) -> torch.Tensor:
@@ -177,18 +177,18 @@ class BatchMaker:
             )
         values_per_key: list[np.ndarray] = []
         lengths_per_key: list[np.ndarray] = []
-        filling = np.zeros(stride - size, dtype=np.int32)
+        padding = np.zeros(stride - size, dtype=np.int32)
         next_single = 0
         for field in self._schema.categorical:
             if field.multi_valued:
-                for window, a, b in parts:
-                    offsets_W, ids = window.multi[field.name]
+                for buffer, a, b in parts:
+                    offsets_W, ids = buffer.multi[field.name]
                     values_per_key.append(ids[offsets_W[a] : offsets_W[b]])
                     lengths_per_key.append(np.diff(offsets_W[a : b + 1]).astype(np.int32))
-                lengths_per_key.append(filling)
+                lengths_per_key.append(padding)
             else:
                 values_per_key.append(single_CB[next_single])
-                lengths_per_key.extend([np.ones(size, dtype=np.int32), filling])
+                lengths_per_key.extend([np.ones(size, dtype=np.int32), padding])
                 next_single += 1
         return KeyedJaggedTensor(
             self._keys,
@@ -198,7 +198,7 @@ class BatchMaker:
         )
 
     def _one_each(self, size: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lengths and offsets: one id for each of `size` rows per key, none for the filling."""
+        """Returns lengths and offsets: one id per key for each of `size` rows, none for padding."""
         key = (size, stride)
         if key not in self._lengths:
             lengths_CB = torch.zeros(len(self._keys), stride, dtype=torch.int32)
@@ -213,11 +213,11 @@ class BatchMaker:
 def _take_lists(
     offsets: np.ndarray, ids: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lists in another order: their offsets, and their ids one after the other."""
+    """Returns the offsets and the concatenated ids of the lists in another order."""
     begins = offsets[order]
     lengths = offsets[order + 1] - begins
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    # each id's index: counting up within its list, from where the list begins
+    # index of each id: it counts up within a list, from the begin of the list
     index = np.arange(total) + np.repeat(begins - (ends - lengths), lengths)
     return np.concatenate([[0], ends]), ids[index]

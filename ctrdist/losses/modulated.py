@@ -1,7 +1,7 @@
 """Cross entropy whose rows are weighted by a power of the probability given to their label.
 
 With label y and log-odds z, u = (2y − 1)z are the log-odds of the label itself: its probability is
-p = σ(u), its cross entropy −ln p, and 1 − p = σ(−u). So a negative row mirrors a positive one.
+p = σ(u), its cross entropy is −ln p, and 1 − p = σ(−u). So negative rows mirror positive rows.
 """
 
 # B batch
@@ -13,6 +13,19 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ctrdist.batch import Output
+from ctrdist.config.losses import LossConfig
+
+
+def focal(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+    """() float32: the focal loss of an output, see :func:`focal_loss_sum`."""
+    return focal_loss_sum(output.logits_B, label_B, config.gamma)
+
+
+def r_ce(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+    """() float32: the loss R-CE of an output, see :func:`r_ce_loss_sum`."""
+    return r_ce_loss_sum(output.logits_B, label_B, config.gamma)
 
 
 def focal_loss_sum(logits_B: Tensor, label_B: Tensor, gamma: float) -> Tensor:
@@ -34,8 +47,8 @@ def focal_loss_sum(logits_B: Tensor, label_B: Tensor, gamma: float) -> Tensor:
 def r_ce_loss_sum(logits_B: Tensor, label_B: Tensor, gamma: float) -> Tensor:
     """−Σ_b p^γ ln p, p^γ held constant: R-CE, the reweighted loss of Wang et al. (WSDM 2021).
 
-    It trusts least the rows that the model contradicts most. The weight has no gradient: with it,
-    the loss would fall as p goes to 0, and such rows be pushed away from their label.
+    The weight is smallest for the rows that the model contradicts most. It has no gradient: with
+    one, the loss would fall as p goes to 0 and push such rows away from their label.
 
     Args:
         logits_B: (B,) log-odds z, of any float type and any size.
@@ -51,7 +64,7 @@ def r_ce_loss_sum(logits_B: Tensor, label_B: Tensor, gamma: float) -> Tensor:
 
 
 def label_log_odds(logits_B: Tensor, label_B: Tensor) -> Tensor:
-    """(2y − 1)z of each row in float32: bfloat16 loses most of a sum over thousands of rows."""
+    """(2y − 1)z of each row, in float32: bfloat16 loses most of a sum over thousands of rows."""
     return (2 * label_B.float() - 1) * logits_B.float()
 
 
@@ -63,8 +76,8 @@ def cross_entropy(u_B: Tensor) -> Tensor:
 def power(u_B: Tensor, offset: float, gamma: float) -> Tensor:
     """(offset + σ(u))^γ of each row, for any u and offset ≥ 0.
 
-    Through logarithms: a power of the sum itself has the gradient ∞ · 0 where γ < 1 and the sum
-    rounds to 0.
+    It is computed through logarithms: a power of the sum itself has the gradient ∞ · 0 where γ < 1
+    and the sum rounds to 0.
     """
     log_B = functional.logsigmoid(u_B)
     if offset:

@@ -1,37 +1,38 @@
-"""What the metrics accept: numpy arrays and torch tensors of one dimension."""
+"""Inputs of the metrics: numpy arrays and torch tensors of one dimension. Imports no torch."""
 
 # N rows
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ctrdist.errors import DataError
 
-Values = NDArray[Any] | Tensor
-"""(N,) numbers: a numpy array, or a tensor of any device."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values: TypeAlias = "NDArray[Any] | Tensor"
+"""(N,) numbers: a numpy array, or a tensor on any device."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 def as_floats(values: Values) -> Floats:
-    """(N,) float64. Exact for narrower floats, so that equal values stay equal."""
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
+    """Returns (N,) float64. The conversion is exact for narrower floats, so ties stay ties."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
     floats = np.asarray(values, dtype=np.float64)
     assert floats.ndim == 1, f"want one dimension, got shape {floats.shape}"
     return floats
 
 
 def as_integers(values: Values) -> Integers:
-    """(N,) int64."""
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.int64).numpy()
+    """Returns (N,) int64."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().long().numpy()
     integers = np.asarray(values)
     assert integers.ndim == 1, f"want one dimension, got shape {integers.shape}"
     assert integers.dtype.kind in "iu", f"want integers, got {integers.dtype}"
@@ -39,11 +40,11 @@ def as_integers(values: Values) -> Integers:
 
 
 def as_labels(values: Values, rows: int) -> Integers:
-    """(N,) int64 of zeros and ones.
+    """Returns (N,) int64 of zeros and ones.
 
     Args:
         values: labels of any number type.
-        rows: N that goes with them.
+        rows: number of predictions that they belong to.
 
     Raises:
         DataError: a label is neither 0 nor 1.

@@ -1,18 +1,43 @@
-"""Exact area under the ROC curve: how often a positive is scored above a negative, ties half."""
+"""Area under the ROC curve: the share of (positive, negative) pairs in order, ties counting half.
 
-# N rows, G groups of equal scores
+All AUCs of the product come from :func:`auc_of_counts` or from the same arithmetic by user. It is
+our own because scikit-learn has neither counts nor users, and takes longer for the same figure.
+"""
+
+# N rows, G groups of equal scores (of one user), U users
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from ctrdist.metrics.arrays import Values, as_floats, as_labels
+import numpy as np
+from numpy.typing import NDArray
+
+from ctrdist.metrics.arrays import Values, as_floats, as_integers, as_labels
+
+Counts = NDArray[Any]
+"""(G,) numbers of rows; integers or float64, which may be weights."""
+
+
+def auc_of_counts(negatives_G: Counts, positives_G: Counts) -> float:
+    """Returns the AUC of rows that are counted by score.
+
+    Args:
+        negatives_G: (G,) rows with label 0, by rising score. Exact up to one division for integers
+            and fewer than 2³¹ rows.
+        positives_G: (G,) rows with label 1.
+
+    Returns:
+        A number in [0, 1]; nan where one class is absent.
+    """
+    negatives, positives = negatives_G.sum().item(), positives_G.sum().item()
+    if not negatives or not positives:
+        return float("nan")
+    return _doubled_wins(negatives_G, positives_G).sum().item() / (2 * negatives * positives)
 
 
 def auc(score_N: Values, label_N: Values) -> float:
-    """AUC with ties, equal to the Mann-Whitney statistic over (positives × negatives).
-
-    All counts are integers, so the result is exact up to one division (for fewer than 2³¹ rows).
+    """Returns the exact AUC.
 
     Args:
         score_N: (N,) logits or probabilities; only their order matters.
@@ -26,15 +51,75 @@ def auc(score_N: Values, label_N: Values) -> float:
     """
     score_N = as_floats(score_N)
     label_N = as_labels(label_N, len(score_N))
-    positives = int(label_N.sum())
-    negatives = len(label_N) - positives
-    if positives == 0 or negatives == 0 or np.isnan(score_N).any():
+    if len(score_N) == 0 or np.isnan(score_N).any():
         return float("nan")
     order_N = np.argsort(score_N)
-    sorted_N = score_N[order_N]
-    start_G = np.flatnonzero(np.r_[True, sorted_N[1:] != sorted_N[:-1]])
-    positive_G = np.add.reduceat(label_N[order_N], start_G)
-    negative_G = np.diff(np.r_[start_G, len(score_N)]) - positive_G
+    score_N = score_N[order_N]
+    return auc_of_counts(*_counts(label_N[order_N], _changes(score_N)))
+
+
+def gauc(score_N: Values, label_N: Values, user_N: Values) -> float:
+    """Σ_u n_u·AUC_u / Σ_u n_u over users with both classes, n_u their rows (Zhu et al., KDD 2017).
+
+    Args:
+        score_N: (N,) logits or probabilities; only their order matters.
+        label_N: (N,) 0 or 1.
+        user_N: (N,) integers that identify the users.
+
+    Returns:
+        A number in [0, 1]; nan where no user has both classes or a score is nan.
+
+    Raises:
+        DataError: a label is neither 0 nor 1.
+    """
+    weighted, weight = gauc_sums(score_N, label_N, user_N)
+    return weighted / weight if weight else float("nan")
+
+
+def gauc_sums(score_N: Values, label_N: Values, user_N: Values) -> tuple[float, float]:
+    """Returns numerator and denominator of :func:`gauc`.
+
+    Sums over parts that share no user add up to those of the whole. The numerator is nan where a
+    score is nan.
+    """
+    score_N = as_floats(score_N)
+    label_N = as_labels(label_N, len(score_N))
+    user_N = as_integers(user_N)
+    assert len(user_N) == len(score_N), f"{len(user_N)} users for {len(score_N)} predictions"
+    if len(score_N) == 0:
+        return 0.0, 0.0
+    if np.isnan(score_N).any():
+        return float("nan"), float(len(score_N))
+    order_N = np.lexsort((score_N, user_N))
+    new_user_N = _changes(user_N[order_N])
+    new_group_N = new_user_N | _changes(score_N[order_N])
+    negative_G, positive_G = _counts(label_N[order_N], new_group_N)
+    first_U = np.flatnonzero(new_user_N[new_group_N])  # each user's first group
+    positive_U = np.add.reduceat(positive_G, first_U)
+    negative_U = np.add.reduceat(negative_G, first_U)
+    # A positive row also wins against the negatives of the users before: these are taken off.
+    before_U = np.cumsum(negative_U) - negative_U
+    doubled_U = np.add.reduceat(_doubled_wins(negative_G, positive_G), first_U)
+    doubled_U = doubled_U - 2 * before_U * positive_U
+    both_U = (positive_U > 0) & (negative_U > 0)
+    auc_U = doubled_U[both_U] / (2 * positive_U[both_U] * negative_U[both_U])
+    rows_U = (positive_U + negative_U)[both_U]
+    return float(auc_U @ rows_U), float(rows_U.sum())
+
+
+def _doubled_wins(negative_G: Counts, positive_G: Counts) -> Counts:
+    """(G,) twice the pairs that the positive rows of a group win; a tie is half a win."""
     below_G = np.cumsum(negative_G) - negative_G
-    doubled = int((positive_G * (2 * below_G + negative_G)).sum())
-    return doubled / (2 * positives * negatives)
+    return positive_G * (2 * below_G + negative_G)
+
+
+def _changes(sorted_N: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) whether a value differs from the one before it; True for the first."""
+    return np.r_[True, sorted_N[1:] != sorted_N[:-1]]
+
+
+def _counts(label_N: Counts, new_group_N: NDArray[np.bool_]) -> tuple[Counts, Counts]:
+    """(G,) negatives and (G,) positives of each group."""
+    start_G = np.flatnonzero(new_group_N)
+    positive_G = np.add.reduceat(label_N, start_G)
+    return np.diff(np.r_[start_G, len(label_N)]) - positive_G, positive_G

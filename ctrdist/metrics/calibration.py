@@ -1,4 +1,4 @@
-"""Calibration: whether predicted probabilities are as large as the observed rates."""
+"""Calibration: predicted probabilities against observed rates."""
 
 # N rows, G groups of equal or nearly equal predictions, Q bins
 
@@ -26,7 +26,7 @@ class CalibrationTable:
 
 
 def calibration(probability_N: Values, label_N: Values) -> float:
-    """Mean prediction / base rate: above 1 predicts too much; nan where there is no positive.
+    """Mean prediction / base rate: above 1 is too high; nan where there is no positive row.
 
     Raises:
         DataError: a label is neither 0 nor 1.
@@ -39,14 +39,13 @@ def calibration(probability_N: Values, label_N: Values) -> float:
 def calibration_table(
     rows_G: Integers, positives_G: Integers, predicted_G: Floats, bins: int = 10
 ) -> CalibrationTable:
-    """Cuts rows that are counted by their prediction at the quantiles of it.
+    """Cuts rows that are counted by their prediction at its quantiles.
 
     Args:
-        rows_G: (G,) rows of each group, which is never parted: so with large groups there are fewer
-            bins.
+        rows_G: (G,) rows of each group. Groups are never split, so large groups give fewer bins.
         positives_G: (G,) rows with label 1.
         predicted_G: (G,) sums of predicted probabilities, which rise from group to group.
-        bins: most bins; 10 gives deciles.
+        bins: largest number of bins; 10 gives deciles.
     """
     end_G = np.cumsum(rows_G)
     rows = int(end_G[-1]) if len(end_G) else 0

@@ -1,4 +1,4 @@
-"""Whether one variant of a model is better than another: paired by the seeds of their runs."""
+"""Comparison of two variants of a model, paired by the seeds of their runs."""
 
 # S seeds
 
@@ -24,20 +24,20 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A metric's difference to a reference, over the seeds that both have."""
+    """Difference of a metric to that of a reference, over the seeds that both have."""
 
     mean: float
-    """Of variant − reference, seed by seed."""
+    """Mean of variant − reference, seed by seed."""
     sd: float
     """Sample standard deviation of these differences; nan for a single seed."""
     p: float
     """Two-sided p of the paired t-test; nan for a single seed."""
     seeds: int
-    """S; 0: there is no common seed, and all else is nan."""
+    """S; with 0 common seeds all other fields are nan."""
 
 
 def spread(values: Mapping[int, float]) -> Spread:
-    """Mean and standard deviation of a metric, given by seed."""
+    """Returns mean and standard deviation of a metric, given by seed."""
     value_S = np.array(list(values.values()), np.float64)
     return Spread(
         mean=float(value_S.mean()) if len(value_S) else math.nan,
@@ -49,8 +49,8 @@ def spread(values: Mapping[int, float]) -> Spread:
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference:
     """Compares a metric with a reference's, both given by seed.
 
-    Runs of one seed share the order of rows and, where shapes agree, the initial weights; the test
-    is on their differences, so that what seeds do to both cancels.
+    Runs of one seed share the order of rows and, where shapes agree, the initial weights. The test
+    uses the differences, in which the effect of the seed on both runs cancels.
     """
     from scipy import stats
 

@@ -1,4 +1,4 @@
-"""Metrics and curves of rows that were counted by score: sums, which merge by addition."""
+"""Metrics and curves of rows that are counted by score. The counts of parts add up."""
 
 # N rows, Q bins
 
@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctrdist.metrics.auc import auc_of_counts
 from ctrdist.metrics.calibration import CalibrationTable, calibration_table
 from ctrdist.metrics.logloss import CLIP
 from ctrdist.metrics.roc import RocCurve, roc_curve
@@ -23,22 +25,23 @@ class ScoreHistogram:
     """Counts positives and negatives by score, and sums losses and predictions.
 
     A bin holds the logits that agree in the first 20 bits of float32: sign, exponent and 11 bits of
-    fraction. So bins are in the order of the scores, one part in 2,048 wide wherever the scores
-    lie, and need no range to be known before.
+    fraction. So the bins are in the order of the scores, their relative width is 1/2,048, and the
+    range of the scores need not be known in advance. Memory does not grow with the rows, for which
+    the exact AUC would have to gather and sort them.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         """An empty histogram.
 
         Args:
-            device: of its tensors, and of the rows to come.
+            device: device of its tensors and of the rows that are added.
         """
         self.counts_2Q = torch.zeros(2, BINS, dtype=torch.int64, device=device)
         """(2, Q): rows with label 0 and with label 1."""
         self.predicted_Q = torch.zeros(BINS, dtype=torch.float64, device=device)
         """(Q,) sums of predicted probabilities."""
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
-        """Sum of losses in nats, rows whose logit is no number."""
+        """Sum of losses in nats, number of rows whose logit is nan."""
 
     def add(self, logits_N: Tensor, label_N: Tensor) -> None:
         """Counts rows.
@@ -63,38 +66,37 @@ class ScoreHistogram:
         self.sums += torch.stack([loss, logits_N.isnan().sum().double()])
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What is summed over ranks, in place."""
+        """Returns the tensors that ranks sum up, in place."""
         return self.counts_2Q, self.predicted_Q, self.sums
 
     def calibration_table(self) -> CalibrationTable:
-        """Deciles of the predictions; a bin of the histogram is never parted."""
+        """Returns the deciles of the predictions; a bin of the histogram is never split."""
         counts_2Q = self.counts_2Q.cpu().numpy()
         return calibration_table(counts_2Q.sum(0), counts_2Q[1], self.predicted_Q.cpu().numpy())
 
     def roc_curve(self) -> RocCurve:
-        """The ROC curve; rows of one bin of the histogram count as ties."""
+        """Returns the ROC curve; rows of one bin of the histogram count as ties."""
         negatives_Q, positives_Q = self.counts_2Q.cpu().numpy()
         return roc_curve(negatives_Q, positives_Q)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of all rows that were counted.
+        """Computes the metrics of all counted rows.
 
         Returns:
-            auc, auc_error (the true AUC is not farther than that from auc: pairs of one bin count
-            half, whatever their order), logloss, ne, calibration, rows, positives, base_rate. A
-            metric that is not defined on these rows is nan.
+            auc, auc_error (a bound of |auc − exact AUC|, as pairs within one bin count half
+            whatever their order), logloss, ne, calibration, rows, positives, base_rate. A
+            metric that is not defined on these rows is nan. If some predictions are nan,
+            nan_predictions is their number.
         """
-        negative_Q, positive_Q = self.counts_2Q.cpu().double()
-        loss, not_a_number = self.sums.tolist()
+        negative_Q, positive_Q = self.counts_2Q.cpu().double().numpy()
+        loss, nans = self.sums.tolist()
         predicted = float(self.predicted_Q.sum())
         positives, negatives = float(positive_Q.sum()), float(negative_Q.sum())
         rows = positives + negatives
         auc = error = math.nan
-        if positives and negatives and not not_a_number:
-            below_Q = negative_Q.cumsum(0) - negative_Q
-            pairs = positives * negatives
-            auc = float((positive_Q * (below_Q + 0.5 * negative_Q)).sum()) / pairs
-            error = float((positive_Q * negative_Q).sum()) / (2 * pairs)
+        if positives and negatives and not nans:
+            auc = auc_of_counts(negative_Q, positive_Q)
+            error = float(np.dot(positive_Q, negative_Q)) / (2 * positives * negatives)
         rate = positives / rows if rows else math.nan
         entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate) if 0 < rate < 1 else 0.0
         return {
@@ -106,4 +108,5 @@ class ScoreHistogram:
             "rows": rows,
             "positives": positives,
             "base_rate": rate,
+            **({"nan_predictions": nans} if nans else {}),
         }

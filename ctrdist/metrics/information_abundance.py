@@ -1,8 +1,8 @@
-"""Information abundance of a table (arXiv:2310.04400): over how many directions its rows spread.
+"""Information abundance of a table (arXiv:2310.04400): the number of directions its rows span.
 
-IA(E) = Σ_k σ_k / max_k σ_k with the singular values σ of E (V, D): from 1, all rows on one line, to
-min(V, D), all directions alike. σ_k² are the eigenvalues of EᵀE, which is small however long the
-table is, and is a sum over its rows: parts of rows give parts of it.
+IA(E) = Σ_k σ_k / max_k σ_k with the singular values σ of E (V, D). It is 1 if all rows lie on one
+line, and min(V, D) if all directions are equal. σ_k² are the eigenvalues of EᵀE, which is small for
+a table of any length. EᵀE is a sum over rows, so shards compute parts of it.
 """
 
 # V rows of a table or of a part of it, D columns
@@ -15,16 +15,16 @@ from torch import Tensor
 from ctrdist.schema import PADDING_ID
 
 _BLOCK_ROWS = 65536
-"""Rows that are made float64 at a time."""
+"""Rows that are converted to float64 at a time."""
 
 
 def gram_matrix(table_VD: Tensor, first_row: int = 0, *, padding: bool = True) -> Tensor:
-    """(D, D) float64: EᵀE of some rows; those of several parts are added up.
+    """Returns (D, D) float64, EᵀE of some rows; those of several parts add up.
 
     Args:
         table_VD: the rows, of any float type.
-        first_row: number of the first of them in its table.
-        padding: whether the table has a padding row, which is left out.
+        first_row: index of the first of them in its table.
+        padding: whether the table has a padding row, which does not count.
     """
     total_DD = torch.zeros(
         table_VD.shape[1], table_VD.shape[1], dtype=torch.float64, device=table_VD.device
@@ -41,13 +41,13 @@ def gram_matrix(table_VD: Tensor, first_row: int = 0, *, padding: bool = True) -
 
 
 def information_abundance(gram_DD: Tensor) -> float:
-    """Σσ / max σ from EᵀE; 0 for a table of zeros.
+    """Returns Σσ / max σ; 0 for a table of zeros.
 
     Args:
         gram_DD: (D, D) float64, see :func:`gram_matrix`.
 
-    A singular value below 1e-8 of the largest comes out as rounding leaves it: its square is less
-    than the last digit of EᵀE.
+    Singular values below 1e-8 of the largest are rounding errors: their squares are smaller than
+    the last digit of EᵀE.
     """
     sigma = torch.linalg.eigvalsh(gram_DD).clamp(min=0).sqrt()
     largest = float(sigma[-1])

@@ -1,4 +1,4 @@
-"""Logloss, and logloss relative to what is reached by always predicting the base rate."""
+"""Logloss, and logloss relative to that of always predicting the base rate."""
 
 # N rows
 
@@ -9,7 +9,8 @@ import numpy as np
 from ctrdist.metrics.arrays import Values, as_floats, as_labels
 
 CLIP = 1e-7
-"""Probabilities stay this far from 0 and 1, lest one wrong certain prediction decide it all."""
+"""Probabilities are kept this far from 0 and 1, so that one certain and wrong prediction does not
+dominate the mean."""
 
 
 def logloss(probability_N: Values, label_N: Values) -> float:

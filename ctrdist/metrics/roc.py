@@ -15,16 +15,16 @@ _POINTS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class RocCurve:
-    """From (0, 0), where no row counts as positive, to (1, 1)."""
+    """A curve from (0, 0), where no row counts as positive, to (1, 1)."""
 
     false_P: Floats
-    """Share of the negatives that count as positive."""
+    """False positive rate: share of the negatives that count as positive."""
     true_P: Floats
-    """Share of the positives that do."""
+    """True positive rate: share of the positives that count as positive."""
 
 
 def roc_curve(negatives_G: Integers, positives_G: Integers) -> RocCurve:
-    """The curve, thinned out to what can be seen.
+    """Returns the curve, thinned out to a thousand points.
 
     Args:
         negatives_G: (G,) rows with label 0, by rising score.
@@ -33,7 +33,7 @@ def roc_curve(negatives_G: Integers, positives_G: Integers) -> RocCurve:
     false_G = np.r_[0, np.cumsum(negatives_G[::-1])]
     true_G = np.r_[0, np.cumsum(positives_G[::-1])]
     false_G, true_G = false_G / max(false_G[-1], 1), true_G / max(true_G[-1], 1)
-    # evenly along the curve, so that neither its steep nor its flat end is cut
+    # evenly spaced along the curve, so that its steep and its flat end both keep points
     along_G = false_G + true_G
     wanted_P = np.linspace(0, along_G[-1], _POINTS)
     keep_P = np.unique(np.searchsorted(along_G, wanted_P).clip(max=len(along_G) - 1))

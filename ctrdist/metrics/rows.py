@@ -1,4 +1,4 @@
-"""Digest of a set of rows: shows that an epoch saw each exactly once, in any order and place."""
+"""Digest of a set of rows: proves that an epoch saw each exactly once, in any order."""
 
 # N rows
 
@@ -16,8 +16,8 @@ _CHUNK = 1 << 20
 def digest(row_N: Values) -> int:
     """Sum of splitmix64(row + 1) modulo 2⁶⁴ (Steele et al., OOPSLA 2014, for the mixing function).
 
-    Digests of parts add up, modulo 2⁶⁴, to the digest of the whole. A row that is missing, or
-    there twice, changes it.
+    The digests of parts add up, modulo 2⁶⁴, to the digest of the whole. A row that is missing or
+    occurs twice changes it.
 
     Args:
         row_N: (N,) int64 indices of rows, in any order.
@@ -33,7 +33,7 @@ def digest(row_N: Values) -> int:
 
 
 def digest_of_range(rows: int) -> int:
-    """Digest of the rows 0 … rows-1, in bounded memory."""
+    """Returns the digest of the rows 0 … rows-1, in bounded memory."""
     total = 0
     for start in range(0, rows, _CHUNK):
         total += _sum(np.arange(start, min(start + _CHUNK, rows), dtype=np.uint64))
@@ -41,7 +41,7 @@ def digest_of_range(rows: int) -> int:
 
 
 def _sum(rows: NDArray[np.uint64]) -> int:
-    z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # wraps around, as meant
+    z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # wraps around on purpose
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return int((z ^ (z >> np.uint64(31))).sum(dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""A click-through-rate model: TorchRec tables of embeddings, and a tower over their vectors."""
+"""A click-through-rate model: TorchRec embedding tables, and a tower over their vectors."""
 
 # B batch, K numeric fields, C categorical fields, F = K + C, D embedding dim
 
@@ -12,29 +12,30 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from ctrdist.models.frequency import Frequency
+from ctrdist.batch import Batch, Output
+from ctrdist.models.dual_attention.frequency import Frequency
+from ctrdist.models.dual_attention.pairs import PairMemory
 from ctrdist.models.layers import NumericEmbedding
-from ctrdist.models.pairs import PairMemory
 from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
-from ctrdist.protocols import Batch, Output, PairCodebooks, Tower
+from ctrdist.models.tower import PairCodebooks, Tower
 from ctrdist.schema import Schema, module_key
 
 
 class CTRModel(nn.Module):
-    """Looks up each embedding group, adds the numeric fields' vectors and runs the tower.
+    """Looks up each embedding group, adds the vectors of the numeric fields and runs the tower.
 
-    A tower that declares `pairs` also gets what is read from codebooks at the row's pairs of ids.
+    A tower may also ask for pair scores and frequencies, see :class:`ctrdist.models.tower.Tower`.
 
-    The tables are made on the meta device: :mod:`ctrdist.sharding` lays them out and fills them.
+    The tables are created on the meta device: :mod:`ctrdist.sharding` distributes and fills them.
     """
 
     def __init__(self, schema: Schema, tower: nn.Module, tables_dtype: str = "float32") -> None:
         """Declares the tables.
 
         Args:
-            schema: gives fields and vocabulary sizes.
-            tower: a :class:`ctrdist.protocols.Tower`.
-            tables_dtype: what tables are stored in: float32, float16 or bfloat16.
+            schema: fields and vocabulary sizes.
+            tower: a :class:`ctrdist.models.tower.Tower`.
+            tables_dtype: number format of the tables: float32, float16 or bfloat16.
         """
         super().__init__()
         self.schema = schema
@@ -56,7 +57,7 @@ class CTRModel(nn.Module):
                 for field in schema.categorical
             ],
         )
-        # TorchRec calls a feature that several tables look up feature@table
+        # TorchRec names a feature that several tables look up feature@table
         shared = len(self._dims) > 1
         self._keys = [
             [
@@ -81,16 +82,16 @@ class CTRModel(nn.Module):
 
     @property
     def codebooks(self) -> list[Codebook]:
-        """Tables that are looked up at hashes, beside those of the fields."""
+        """The tables that are looked up at hashes, apart from those of the fields."""
         return [] if self.pairs is None else self.pairs.tables
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Group → (B, F, D), numeric fields first; with "pairs" and "frequency" where asked for."""
+        """Returns group → (B, F, D), numeric fields first, and what else the tower asks for."""
         parts = self._by_group(self.tables(batch.sparse))
         size = batch.label_B.numel()
         result = {}
         for (group, dim), looked_up in zip(self._dims.items(), parts, strict=True):
-            # rows past B only fill the lookup up to the size of the other workers'
+            # rows past B only pad the lookup to the size of the other workers'
             emb_BCD = looked_up.unflatten(1, (len(self.schema.categorical), padded_dim(dim)))[
                 :size, :, :dim
             ]
@@ -104,7 +105,7 @@ class CTRModel(nn.Module):
         return result
 
     def _by_group(self, looked_up: KeyedTensor) -> list[Tensor]:
-        """For each group (B, C · D), fields in schema order."""
+        """Returns (B, C · D) for each group, fields in schema order."""
         if looked_up.keys() == [key for keys in self._keys for key in keys]:
             if len(self._keys) == 1:
                 return [looked_up.values()]
@@ -116,7 +117,7 @@ class CTRModel(nn.Module):
     def forward(
         self, batch: Batch, on_lookup: Callable[[dict[str, Tensor]], None] | None = None
     ) -> Output:
-        """Logits of the batch's rows; `on_lookup` is shown the embeddings before the tower."""
+        """Returns the logits of the rows; calls `on_lookup` on the embeddings before the tower."""
         emb = self.embed(batch)
         if on_lookup is not None:
             on_lookup(emb)

@@ -1,4 +1,4 @@
-"""Encoders: what they make of a row's field embeddings, a head can read a logit from."""
+"""Encoders: a row's field embeddings in, a representation out, from which a head reads a logit."""
 
 # B batch, F fields, D embedding dim, N = F · D, P pairs, M feature maps, E width of an encoder's
 # output
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from ctrdist.models.layers import MLP, linear
 
 FIRST_ORDER = "linear"
-"""Embedding group of width 1: each value's weight in a linear model."""
+"""Embedding group of width 1: the weight of each value in a linear model."""
 
 
 class Encoder(nn.Module):
-    """(B, F, D) embeddings and, where it reads them, (B, F) first-order weights → (B, E)."""
+    """(B, F, D) embeddings, and (B, F) first-order weights if it reads them → (B, E)."""
 
     out_dim: int
     """E."""
     reads_first_order = False
-    """Whether it needs the group FIRST_ORDER."""
+    """It needs the group FIRST_ORDER."""
 
     def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
-        """emb_BFD: (B, F, D), first_BF: (B, F), None where there are none; gives (B, E)."""
+        """emb_BFD: (B, F, D), first_BF: (B, F) or None; gives (B, E)."""
         raise NotImplementedError
 
 
@@ -45,7 +45,7 @@ class MLPEncoder(Encoder):
 
 
 class LREncoder(Encoder):
-    """Logistic regression: the sum of a row's first-order weights, and a bias where asked for."""
+    """Logistic regression: the sum of a row's first-order weights, with or without a bias."""
 
     out_dim = 1
     reads_first_order = True
@@ -73,7 +73,7 @@ class FMEncoder(Encoder):
 
     def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
         """emb_BFD: (B, F, D), first_BF: (B, F); gives (B, 1)."""
-        emb_BFD = emb_BFD.float()  # the difference of two large sums
+        emb_BFD = emb_BFD.float()  # half precision would lose the difference of two large sums
         pairs_BD = emb_BFD.sum(1).square() - emb_BFD.square().sum(1)
         return self.first_order(emb_BFD, first_BF) + 0.5 * pairs_BD.sum(1, keepdim=True)
 
@@ -81,8 +81,8 @@ class FMEncoder(Encoder):
 class CINEncoder(Encoder):
     """The compressed interaction network of xDeepFM: X^k_m = Σ_ij W^k_mij (X^{k−1}_i ⊙ X^0_j) + b.
 
-    X^0 are the embeddings, and no layer has an activation. Each layer's maps are summed over D, and
-    a linear layer reads all of these sums.
+    X^0 are the embeddings, and no layer has an activation. The maps of each layer are summed over
+    D, and a linear layer reads all these sums.
     """
 
     def __init__(self, num_fields: int, maps: Sequence[int], out_dim: int) -> None:

@@ -1,4 +1,4 @@
-"""Pieces that models share. Linear layers start as Xavier normal with bias 0."""
+"""Layers that models share. Linear layers start as Xavier normal with bias 0."""
 
 # B batch, N tokens, M tokens after a map, K numeric fields, D embedding dim, H heads, E = D / H,
 # X queries, M keys
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _SHORT_TOKENS = 64
-"""Up to so many keys attention is computed by plain products on a GPU."""
+"""Largest number of keys for which a GPU computes attention by plain products."""
 _FUSED_ROWS = 32768
+"""Rows per call of a fused kernel on a GPU, which accepts fewer than 65,536."""
 _CPU_ROWS = 256
 """Rows whose attention maps fit into the cache together."""
 _CHANCES = 2**16
-"""A CPU draws 16 bits for each number that may be dropped."""
+"""Values of the 16 bits that a CPU draws for each number."""
 
 
 def linear(in_dim: int, out_dim: int, *, bias: bool = True) -> nn.Linear:
-    """A Linear layer with Xavier-normal weights and bias 0."""
+    """Returns a Linear layer with Xavier-normal weights and bias 0."""
     layer = nn.Linear(in_dim, out_dim, bias=bias)
     nn.init.xavier_normal_(layer.weight)
     if bias:
@@ -58,14 +59,15 @@ class MLP(nn.Sequential):
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout, quicker on a CPU: there PyTorch draws for each number by itself.
+    """nn.Dropout, faster on a CPU.
 
-    Which took up to 40 % of a training step. Here four numbers share a draw of 64 bits. So p is
-    rounded to a multiple of 1/65,536, and what is kept is scaled by exactly that.
+    PyTorch makes one draw per number there, which took up to 40 % of a training step. Here four
+    numbers share a draw of 64 bits. So p is rounded to a multiple of 1/65,536, and kept numbers are
+    scaled by exactly 1 / (1 − p).
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any size; gives the same."""
+        """input: any size; gives the same size."""
         if not self.training or not input.is_cpu or torch.compiler.is_compiling():
             return super().forward(input)
         dropped = round(self.p * _CHANCES)
@@ -91,10 +93,10 @@ class _CpuDropout(torch.autograd.Function):
 
 
 def short_softmax(x: Tensor) -> Tensor:
-    """Softmax over the last axis, quick on a CPU where that axis is short.
+    """Softmax over the last axis, faster than PyTorch's on a CPU if that axis is short.
 
-    There PyTorch's own takes four to five times as long for ten numbers. Half precisions are
-    computed in float32, and come back as they were.
+    PyTorch's takes four to five times as long for ten numbers. Half precisions are computed in
+    float32; the result has the type of x.
     """
     if not x.is_cpu or torch.compiler.is_compiling():
         return x.softmax(-1)
@@ -127,7 +129,7 @@ class TokenLinear(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """x_BND: (B, N, D); gives (B, M, D)."""
-        # One product over all B·D columns: B small ones would need a (B, N, M) gradient of W.
+        # one product over all B·D columns: B small ones would need a (B, N, M) gradient of W
         return functional.linear(x_BND.transpose(1, 2), self.weight_NM.T, self.bias_M).transpose(
             1, 2
         )
@@ -136,7 +138,7 @@ class TokenLinear(nn.Module):
 def token_weight(in_tokens: int, out_tokens: int) -> nn.Parameter:
     """(N, M) weight of a map along the token axis, Kaiming uniform as in the DLF and Wukong code.
 
-    There the second axis counts as fan-in, so the bound is sqrt(6 / M).
+    The second axis counts as fan-in there, so the bound is sqrt(6 / M).
     """
     weight_NM = nn.Parameter(torch.empty(in_tokens, out_tokens))
     nn.init.kaiming_uniform_(weight_NM)
@@ -149,7 +151,7 @@ class NumericEmbedding(nn.Module):
     def __init__(self, num_fields: int, dim: int) -> None:
         super().__init__()
         self.weight_KD = nn.Parameter(torch.empty(num_fields, dim))
-        # Xavier normal of K maps from 1 value to D, not of one (K, D) matrix.
+        # Xavier normal for K maps from 1 value to D, not for one (K, D) matrix
         nn.init.normal_(self.weight_KD, std=(2.0 / (1 + dim)) ** 0.5)
 
     def forward(self, value_BK: Tensor) -> Tensor:
@@ -158,9 +160,9 @@ class NumericEmbedding(nn.Module):
 
 
 def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention as scaled_dot_product_attention computes it, for many rows of few tokens.
+    """Scaled dot-product attention for many rows of few tokens.
 
-    PyTorch's fused kernels pay for each row and head. On a CPU, with 16 tokens and heads of width
+    PyTorch's fused kernels have a cost per row and head. On a CPU, with 16 tokens and heads of width
     8, plain products make the whole step a quarter faster; on an H200 they take half the time of
     the best fused kernel. The price is that the attention maps are kept for the backward pass.
 
@@ -173,7 +175,6 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         (B, H, X, E).
     """
     if query.is_cuda and key.shape[2] > _SHORT_TOKENS:
-        # the fused kernels of CUDA accept at most 65,535 rows
         parts = [part.split(_FUSED_ROWS) for part in (query, key, value)]
         fused = functional.scaled_dot_product_attention
         return torch.cat([fused(*qkv) for qkv in zip(*parts, strict=True)])

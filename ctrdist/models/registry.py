@@ -1,82 +1,99 @@
-"""Which models there are. A line here, a file and a preset add one."""
+"""The table of models. A model is a folder with its settings and its tower, and one line here."""
 
 from __future__ import annotations
 
 import difflib
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctrdist.config.experiment import LossConfig
+from ctrdist.config.losses import LOSSES, LossConfig
 from ctrdist.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Strings, imported on use: the settings of a model (`--help`) must not wait for torch.
-_CONFIGS = "ctrdist.models.configs"
-_MODELS: dict[str, tuple[str, str, str]] = {
-    "dlf": ("ctrdist.models.dlf", "DLF", "DLFConfig"),
-    "tf4ctr": ("ctrdist.models.tf4ctr", "TF4CTR", "TF4CTRConfig"),
-    "dual_attention": ("ctrdist.models.dual_attention", "DualAttention", "DualAttentionConfig"),
-    "transformer": ("ctrdist.models.transformer", "Transformer", "TransformerConfig"),
+
+class _Model(NamedTuple):
+    """Import paths, relative to ctrdist.models: `--help` reads settings and must not load torch."""
+
+    settings: str
+    """module:class of the settings, which import no torch."""
+    tower: str
+    """module:class of the tower, built as class(settings, num_fields)."""
+
+
+_MODELS = {
+    "dlf": _Model("dlf.settings:DLFConfig", "dlf.tower:DLF"),
+    "tf4ctr": _Model("tf4ctr.settings:TF4CTRConfig", "tf4ctr.tower:TF4CTR"),
+    "dual_attention": _Model(
+        "dual_attention.settings:DualAttentionConfig", "dual_attention.tower:DualAttention"
+    ),
+    "transformer": _Model(
+        "dual_attention.settings:TransformerConfig", "dual_attention.transformer:Transformer"
+    ),
 }
 
 
 def model_names() -> tuple[str, ...]:
-    """Names of all models."""
+    """Returns the names of all models."""
     return tuple(_MODELS)
 
 
 def config_class(name: str) -> type:
-    """The config dataclass of a model; imports no torch.
+    """Returns the settings class of a model; imports no torch.
 
     Raises:
         ConfigError: there is no such model.
     """
-    return getattr(import_module(_CONFIGS), _entry(name)[2])
+    return resolve_name(f"ctrdist.models.{_entry(name).settings}")
 
 
 def build_tower(name: str, config: Any, num_fields: int) -> nn.Module:
-    """A freshly initialised tower, on the current default device.
+    """Builds a freshly initialised tower on the current default device.
 
     Args:
-        name: of the model.
+        name: name of the model.
         config: an instance of config_class(name).
         num_fields: F, tokens per row.
 
     Raises:
-        ConfigError: there is no such model, or the config is another model's, or does not fit
+        ConfigError: there is no such model, or the config is that of another model or does not fit
             the data.
     """
-    module, class_name, config_name = _entry(name)
-    wanted = config_class(name)
-    if not isinstance(config, wanted):
+    model, expected = _entry(name), config_class(name)
+    if not isinstance(config, expected):
         raise ConfigError(
-            f"model {name} is given a {type(config).__name__}; it wants a {config_name}."
+            f"model {name} got settings of type {type(config).__name__}; it needs "
+            f"{expected.__name__}."
         )
-    return getattr(import_module(module), class_name)(config, num_fields)
+    return resolve_name(f"ctrdist.models.{model.tower}")(config, num_fields)
 
 
 def check_loss(loss: LossConfig, name: str) -> None:
     """Refuses a loss of two encoders for a model that has one.
 
     Args:
-        loss: what training minimises.
-        name: of the model.
+        loss: settings of the loss.
+        name: name of the model.
 
     Raises:
-        ConfigError: there is no such model, or it does not give the logits that the loss needs.
+        ConfigError: there is no such model, or it lacks the logits that the loss reads.
     """
-    if loss.name != "twin_focus" or getattr(config_class(name), "two_encoders", False):
+    if not LOSSES[loss.name].two_encoders or _has_two_encoders(name):
         return
-    able = [n for n in _MODELS if getattr(config_class(n), "two_encoders", False)]
+    *others, last = [n for n, entry in LOSSES.items() if not entry.two_encoders]
     raise ConfigError(
-        f"loss.name = twin_focus needs the logits of two encoders, and model {name} has one. "
-        f"Set loss.name to log, focal or r_ce, or train a model that has two: {', '.join(able)}."
+        f"loss.name = {loss.name} needs the logits of two encoders, and model {name} has one. "
+        f"Set loss.name to {', '.join(others)} or {last}, or train a model that has two: "
+        f"{', '.join(filter(_has_two_encoders, _MODELS))}."
     )
 
 
-def _entry(name: str) -> tuple[str, str, str]:
+def _has_two_encoders(name: str) -> bool:
+    return getattr(config_class(name), "two_encoders", False)
+
+
+def _entry(name: str) -> _Model:
     if name not in _MODELS:
         near = difflib.get_close_matches(name.lower(), _MODELS, n=1, cutoff=0.3)
         hint = f"the nearest is '{near[0]}'; " if near else ""

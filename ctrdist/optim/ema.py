@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights, which is what a run evaluates and saves."""
+"""An exponential moving average of a model's weights, which a run evaluates and saves."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ctrdist.models.tables import table_of
 
 
 class WeightEMA:
-    """a ← d a + (1 − d) w after each step, d = min(decay, (1 + t) / (10 + t)).
+    """a ← d a + (1 − d) w after each step, with d = min(decay, (1 + t) / (10 + t)).
 
-    t is the number of steps before this one: the average soon forgets where it started. It is of
-    the dense weights, of running statistics and of tables under the dense Adam. Tables with a fused
-    optimiser have none: it would move every row in every step, which that optimiser is there to
-    avoid. Each rank keeps its own; they are equal where the weights are.
+    t is the number of earlier steps, so the average soon forgets the initial weights. It covers the
+    dense weights, running statistics and tables under the dense Adam. Tables with a fused optimiser
+    have none: the average would move every row in every step, which that optimiser avoids. Each
+    rank keeps its own average; averages are equal where the weights are.
     """
 
     def __init__(self, state: Mapping[str, Any], decay: float, tables: Collection[str]) -> None:
-        """Begins with the weights as they are.
+        """Starts with the current weights.
 
         Args:
             state: state_dict of the sharded model: tensors that share the weights' memory.
@@ -39,20 +39,24 @@ class WeightEMA:
             and ((table := table_of(name)) is None or table in tables)
         }
         self._other = {name: value.clone() for name, value in self._live.items()}
-        """The averages; within `in_place` the trained weights."""
+        """The averages; while exchanged, the trained weights."""
         self.exchanged = False
-        """Whether the model has the averages now."""
+        """True while the model holds the averages."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after the step that followed `step` others."""
+        """Adds the current weights to the average.
+
+        Args:
+            step: number of steps before the last one.
+        """
         decay = min(self._decay, (1 + step) / (10 + step))
         average = get_ema_multi_avg_fn(decay)
         average([*self._other.values()], [*self._live.values()], None)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model computes with the averages; within another such block it stays so."""
+        """Lets the model compute with the averages inside the block; blocks may be nested."""
         if self.exchanged:
             yield
             return
@@ -64,7 +68,7 @@ class WeightEMA:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Gives the model what is kept beside it, and keeps what the model had."""
+        """Swaps the model's weights with those kept here."""
         for name, live in self._live.items():
             kept = live.clone()
             live.copy_(self._other[name])
@@ -72,9 +76,9 @@ class WeightEMA:
         self.exchanged = not self.exchanged
 
     def averages(self) -> dict[str, Tensor]:
-        """Name → average, by the names of the model's state_dict."""
+        """Returns name → average, with the names of the model's state_dict."""
         return dict(self._live if self.exchanged else self._other)
 
     def trained(self) -> dict[str, Tensor]:
-        """Name → weight that training goes on from."""
+        """Returns name → weight from which training continues."""
         return dict(self._other if self.exchanged else self._live)

@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pkgutil import resolve_name
 from typing import Any
 
-import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
-from torchrec.optim import LAMB, Adam, PartialRowWiseAdam
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer
-from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from ctrdist.config.experiment import OptimConfig, TableOptimConfig
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig, optimizers_with
 from ctrdist.errors import ConfigError
 from ctrdist.models.tables import is_dense, optimizer_of, table_of
 from ctrdist.optim.schedule import check_schedule
 
-_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
-    "rowwise_adagrad": RowWiseAdagrad,
-    "adagrad": torch.optim.Adagrad,
-    "sgd": torch.optim.SGD,
-    "fused_adam": Adam,
-    "fused_rowwise_adam": PartialRowWiseAdam,
-    "lamb": LAMB,
-}
-_MOMENTS = ("fused_adam", "fused_rowwise_adam", "lamb")
-"""Have two moments. FBGEMM has no CPU kernels for them."""
-_DECAYS = ("rowwise_adagrad", *_MOMENTS)
-"""FBGEMM offers weight decay with them."""
-
 
 def check_optim(config: OptimConfig, device: str) -> None:
-    """Refuses what cannot work on the device or has no effect.
+    """Refuses settings that cannot work on the device or have no effect.
 
     Args:
         config: the optimisers.
         device: cpu or cuda.
 
     Raises:
-        ConfigError: names the setting and what is allowed.
+        ConfigError: names the setting and the allowed values.
     """
     check_schedule(config.schedule)
     _check_tables("optim.tables", config.tables, device)
@@ -56,16 +41,17 @@ def check_optim(config: OptimConfig, device: str) -> None:
 
 
 def _check_tables(where: str, tables: TableOptimConfig, device: str) -> None:
-    if tables.name in _MOMENTS and device == "cpu":
+    optimizer = tables.algorithm
+    if device == "cpu" and not optimizer.cpu:
         raise ConfigError(
-            f"{where}.name = {tables.name} needs a GPU: FBGEMM has no such kernel for the "
-            "CPU. Use rowwise_adagrad, adagrad or sgd, or adam for tables that fit on each worker."
+            f"{where}.name = {tables.name} needs a GPU: FBGEMM has no such kernel for the CPU. Use "
+            f"{optimizers_with('cpu')}, or adam for tables that fit on each worker."
         )
-    if tables.weight_decay and tables.name not in _DECAYS:
-        instead = f"{where}.l2" if tables.name == "adam" else f"one of {', '.join(_DECAYS)}"
+    if tables.weight_decay and not optimizer.weight_decay:
+        instead = f"{where}.l2" if optimizer.dense else optimizers_with("weight_decay")
         raise ConfigError(
-            f"{where}.weight_decay = {tables.weight_decay}: {tables.name} has none for "
-            f"tables. Use {instead}, or 0."
+            f"{where}.weight_decay = {tables.weight_decay}: {tables.name} has none for tables. "
+            f"Use {instead}, or 0."
         )
     if tables.weight_decay and device == "cpu":
         raise ConfigError(
@@ -79,7 +65,7 @@ def _check_tables(where: str, tables: TableOptimConfig, device: str) -> None:
 def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:
     """Declares the tables' optimiser, which sharding then fuses into the backward pass.
 
-    Does nothing where it is adam.
+    Skips tables under the dense Adam.
 
     Args:
         model: a CTRModel that is not sharded yet.
@@ -90,33 +76,34 @@ def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:
         if table is None or is_dense(table, config):
             continue
         tables = optimizer_of(table, config)
+        optimizer = tables.algorithm
         settings: dict[str, Any] = {"lr": tables.lr}
-        if tables.name != "sgd":
+        if optimizer.eps:
             settings["eps"] = tables.eps
-        if tables.name in _MOMENTS:
+        if optimizer.moments:
             settings.update(beta1=config.dense.beta1, beta2=config.dense.beta2)
         if tables.weight_decay:
             settings["weight_decay"] = tables.weight_decay
-            if tables.name == "rowwise_adagrad":
-                # the only mode of the others; here the default would ignore the decay
+            if optimizer.has_decay_modes:
                 settings["weight_decay_mode"] = WeightDecayMode.DECOUPLE
-        apply_optimizer_in_backward(_CLASSES[tables.name], [parameter], settings)
+        apply_optimizer_in_backward(resolve_name(optimizer.fused), [parameter], settings)
 
 
 def set_iteration(fused: CombinedOptimizer, step: int) -> None:
-    """Tells kernels that correct the bias of their moments how many steps were taken.
+    """Sets the number of past steps in kernels that correct the bias of their moments.
 
-    They count their own forward passes, those of evaluation too, and a checkpoint has no such
-    count: left alone, a resumed run would differ from an undisturbed one.
+    These kernels count their own forward passes, including those of evaluation, and a checkpoint
+    does not hold that count. Without this a resumed run would differ from an undisturbed one.
     """
-    for kernel in _kernels(fused):
+    for part in _leaves(fused):
+        kernel: Any = getattr(part, "_emb_module", None)
         if hasattr(kernel, "iter_cpu"):
             kernel.iter_cpu.fill_(step)
             kernel.iter.fill_(step)
 
 
 def fused_groups(fused: CombinedOptimizer) -> Iterable[tuple[str, dict[str, Any]]]:
-    """(a table of it, group with its rate) of each kernel that has tables on this worker."""
+    """Yields (one of its tables, parameter group) of each kernel with tables on this worker."""
     for part in _leaves(fused):
         table = next((t for name in part.params if (t := table_of(name)) is not None), None)
         if table is not None:
@@ -130,9 +117,3 @@ def _leaves(optimizer: Any) -> Iterable[Any]:
             yield from _leaves(part)
     else:
         yield optimizer
-
-
-def _kernels(optimizer: Any) -> Iterable[Any]:
-    for part in _leaves(optimizer):
-        if hasattr(part, "_emb_module"):
-            yield part._emb_module

@@ -11,15 +11,15 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from ctrdist.config.experiment import OptimConfig
+from ctrdist.config.optimizers import OptimConfig
 from ctrdist.models.tables import is_codebook, is_dense, optimizer_of, table_of
-from ctrdist.optim.copies import CopiedTables
 from ctrdist.optim.fused import fused_groups, set_iteration
+from ctrdist.optim.replicated import ReplicatedTables
 from ctrdist.optim.schedule import rate_factor
 
 
 class Optimizers:
-    """Steps what a backward pass has not stepped already, and sets all learning rates."""
+    """Updates all weights that backward has not updated already, and sets all learning rates."""
 
     def __init__(self, model: DistributedModelParallel, config: OptimConfig) -> None:
         """Collects the parameters.
@@ -34,7 +34,7 @@ class Optimizers:
         table_of_parameter = {n: t for n in unfused if (t := table_of(n)) is not None}
         self._rest = {n: p for n, p in unfused.items() if n not in table_of_parameter}
         self._tables = {n: unfused[n] for n, t in table_of_parameter.items() if is_dense(t, config)}
-        self._copies = CopiedTables(
+        self._replicated = ReplicatedTables(
             {n: unfused[n] for n in table_of_parameter if n not in self._tables}, config
         )
         groups: list[dict[str, Any]] = [
@@ -58,7 +58,7 @@ class Optimizers:
             decoupled_weight_decay=True,
             fused=True,
         )
-        for parameter in self._parameters():  # made now: a checkpoint is loaded into what exists
+        for parameter in self._parameters():  # a checkpoint is loaded into state that exists
             self._adam.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(_plain(parameter)),
@@ -72,12 +72,12 @@ class Optimizers:
         self._fused_lr: dict[str, float] = {}
 
     def zero_grad(self) -> None:
-        """Forgets the gradients of what is not fused."""
+        """Drops the gradients of all weights that are not fused."""
         self._adam.zero_grad(set_to_none=True)
-        self._copies.zero_grad()
+        self._replicated.zero_grad()
 
     def step(self) -> float:
-        """Adds the L2 gradients, clips the global norm and updates what is not fused.
+        """Adds the L2 gradients, clips the global norm and updates the weights that are not fused.
 
         Returns:
             The norm before clipping, or −1 when clipping is off.
@@ -90,16 +90,16 @@ class Optimizers:
         if self._config.max_grad_norm > 0:
             norm = float(nn.utils.clip_grad_norm_(self._parameters(), self._config.max_grad_norm))
         self._adam.step()
-        self._copies.step(lambda table: self._lr[self._kind(table)], self._step + 1)
+        self._replicated.step(lambda table: self._lr[self._kind(table)], self._step + 1)
         return norm
 
     def begin_step(self, step: int, factor: float, min_lr: float) -> None:
         """Sets all learning rates for a step, before its backward pass.
 
         Args:
-            step: steps taken before it.
-            factor: what the rates were cut to after epochs without improvement.
-            min_lr: their lower bound, where the schedule itself is not below it.
+            step: number of earlier steps.
+            factor: share of the rates that is left after epochs without improvement.
+            min_lr: lower bound of the rates before the schedule is applied.
         """
         self._step = step
         schedule = self._config.schedule
@@ -115,41 +115,41 @@ class Optimizers:
         if self._lr != self._fused_lr:
             for table, group in fused_groups(self._fused):
                 group["lr"] = self._lr[self._kind(table)]
-            # hands the rates to the kernels; the update itself happens in backward
+            # passes the rates on to the kernels; the update itself happens in backward
             self._fused.step()
             self._fused_lr = dict(self._lr)
 
     @property
     def dense_parameters(self) -> list[Tensor]:
-        """All weights but the tables."""
+        """All weights except the tables."""
         return list(self._rest.values())
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """Rates of the last step, to log."""
+        """Rates of the last step."""
         return dict(self._lr)
 
     def tensors(self) -> dict[str, Any]:
-        """All state as tensors, sharded as the parameters are.
+        """Returns all state as tensors, sharded like the parameters.
 
         A checkpoint writes them, or loads into them.
         """
         adam = {
             name: dict(self._adam.state[p]) for name, p in {**self._rest, **self._tables}.items()
         }
-        fused: dict[str, Any] = dict(self._copies.tensors())
+        fused: dict[str, Any] = dict(self._replicated.tensors())
         for name, state in self._fused.state_dict()["state"].items():
             tensors = {
                 key: value
                 for key, value in state.items()
                 if isinstance(value, (Tensor, ShardedTensor))
             }
-            if tensors:  # sgd has none, and an empty dict would be an entry that is never written
+            if tensors:  # sgd has none, and a checkpoint never writes an empty dict
                 fused[name] = tensors
         return {"adam": adam, **({"fused": fused} if fused else {})}
 
     def _kind(self, table: str) -> str:
-        """Whose learning rate a table has."""
+        """Returns the key of a table's learning rate."""
         return "codebooks" if self._config.codebooks and is_codebook(table) else "tables"
 
     def _parameters(self) -> list[Tensor]:
@@ -157,12 +157,12 @@ class Optimizers:
 
 
 def _bounded(lr: float, factor: float, least: float) -> float:
-    """A rate times a factor of at most 1; the bound stops its fall, and never raises it."""
+    """Returns the rate times a factor of at most 1, but not less than min(rate, least)."""
     return min(lr, max(lr * factor, least))
 
 
 def _plain(parameter: Tensor) -> Tensor:
-    """Without TorchRec's parameter class, whose zeros_like is no plain tensor."""
+    """Returns a plain tensor: zeros_like of TorchRec's parameter class is not one."""
     return parameter.detach().as_subclass(Tensor)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from ctrdist.config.experiment import ScheduleConfig
+from ctrdist.config.optimizers import ScheduleConfig
 from ctrdist.errors import ConfigError
 
 
 def check_schedule(config: ScheduleConfig) -> None:
-    """Refuses settings that mean nothing.
+    """Refuses settings without a meaning.
 
     Raises:
-        ConfigError: names the setting and what it may be.
+        ConfigError: names the setting and the allowed values.
     """
     for name in ("warmup_steps", "decay_steps"):
         if getattr(config, name) < 0:
@@ -24,8 +24,8 @@ def check_schedule(config: ScheduleConfig) -> None:
         )
     if config.decay != "constant" and not config.decay_steps:
         raise ConfigError(
-            f"optim.schedule.decay = {config.decay} needs optim.schedule.decay_steps, the steps "
-            "that it takes; an epoch has rows / loader.batch_size of them."
+            f"optim.schedule.decay = {config.decay} needs optim.schedule.decay_steps, its "
+            "duration in steps; an epoch has rows / loader.batch_size of them."
         )
     for name in ("floor", "step_factor"):
         if not 0 <= getattr(config, name) <= 1:
@@ -36,11 +36,11 @@ def check_schedule(config: ScheduleConfig) -> None:
 
 
 def rate_factor(config: ScheduleConfig, step: int) -> float:
-    """What the configured rates are multiplied by.
+    """Returns the factor of the configured rates in a step.
 
     Args:
         config: the schedule.
-        step: steps taken before this one, from 0.
+        step: number of earlier steps, from 0.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

@@ -9,34 +9,13 @@ from pathlib import Path
 import psutil
 from torch import Tensor
 
-from ctrdist.config.experiment import OptimConfig, ShardingConfig
+from ctrdist.config.experiment import ShardingConfig
+from ctrdist.config.optimizers import TABLE_OPTIMIZERS, OptimConfig
 from ctrdist.models.tables import optimizer_key, optimizer_of
 
 GIB = 2**30
 _SPLIT_ROWS = ("auto", "row_wise", "table_row_wise", "grid_shard")
 _SPLIT_COLUMNS = ("auto", "column_wise", "table_column_wise", "grid_shard")
-
-
-def state_bytes(optimizer: str, rows: int, columns: int, *, averaged: bool = False) -> int:
-    """Bytes of the optimiser's state of a part of a table, which is float32.
-
-    Args:
-        optimizer: its name.
-        rows: of the part.
-        columns: of the part.
-        averaged: whether optim.ema_decay asks for an average of the weights, which tables under the
-            dense Adam have; it is counted as state.
-    """
-    whole = 4 * rows * columns
-    return {
-        "sgd": 0,
-        "rowwise_adagrad": 4 * rows,
-        "adagrad": whole,
-        "fused_rowwise_adam": whole + 4 * rows,
-        "adam": (3 if averaged else 2) * whole,
-        "fused_adam": 2 * whole,
-        "lamb": 2 * whole,
-    }[optimizer]
 
 
 def explain_shortage(
@@ -75,7 +54,7 @@ def explain_shortage(
     total = split + copied * world_size
     rows, columns = (int(size) for size in tables[worst].shape)
     name, kind = names[worst], kinds[worst]
-    of_state = state_bytes(name, rows, columns, averaged=averaged)
+    of_state = TABLE_OPTIMIZERS[name].state_bytes(rows, columns, averaged=averaged)
     if parts[worst] > room:
         remedies = _remedies(worst, tables[worst], kind, optim, room, parts[worst])
         return (
@@ -107,12 +86,12 @@ def explain_shortage(
 
 def _kind(table: str, sharding: ShardingConfig, optimizer: str) -> str:
     kind = sharding.tables.get(table, sharding.default)
-    return "data_parallel" if optimizer == "adam" else kind
+    return "data_parallel" if TABLE_OPTIMIZERS[optimizer].dense else kind
 
 
 def _need(weight: Tensor, optimizer: str, averaged: bool) -> int:
     rows, columns = (int(size) for size in weight.shape)
-    state = state_bytes(optimizer, rows, columns, averaged=averaged)
+    state = TABLE_OPTIMIZERS[optimizer].state_bytes(rows, columns, averaged=averaged)
     return rows * columns * weight.element_size() + state
 
 
@@ -141,7 +120,8 @@ def _remedies(
     smaller = [
         name
         for name in ("rowwise_adagrad", "sgd")
-        if state_bytes(name, rows, columns) < state_bytes(optimizer, rows, columns)
+        if TABLE_OPTIMIZERS[name].state_bytes(rows, columns)
+        < TABLE_OPTIMIZERS[optimizer].state_bytes(rows, columns)
     ]
     if smaller:
         found.append(f"--{optimizer_key(table, optim)} {smaller[0]}, with less state")

@@ -20,11 +20,12 @@ from torchrec.distributed.planner.types import ParameterConstraints, PlannerErro
 from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import PoolingType
 
-from ctrdist.config.experiment import OptimConfig, ShardingConfig
+from ctrdist.config.experiment import ShardingConfig
+from ctrdist.config.optimizers import OptimConfig
 from ctrdist.errors import ConfigError
 from ctrdist.models.tables import Codebook, is_dense, optimizer_key, optimizer_of, table_of
 from ctrdist.sharding.communication import codecs
-from ctrdist.sharding.memory import GIB, available_memory, explain_shortage, state_bytes
+from ctrdist.sharding.memory import GIB, available_memory, explain_shortage
 from ctrdist.sharding.replay import replay_plan
 from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, make_sharders
 
@@ -221,7 +222,7 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
     shards: list[Shard] = []
     for module in planned.plan.plan.values():
         for table, sharding in module.items():  # type: ignore[attr-defined]
-            size, optimizer = weights[table].element_size(), optimizer_of(table, optim).name
+            size, optimizer = weights[table].element_size(), optimizer_of(table, optim).algorithm
             spec = getattr(sharding, "sharding_spec", None)
             if spec is None:  # data parallel: a copy on each
                 rows, columns = weights[table].shape
@@ -243,8 +244,8 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
                     rows=rows_part,
                     columns=columns_part,
                     bytes=rows_part[1] * columns_part[1] * size,
-                    state_bytes=state_bytes(
-                        optimizer, rows_part[1], columns_part[1], averaged=optim.ema_decay > 0
+                    state_bytes=optimizer.state_bytes(
+                        rows_part[1], columns_part[1], averaged=optim.ema_decay > 0
                     ),
                 )
                 for rank, rows_part, columns_part in parts
@@ -270,17 +271,18 @@ def _constraints(
     constraints = {}
     for table, weight in tables.items():
         kind = sharding.tables.get(table, sharding.default)
-        dense, optimizer = is_dense(table, optim), optimizer_of(table, optim).name
+        optimizer = optimizer_of(table, optim)
+        dense = optimizer.algorithm.dense
+        setting = f"{optimizer_key(table, optim)} = {optimizer.name}"
         if dense and kind not in ("auto", "data_parallel"):
             raise ConfigError(
-                f"sharding of {table}: {kind} cannot go with {optimizer_key(table, optim)} = adam, "
-                "which keeps a copy of each table on each worker. Use auto or data_parallel, or "
-                "another optimiser (rowwise_adagrad, adagrad, sgd)."
+                f"sharding of {table}: {kind} cannot go with {setting}, which keeps a "
+                "copy of each table on each worker. Use auto or data_parallel, or another "
+                "optimiser (rowwise_adagrad, adagrad, sgd)."
             )
-        if optimizer == "lamb" and kind == "data_parallel":
-            key = optimizer_key(table, optim)
+        if kind == "data_parallel" and not dense and not optimizer.algorithm.replicated:
             raise ConfigError(
-                f"sharding of {table}: data_parallel cannot go with {key} = lamb, which exists as "
+                f"sharding of {table}: data_parallel cannot go with {setting}, which exists as "
                 "a kernel for sharded tables only. Use table_wise, row_wise or column_wise, or "
                 "another optimiser."
             )

@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
-from ctrdist.config.experiment import OptimConfig, ShardingConfig
+from ctrdist.config.experiment import ShardingConfig
+from ctrdist.config.optimizers import OptimConfig
 from ctrdist.distributed.communication_timer import time_process_group
 from ctrdist.distributed.process_group import World, use_collectives
 from ctrdist.models.tables import Codebook, table_of

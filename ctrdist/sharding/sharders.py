@@ -8,7 +8,8 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs
 
-from ctrdist.config.experiment import OptimConfig, ShardingConfig
+from ctrdist.config.experiment import ShardingConfig
+from ctrdist.config.optimizers import OptimConfig
 from ctrdist.sharding.communication import codecs
 
 AUTO = ["table_wise", "row_wise", "column_wise"]
@@ -63,8 +64,8 @@ def make_sharders(
     registry = codecs(sharding, device)
     codebooks = optim.codebooks or optim.tables
     return [
-        TableSharder(dense=optim.tables.name == "adam", registry=registry),
-        CodebookSharder(dense=codebooks.name == "adam", registry=registry),
+        TableSharder(dense=optim.tables.algorithm.dense, registry=registry),
+        CodebookSharder(dense=codebooks.algorithm.dense, registry=registry),
     ]  # type: ignore[list-item]
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctrdist.metrics import CalibrationTable, RocCurve
 from ctrdist.metrics.arrays import Floats
+from ctrdist.metrics.calibration import CalibrationTable
+from ctrdist.metrics.roc import RocCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

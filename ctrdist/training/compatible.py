@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from ctrdist.checkpoint.store import Opened
-from ctrdist.config.experiment import Experiment, LossConfig
+from ctrdist.config.experiment import Experiment
+from ctrdist.config.losses import LossConfig
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import CheckpointError
 

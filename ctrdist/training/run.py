@@ -16,7 +16,7 @@ from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ResourceError
-from ctrdist.losses.objective import warn_of_loss
+from ctrdist.losses.twin_focus import warn_of_loss
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
@@ -152,12 +152,12 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     import yaml
 
     from ctrdist.config.experiment import experiment_of
-    from ctrdist.config.migrations import in_todays_names
+    from ctrdist.config.migrations import migrated
     from ctrdist.config.parse import from_dict
     from ctrdist.models.registry import config_class
 
     saved = read(path)
-    values = in_todays_names(yaml.safe_load(saved.texts.config))
+    values = migrated(yaml.safe_load(saved.texts.config))
     name = values["model_name"]
     experiment = from_dict(
         experiment_of(name, config_class(name)), values, f"{saved.path}/config.yaml"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ctrdist.config.experiment import Experiment, experiment_of
-from ctrdist.config.migrations import in_todays_names
+from ctrdist.config.migrations import migrated
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
 from ctrdist.models.registry import config_class
@@ -90,7 +90,7 @@ def in_todays_settings(begun: dict[str, Any], like: Experiment) -> dict[str, Any
         begun: as it was read back from a file.
         like: an experiment of today with the same model.
     """
-    values = in_todays_names(begun)
+    values = migrated(begun)
     fingerprint = values.get("data_fingerprint", "")
     settings = {key: value for key, value in values.items() if key != "data_fingerprint"}
     try:

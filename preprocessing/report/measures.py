@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from ctrdist.metrics.auc import auc_of_counts
 from preprocessing.statistics.histogram import NumberCounts, quantiles
 
 FEW_CLICKS = 100
@@ -28,11 +29,8 @@ def area(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> fl
     """AUC of (m,) scores that so many negatives and positives have; None without both."""
     if not negatives.sum() or not positives.sum():
         return None
-    _, rank = np.unique(scores, return_inverse=True)
-    below = np.bincount(rank, weights=negatives)
-    equal = np.bincount(rank, weights=positives)
-    pairs = (equal * (np.cumsum(below) - below / 2)).sum()
-    return float(pairs / negatives.sum() / positives.sum())
+    _, group = np.unique(scores, return_inverse=True)
+    return auc_of_counts(np.bincount(group, negatives), np.bincount(group, positives))
 
 
 def area_of_values(counts: np.ndarray) -> float | None:

@@ -22,6 +22,7 @@ import pyarrow.csv as pa_csv
 
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError, DataError
+from ctrdist.metrics.auc import auc_of_counts
 
 NUM_INTEGERS = 13
 CARDINALITIES = (
@@ -318,12 +319,8 @@ def weighted_auc(score: np.ndarray, weight: np.ndarray) -> float:
         weight: (n,) the label of each row, or its probability of being positive. With the latter,
             this is the expected number of rightly ordered pairs over that of pairs.
     """
-    order = np.argsort(score, kind="stable")
-    _, start = np.unique(score[order], return_index=True)
-    positive = np.add.reduceat(weight[order], start)
-    negative = np.add.reduceat(1 - weight[order], start)
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+    _, group = np.unique(score, return_inverse=True)
+    return auc_of_counts(np.bincount(group, 1 - weight), np.bincount(group, weight))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

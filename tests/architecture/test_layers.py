@@ -72,7 +72,12 @@ def test_every_package_of_ctrdist_has_a_layer():
 
 
 @pytest.mark.parametrize(
-    "module", ["ctrdist.config.parse", "ctrdist.config.experiment", "ctrdist.models.configs"]
+    "module",
+    [
+        "ctrdist.config.parse",
+        "ctrdist.config.experiment",
+        *(f"ctrdist.models.{name}.settings" for name in ("dlf", "tf4ctr", "dual_attention")),
+    ],
 )
 def test_settings_load_without_the_slow_libraries(module):
     """--help must answer at once; importing torch alone takes 1.6 to 2 s."""

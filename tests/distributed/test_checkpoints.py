@@ -19,17 +19,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from ctrdist.checkpoint.store import CheckpointStore, Texts, complete, latest, load_tensors, read
-from ctrdist.config.experiment import (
-    CheckpointConfig,
-    OptimConfig,
-    ShardingConfig,
-    TableOptimConfig,
-    experiment_of,
-)
+from ctrdist.config.experiment import CheckpointConfig, ShardingConfig, experiment_of
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
 from ctrdist.errors import CheckpointError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.training.build import build_engine
 from tests.datasets import write_dataset
 from tests.distributed.test_resume import MODEL

@@ -16,19 +16,17 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from ctrdist.checkpoint.store import CheckpointStore, Texts, load_tensors, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
-    DenseOptimConfig,
     Experiment,
     LoaderConfig,
-    OptimConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrainConfig,
 )
+from ctrdist.config.optimizers import DenseOptimConfig, OptimConfig, TableOptimConfig
 from ctrdist.data.counts import read_counts
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World, gather_rows
-from ctrdist.models.configs import DualAttentionConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.sharding.cpu.kernel import CpuLookup
 from ctrdist.sharding.lookups import lookups
 from ctrdist.sharding.plan import table_weights

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ctrdist.config.experiment import (
-    Experiment,
-    LoaderConfig,
-    OptimConfig,
-    ShardingConfig,
-    TableOptimConfig,
-    TrainConfig,
-)
+from ctrdist.config.experiment import Experiment, LoaderConfig, ShardingConfig, TrainConfig
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.errors import ConfigError
 from ctrdist.training.device import has_compiler, prepare_device
 from tests.datasets import write_dataset

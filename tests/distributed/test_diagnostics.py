@@ -12,23 +12,24 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ctrdist.batch import Output
 from ctrdist.config.experiment import (
     CheckpointConfig,
-    DenseOptimConfig,
     DiagnosticsConfig,
     Experiment,
     LoaderConfig,
-    OptimConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrackingConfig,
     TrainConfig,
 )
+from ctrdist.config.optimizers import DenseOptimConfig, OptimConfig, TableOptimConfig
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
-from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TF4CTRConfig, TransformerConfig
-from ctrdist.protocols import GATE_MEAN, Output
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
+from ctrdist.models.tower import GATE_MEAN
 from ctrdist.sharding.shard import table_parts
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, metric_history

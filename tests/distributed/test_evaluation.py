@@ -11,8 +11,8 @@ import pytest
 from ctrdist.config.experiment import TrainConfig, experiment_of
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
-from ctrdist.metrics import CalibrationTable
-from ctrdist.models.configs import DLFConfig
+from ctrdist.metrics.calibration import CalibrationTable
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.evaluate import Evaluation, evaluate
 from tests.datasets import write_dataset

@@ -7,17 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ctrdist.config.experiment import (
-    DenseOptimConfig,
-    Experiment,
-    LoaderConfig,
-    LossConfig,
-    OptimConfig,
-    TableOptimConfig,
-    TrackingConfig,
-    TrainConfig,
-)
-from ctrdist.models.configs import TF4CTRConfig
+from ctrdist.config.experiment import Experiment, LoaderConfig, TrackingConfig, TrainConfig
+from ctrdist.config.losses import LossConfig
+from ctrdist.config.optimizers import DenseOptimConfig, OptimConfig, TableOptimConfig
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 from tests.datasets import write_dataset
 from tests.distributed.test_table_optimizers import steps
 from tests.ranks import run_ranks

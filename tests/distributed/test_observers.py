@@ -19,7 +19,7 @@ from ctrdist.config.experiment import (
 )
 from ctrdist.distributed.process_group import World
 from ctrdist.errors import TrainingError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.tracking import plots
 from ctrdist.tracking.events import EVENTS_NAME, read_events
 from ctrdist.training import run

@@ -15,16 +15,16 @@ from ctrdist.config.experiment import (
     CheckpointConfig,
     Experiment,
     LoaderConfig,
-    OptimConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrackingConfig,
     TrainConfig,
 )
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig, DualAttentionConfig
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.prefetch import Prefetcher

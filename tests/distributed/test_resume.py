@@ -14,17 +14,16 @@ from ctrdist.checkpoint.store import MARKER, complete, latest, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
     LoaderConfig,
-    OptimConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrackingConfig,
     TrainConfig,
     experiment_of,
 )
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
 from ctrdist.errors import CheckpointError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.trainer import Trainer

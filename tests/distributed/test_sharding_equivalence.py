@@ -12,23 +12,22 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.nn import functional
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS, Batch, Output
 from ctrdist.config.experiment import (
-    DenseOptimConfig,
     Experiment,
     LoaderConfig,
-    LossConfig,
-    OptimConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrainConfig,
     experiment_of,
 )
+from ctrdist.config.losses import LossConfig
+from ctrdist.config.optimizers import DenseOptimConfig, OptimConfig, TableOptimConfig
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World, gather_rows
-from ctrdist.models.configs import DLFConfig, TF4CTRConfig
 from ctrdist.models.ctr import padded_dim
-from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Batch, Output
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
 from ctrdist.training.build import build_engine, build_model

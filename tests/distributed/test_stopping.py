@@ -20,7 +20,7 @@ from ctrdist.config.experiment import (
 )
 from ctrdist.distributed.process_group import World
 from ctrdist.errors import ResourceError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.training import run
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.loop.step import Step

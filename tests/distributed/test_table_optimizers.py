@@ -12,15 +12,17 @@ import torch
 
 from ctrdist.config.experiment import (
     CheckpointConfig,
-    DenseOptimConfig,
     Experiment,
     LoaderConfig,
-    OptimConfig,
-    ScheduleConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrackingConfig,
     TrainConfig,
+)
+from ctrdist.config.optimizers import (
+    DenseOptimConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TableOptimConfig,
 )
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ctrdist.config.experiment import LoaderConfig, OptimConfig, TableOptimConfig, experiment_of
+from ctrdist.config.experiment import LoaderConfig, experiment_of
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.communication_timer import (
@@ -19,7 +20,7 @@ from ctrdist.distributed.communication_timer import (
     time_process_group,
 )
 from ctrdist.distributed.process_group import World, sum_over_ranks, use_collectives
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.sharding.cpu.shared_memory import open_sums
 from ctrdist.training.build import build_engine
 from ctrdist.training.observe.throughput import StepClock, count_flops, measure_limits, table_bytes

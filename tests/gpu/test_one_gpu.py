@@ -14,19 +14,19 @@ import torch
 
 from ctrdist.config.experiment import (
     CheckpointConfig,
-    DenseOptimConfig,
     Experiment,
     LoaderConfig,
-    OptimConfig,
     ShardingConfig,
-    TableOptimConfig,
     TrackingConfig,
     TrainConfig,
 )
+from ctrdist.config.optimizers import DenseOptimConfig, OptimConfig, TableOptimConfig
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World, join_world, leave_world
-from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TF4CTRConfig, TransformerConfig
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
 from ctrdist.models.layers import short_attention
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.loop.trainer import Trainer

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from ctrdist.batch import Batch
 from ctrdist.data.lookup import origins, read_rows
 from ctrdist.data.manifest import Dataset
 from ctrdist.distributed.process_group import World, sum_over_ranks
 from ctrdist.errors import DataError
-from ctrdist.protocols import Batch
 
 log = logging.getLogger(__name__)
 

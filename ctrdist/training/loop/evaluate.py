@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ctrdist.batch import Batch, Output
 from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import (
     World,
@@ -26,10 +27,9 @@ from ctrdist.distributed.process_group import (
     run_on_main,
     sum_over_ranks,
 )
+from ctrdist.metrics.auc import gauc_sums
 from ctrdist.metrics.evaluate import evaluate_predictions
-from ctrdist.metrics.gauc import gauc_sums
 from ctrdist.metrics.histogram import ScoreHistogram
-from ctrdist.protocols import Batch, Output
 from ctrdist.training.build import Engine
 
 _AT_ONCE = 2**20
@@ -70,11 +70,10 @@ def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) 
     loader = Loader(
         engine.dataset,
         split,
-        engine.experiment.loader,
+        replace(engine.experiment.loader, batch_size=train.eval_batch_size),
         rank=world.rank,
         world_size=world.size,
         shuffle=False,
-        batch_size=train.eval_batch_size,
         pinned=world.device.type == "cuda",
     )
     require_rows_for_all(loader.rows, world, split)

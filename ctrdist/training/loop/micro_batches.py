@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ctrdist.batch import Batch
 from ctrdist.losses.objective import training_loss_sum
-from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.observe.observers import Observers
 

@@ -19,9 +19,9 @@ import torch
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ctrdist.batch import Batch
 from ctrdist.data.loader import Loader
 from ctrdist.errors import ConfigError
-from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 
 

@@ -11,9 +11,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ctrdist.batch import Batch
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.losses.objective import training_loss_sum
-from ctrdist.protocols import Batch
 from ctrdist.training.build import Engine
 from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.loop.micro_batches import LossScale, TowerPass

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ctrdist.batch import Batch, Output
 from ctrdist.checkpoint.store import (
     CheckpointStore,
     Opened,
@@ -29,7 +30,6 @@ from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import require_rows_for_all, run_on_main, sum_over_ranks
 from ctrdist.errors import ConfigError, DamagedCheckpointError, TrainingError
 from ctrdist.metrics.rows import digest, digest_of_range
-from ctrdist.protocols import Batch, Output
 from ctrdist.schema import Schema
 from ctrdist.training.build import Engine
 from ctrdist.training.compatible import check_same_model

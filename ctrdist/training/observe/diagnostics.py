@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -21,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from ctrdist.batch import Output
 from ctrdist.config.experiment import DiagnosticsConfig
 from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.models.tables import table_of
-from ctrdist.protocols import GATE_MEAN, Output
+from ctrdist.models.tower import GATE_MEAN
 from ctrdist.tracking import (
     RunTracker,
     abundance_figure,
@@ -284,17 +286,16 @@ def attention_mass(engine: Engine, rows: int) -> Tensor | None:
     """
     measure = getattr(engine.tower, "attention_mass", None)
     valid = engine.dataset.manifest.splits.get("valid")
-    world = engine.world
+    world, experiment = engine.world, engine.experiment
     if measure is None or rows == 0 or valid is None or valid.rows < world.size:
         return None
     loader = Loader(
         engine.dataset,
         "valid",
-        engine.experiment.loader,
+        replace(experiment.loader, batch_size=experiment.train.eval_batch_size),
         rank=world.rank,
         world_size=world.size,
         shuffle=False,
-        batch_size=engine.experiment.train.eval_batch_size,
     )
     training = engine.model.training
     engine.model.eval()

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ctrdist.protocols import Output
+from ctrdist.batch import Output
 from ctrdist.training.loop.state import Progress
 
 if TYPE_CHECKING:

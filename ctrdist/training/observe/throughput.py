@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctrdist.config.experiment import TableOptimConfig
+from ctrdist.batch import Batch
+from ctrdist.config.optimizers import TableOptimConfig
 from ctrdist.distributed.communication_timer import TIMER
 from ctrdist.distributed.process_group import sum_over_ranks
-from ctrdist.models.pairs import PairMemory
-from ctrdist.protocols import Batch
+from ctrdist.models.dual_attention.pairs import PairMemory
 from ctrdist.training.build import Engine
 
 PHASES = ("loader", "forward", "backward", "optimizer", "other")

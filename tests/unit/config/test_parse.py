@@ -20,8 +20,13 @@ DLF = experiment_of("dlf", config_class("dlf"))
         (["--epochs", "3"], ["'epochs'", "nearest is 'train.epochs'"]),
         (["--train.epochs", "three"], ["train.epochs: got 'three'", "an integer"]),
         (["--model.gate", "mx"], ["model.gate: got 'mx'", "'max', 'sigmoid', 'none', 'plain'"]),
-        (["--optim.codebooks.nam", "sgd"], ["optim.codebooks: unknown key 'nam'", "is 'name'"]),
+        (
+            ["--optim.codebooks.nam", "sgd"],
+            ["unknown key 'optim.codebooks.nam'", "is 'optim.codebooks.name'"],
+        ),
         (["--optim.codebooks.lr", "x"], ["optim.codebooks.lr: got 'x'; allowed: a number"]),
+        (["--train.min-lr", "true"], ["train.min_lr: got 'true'; allowed: a number"]),
+        (["--sharding.tables.a", "rows"], ["sharding.tables.a: got 'rows'", "'row_wise'"]),
         (["--config", "jobs/configs/frape_dlf.yaml"], ["no such file", "frappe_dlf.yaml"]),
     ],
 )
@@ -35,8 +40,8 @@ def test_a_mistake_of_the_command_line_is_named(arguments, parts):
 @pytest.mark.parametrize(
     ("column", "parts"),
     [
-        ("{name: a, rol: label}", ["columns: unknown key 'rol'", "nearest is 'role'"]),
-        ("{name: a, role: numerik}", ["columns.role: got 'numerik'", "'numeric'"]),
+        ("{name: a, rol: label}", ["unknown key 'columns[0].rol'", "nearest is 'columns.role'"]),
+        ("{name: a, role: numerik}", ["columns[0].role: got 'numerik'", "'numeric'"]),
     ],
 )
 def test_a_mistake_inside_a_list_is_named(column, parts, tmp_path):

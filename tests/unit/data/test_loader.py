@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_the_second_of_a_pair_is_not_yet_consumed(dataset):
 
 
 def test_unshuffled_is_the_stored_order(dataset):
-    loader = Loader(dataset, "valid", CONFIG, shuffle=False, batch_size=17)
+    loader = Loader(dataset, "valid", replace(CONFIG, batch_size=17), shuffle=False)
     assert torch.cat([batch.row_B for batch in loader]).tolist() == list(range(90))
 
 
@@ -204,7 +205,7 @@ def test_an_altered_schema_is_refused(tmp_path):
         open_dataset(str(tmp_path))
 
 
-def test_a_worker_reads_its_own_lanes_only(tmp_path, monkeypatch):
+def test_a_worker_reads_its_own_streams_only(tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path, {"train": 1600}, files=4, row_group=50)
     config = LoaderConfig(batch_size=80, shuffle_rows=800, lanes=8)
     read = SplitReader._read_row_group
@@ -218,4 +219,4 @@ def test_a_worker_reads_its_own_lanes_only(tmp_path, monkeypatch):
         monkeypatch.setattr(SplitReader, "_read_row_group", counted)
         for _ in Loader(dataset, "train", config, rank=rank, world_size=4):
             pass
-    assert counts == [8, 8, 8, 8]  # 32 row groups, 4 of them in each of the 8 lanes
+    assert counts == [8, 8, 8, 8]  # 32 row groups, 4 of them in each of the 8 streams

@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrdist.config.experiment import LossConfig
+from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
+from ctrdist.config.losses import LossConfig
 from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.losses.modulated import focal_loss_sum, r_ce_loss_sum
-from ctrdist.losses.objective import training_loss_sum, warn_of_loss
+from ctrdist.losses.objective import training_loss_sum
 from ctrdist.losses.twin_focus import (
     complex_loss,
     least_monotone_c,
     simple_loss,
     twin_focus_loss_sum,
+    warn_of_loss,
 )
-from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from ctrdist.errors import DataError
-from ctrdist.metrics import auc, gauc
+from ctrdist.metrics.auc import auc, auc_of_counts, gauc
 
 ROWS = st.lists(
     st.tuples(st.integers(-3, 3), st.integers(0, 1), st.integers(0, 4)), min_size=1, max_size=60
@@ -80,3 +82,16 @@ def test_gauc_of_a_million_rows_within_a_second(rng):
         times.append(time.perf_counter() - start)
     assert abs(value - 0.5) < 0.01
     assert min(times) < 1.0
+
+
+def test_auc_of_counts_takes_weights(rng):
+    score, weight = np.arange(50), rng.random(50)
+    label = np.r_[np.ones(50), np.zeros(50)]
+    expected = roc_auc_score(label, np.r_[score, score], sample_weight=np.r_[weight, 1 - weight])
+    assert auc_of_counts(1 - weight, weight) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(auc_of_counts(np.array([3, 1]), np.array([0, 0])))
+
+
+def test_auc_needs_no_torch():
+    code = "import sys, ctrdist.metrics.auc; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

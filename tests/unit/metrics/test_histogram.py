@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from ctrdist.metrics import evaluate_predictions
+from ctrdist.metrics.evaluate import evaluate_predictions
 from ctrdist.metrics.histogram import ScoreHistogram
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctrdist.metrics import gram_matrix, information_abundance
+from ctrdist.metrics.information_abundance import gram_matrix, information_abundance
 
 
 def by_svd(table: torch.Tensor) -> float:

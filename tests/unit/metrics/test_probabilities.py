@@ -7,13 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from ctrdist.metrics import (
-    calibration,
-    evaluate_predictions,
-    logloss,
-    normalised_entropy,
-)
 from ctrdist.metrics.arrays import sigmoid
+from ctrdist.metrics.calibration import calibration
+from ctrdist.metrics.evaluate import evaluate_predictions
+from ctrdist.metrics.histogram import ScoreHistogram
+from ctrdist.metrics.logloss import logloss, normalised_entropy
 
 
 def test_logloss_equals_sklearn(rng):
@@ -71,3 +69,19 @@ def test_evaluate_predictions_of_tensors(rng):
 def test_saturated_logits_keep_their_order_in_auc():
     metrics = evaluate_predictions(np.array([50.0, 60.0]), np.array([0, 1]))
     assert metrics["auc"] == 1.0
+
+
+def test_predictions_that_are_nan_are_counted_and_leave_no_metric_of_predictions():
+    logits, label = (
+        torch.tensor([0.5, float("nan"), -1.0, float("nan")]),
+        torch.tensor([1, 0, 0, 1]),
+    )
+    histogram = ScoreHistogram()
+    histogram.add(logits, label)
+    exact = evaluate_predictions(logits, label, torch.tensor([1, 1, 2, 2]))
+    for metrics in (exact, histogram.metrics()):
+        assert metrics["nan_predictions"] == 2 and metrics["rows"] == 4
+        for name in ("auc", "logloss", "ne", "calibration"):
+            assert np.isnan(metrics[name]), name
+    assert np.isnan(exact["gauc"])
+    assert "nan_predictions" not in evaluate_predictions(torch.zeros(4), label)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctrdist.metrics import digest, digest_of_range
+from ctrdist.metrics.rows import digest, digest_of_range
 
 MASK = 2**64 - 1
 

@@ -14,7 +14,7 @@ from ctrdist.models.encoders import (
     LREncoder,
     MLPEncoder,
 )
-from tests.unit.models.test_dlf_equations import Weights, assert_agree, batch_norm
+from tests.unit.models.dlf.test_dlf_equations import Weights, assert_agree, batch_norm
 
 FIELDS, DIM = 5, 4
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.registry import build_tower, config_class, model_names
 
 
@@ -38,7 +38,7 @@ def test_unknown_name_is_answered_with_the_nearest_and_all() -> None:
 
 
 def test_config_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="given a dict; it wants a DLFConfig"):
+    with pytest.raises(ConfigError, match="got settings of type dict; it needs DLFConfig"):
         build_tower("dlf", {"num_layers": 3}, 3)
 
 

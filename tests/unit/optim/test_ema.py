@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctrdist.config.experiment import OptimConfig
+from ctrdist.config.optimizers import OptimConfig
 from ctrdist.errors import ConfigError
 from ctrdist.optim.ema import WeightEMA
 from ctrdist.optim.fused import check_optim

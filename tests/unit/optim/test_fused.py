@@ -7,7 +7,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from ctrdist.config.experiment import DenseOptimConfig, OptimConfig, TableOptimConfig
+from ctrdist.config.optimizers import DenseOptimConfig, OptimConfig, TableOptimConfig
 from ctrdist.errors import ConfigError
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrdist.config.experiment import ScheduleConfig
+from ctrdist.config.optimizers import ScheduleConfig
 from ctrdist.errors import ConfigError
 from ctrdist.optim.schedule import check_schedule, rate_factor
 

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ctrdist.config.experiment import Experiment, OptimConfig, ShardingConfig, TableOptimConfig
+from ctrdist.config.experiment import Experiment, ShardingConfig
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig, DualAttentionConfig
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.optim.fused import fuse_table_optimizer
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.sharding.plan import Layout, layout, plan_tables

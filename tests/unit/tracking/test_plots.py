@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import auc as area_under
 from sklearn.metrics import roc_auc_score
 
-from ctrdist.metrics import ScoreHistogram
+from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.tracking import calibration_figure, learning_curves_figure, roc_figure
 
 

@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from ctrdist.checkpoint.store import Opened, Texts
-from ctrdist.config.experiment import Experiment, LossConfig, TableOptimConfig, experiment_of
+from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.losses import LossConfig
+from ctrdist.config.optimizers import TableOptimConfig
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import CheckpointError
-from ctrdist.models.configs import TF4CTRConfig
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 from ctrdist.training.compatible import check_same_model
 
 RUN = experiment_of("tf4ctr", TF4CTRConfig)(loss=LossConfig(name="twin_focus", gamma=2.0))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrdist.models.configs import TF4CTRConfig
-from ctrdist.models.tf4ctr import TF4CTR
-from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS
-from tests.unit.models.test_dlf_equations import Weights, assert_agree
+from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
+from ctrdist.models.tf4ctr.tower import TF4CTR
+from tests.unit.models.dlf.test_dlf_equations import Weights, assert_agree
 from tests.unit.models.test_encoders import compressed, crossed, first_order, machine, mlp
 
 FIELDS, ROWS = 5, 24

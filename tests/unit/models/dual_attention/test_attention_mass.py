@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctrdist.models.configs import DualAttentionConfig, TransformerConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
 from ctrdist.models.registry import build_tower
 
 FIELDS, ROWS = 6, 9
@@ -41,11 +41,11 @@ def test_mass_is_the_mean_of_what_each_layer_multiplies_its_values_by(name, sett
     for layer in tower.layers:
         attend = layer.attention.attend
 
-        def recorded(query, key, value, x_BFD, beside, attend=attend):
+        def recorded(query, key, value, x_BFD, context, attend=attend):
             # values that are the unit matrix leave the map itself
             unit = torch.eye(FIELDS).expand(*value.shape[:3], FIELDS)
-            seen.append(attend(query, key, unit, x_BFD, beside).mean((0, 1)))
-            return attend(query, key, value, x_BFD, beside)
+            seen.append(attend(query, key, unit, x_BFD, context).mean((0, 1)))
+            return attend(query, key, value, x_BFD, context)
 
         layer.attention.attend = recorded
     with torch.no_grad():

@@ -1,18 +1,18 @@
 """DEA-R: a reconstruction of Dual Enhanced Attention (arXiv:2503.11233).
 
-Only the paper's abstract could be obtained. It names two attentions that are fused: one that keeps
-pairs of ids as such instead of compressing them into an inner product, and one that filters out
-pairs of little information abundance. All formulas are ours; they are numbered here:
+Only the paper's abstract could be obtained. It names two attentions that are fused: one that stores
+pairs of ids instead of compressing them into an inner product, and one that filters out pairs of
+little information abundance. All formulas are our own; they are numbered here:
 
 (1) a_ij^k = h_k(i, id_i, j, id_j), e_ij^k = C^k[a_ij^k], g_ij = softmax_k(w_kᵀ e_ij^k +
     v_kᵀ (E_i ⊙ E_j)), B_ij^h = u_hᵀ Σ_k g_ij^k e_ij^k, A^combo = softmax_j(B): see
-    :mod:`ctrdist.models.pairs`, which computes B for all layers at once
+    :mod:`ctrdist.models.dual_attention.pairs`, which computes B for all layers at once
 (2) S = Q Kᵀ / √E, A^0 = softmax_j(S), τ_i = sigmoid(wᵀ [x_i ‖ φ_i]) / F,
     M_ij = sigmoid((A^0_ij − τ_i) F / T), M_ii = 1, A^ca = rownorm(A^0 ⊙ M)
 (3) A = G ⊙ A^combo + (1 − G) ⊙ A^ca, G_ij = sigmoid(MLP[B_ij ‖ S_ij]), or with G = λ_h, or
     A = rownorm(A^combo ⊙ A^ca)
 
-A then takes the place of the attention map in a transformer.
+A replaces the attention map in a transformer.
 """
 
 # B batch, F fields, D embedding dim, H heads, E = D / H, R = layers · H scores
@@ -26,17 +26,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctrdist.models.configs import DualAttentionConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
+from ctrdist.models.dual_attention.transformer import Attention, Context, Transformer
 from ctrdist.models.layers import linear, short_softmax
-from ctrdist.models.transformer import Attention, Beside, Transformer
-from ctrdist.protocols import PairCodebooks
+from ctrdist.models.tower import PairCodebooks
 
 _TINY = 1e-20
-"""Keeps a row's sum from 0 where all of it has underflown."""
+"""Lower bound of a row's sum, all of which may have underflown."""
 
 
 class DualAttention(Transformer):
-    """The tower of DEA-R; without both mechanisms it is the transformer, weight for weight."""
+    """The tower of DEA-R; without both mechanisms it is exactly the transformer."""
 
     parts: Mapping[str, tuple[str, ...]] = {
         "scores": ("layers.*.attention.query.*", "layers.*.attention.key.*"),
@@ -66,19 +66,19 @@ class DualAttention(Transformer):
             )
         self.frequency = config.has_threshold and config.frequency
         self.abundance_F: Tensor | None
-        # 1 until it is measured: ctrdist.training.observe.abundance fills it after each epoch
+        # 1 until ctrdist.training.observe.abundance measures it, after each epoch
         measured = config.filter == "information_abundance"
         self.register_buffer("abundance_F", torch.ones(num_fields) if measured else None)
 
-    def beside(self, emb: Mapping[str, Tensor]) -> Beside:
-        """What `pairs` and `frequency` have asked for."""
+    def context(self, emb: Mapping[str, Tensor]) -> Context:
+        """Returns the inputs of the attention that `pairs` and `frequency` ask for."""
         pairs_BRFF = emb["pairs"] if self.pairs else None
         frequency_BF = emb["frequency"] if self.frequency else None
-        return Beside(pairs_BRFF, frequency_BF, self.abundance_F)
+        return Context(pairs_BRFF, frequency_BF, self.abundance_F)
 
 
 class DualEnhanced(Attention):
-    """Attention whose map is (3), from the scores of its layer."""
+    """Attention with the map (3), from the pair scores of its layer."""
 
     def __init__(self, config: DualAttentionConfig, num_fields: int, index: int) -> None:
         super().__init__(config)
@@ -93,37 +93,40 @@ class DualEnhanced(Attention):
         key_BHFE: Tensor,
         value_BHFE: Tensor,
         x_BFD: Tensor,
-        beside: Beside,
+        context: Context,
     ) -> Tensor:
         """A V: (B, H, F, E) each; gives (B, H, F, E)."""
         if self.filter is None and self.fusion is None:
-            return super().attend(query_BHFE, key_BHFE, value_BHFE, x_BFD, beside)
-        map_BHFF = self.weigh(query_BHFE, key_BHFE, x_BFD, beside)
+            return super().attend(query_BHFE, key_BHFE, value_BHFE, x_BFD, context)
+        map_BHFF = self.weigh(query_BHFE, key_BHFE, x_BFD, context)
         return map_BHFF.to(value_BHFE.dtype) @ value_BHFE
 
-    def weigh(self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, beside: Beside) -> Tensor:
-        """A of (3): (B, H, F, F) float32, of queries and keys (B, H, F, E).
+    def weigh(
+        self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, context: Context
+    ) -> Tensor:
+        """Returns A of (3), (B, H, F, F) float32, from queries and keys (B, H, F, E).
 
-        A gate per pair leaves no sum of 1 to its rows.
+        With a gate per pair its rows do not sum to 1.
         """
         score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
         map_BHFF = short_softmax(score_BHFF.float())
         if self.filter is not None:
-            map_BHFF = self.filter(map_BHFF, x_BFD, beside)
+            map_BHFF = self.filter(map_BHFF, x_BFD, context)
         if self.fusion is not None:
-            assert beside.pairs_BRFF is not None
-            map_BHFF = self.fusion(beside.pairs_BRFF[:, self.own], score_BHFF, map_BHFF)
+            assert context.pairs_BRFF is not None
+            map_BHFF = self.fusion(context.pairs_BRFF[:, self.own], score_BHFF, map_BHFF)
         return map_BHFF
 
 
 class CollapseFilter(nn.Module):
     """A^ca of (2), and its variants.
 
-    The threshold is per head, w (H, D + 1) or, without φ, (H, D). A query always keeps itself: M_ii
-    is 1. Below the threshold, `hard` scales by M while training and drops in evaluation; `soft`
-    scales in both, `straight_through` drops in both and has M's gradient; `information_abundance`
-    is hard with M_ij further multiplied by r_i r_j, where r_i = IA(table i) / min(rows i, D), and
-    `top_rho` keeps the ⌈ρ F⌉ largest of A^0_i (all of several equal ones at the border).
+    There is a threshold per head, w (H, D + 1) or, without φ, (H, D). A query always keeps itself:
+    M_ii is 1. Below the threshold, `hard` scales by M in training and drops in evaluation; `soft`
+    scales in both; `straight_through` drops in both and has the gradient of M;
+    `information_abundance` is hard, with M_ij also multiplied by r_i r_j, where r_i = IA(table i) /
+    min(rows i, D); `top_rho` keeps the ⌈ρ F⌉ largest of A^0_i, and those equal to the least of
+    them.
     """
 
     def __init__(self, config: DualAttentionConfig, num_fields: int) -> None:
@@ -139,20 +142,20 @@ class CollapseFilter(nn.Module):
         self.register_buffer("itself_FF", torch.eye(num_fields, dtype=torch.bool), persistent=False)
         self.itself_FF: Tensor
 
-    def forward(self, map_BHFF: Tensor, x_BFD: Tensor, beside: Beside) -> Tensor:
-        """map_BHFF: (B, H, F, F) float32, rows that sum to 1; x_BFD: what the layer attends to."""
+    def forward(self, map_BHFF: Tensor, x_BFD: Tensor, context: Context) -> Tensor:
+        """map_BHFF: (B, H, F, F) float32, rows that sum to 1; x_BFD: tokens of the layer."""
         if self.threshold is None:
             least = map_BHFF.topk(self.kept, dim=-1).values[..., -1:]
             mask_BHFF = (map_BHFF >= least).to(map_BHFF.dtype)
         else:
-            mask_BHFF = self._mask(map_BHFF - self._threshold(x_BFD, beside.frequency_BF))
+            mask_BHFF = self._mask(map_BHFF - self._threshold(x_BFD, context.frequency_BF))
         if self.kind == "information_abundance":
-            assert beside.abundance_F is not None
-            mask_BHFF = mask_BHFF * torch.outer(beside.abundance_F, beside.abundance_F)
+            assert context.abundance_F is not None
+            mask_BHFF = mask_BHFF * torch.outer(context.abundance_F, context.abundance_F)
         return _row_normalised(map_BHFF * mask_BHFF.masked_fill(self.itself_FF, 1.0))
 
     def _threshold(self, x_BFD: Tensor, frequency_BF: Tensor | None) -> Tensor:
-        """τ: (B, H, F, 1) float32."""
+        """Returns τ, (B, H, F, 1) float32."""
         assert self.threshold is not None
         if frequency_BF is not None:
             x_BFD = torch.cat([x_BFD, frequency_BF.unsqueeze(2).to(x_BFD.dtype)], dim=2)
@@ -160,7 +163,7 @@ class CollapseFilter(nn.Module):
         return score_BFH.sigmoid().transpose(1, 2).unsqueeze(3) / x_BFD.shape[1]
 
     def _mask(self, above: Tensor) -> Tensor:
-        """M from A^0 − τ."""
+        """Returns M from A^0 − τ, (B, H, F, F) each."""
         drops = self.kind == "straight_through" or not (self.training or self.kind == "soft")
         if not drops:
             return (above / self.width).sigmoid()
@@ -172,7 +175,7 @@ class CollapseFilter(nn.Module):
 
 
 class Fusion(nn.Module):
-    """(3): one map from A^combo = softmax_j(B) and A^ca."""
+    """(3): one attention map from A^combo = softmax_j(B) and A^ca."""
 
     def __init__(self, config: DualAttentionConfig) -> None:
         super().__init__()

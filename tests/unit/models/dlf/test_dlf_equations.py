@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrdist.models.configs import DLFConfig
-from ctrdist.models.dlf import (
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dlf.tower import (
     DLF,
     AttentionFusion,
     FactorBlock,
@@ -19,7 +19,7 @@ from ctrdist.models.dlf import (
     GatePool,
     MLPFusion,
 )
-from ctrdist.protocols import GATE_MEAN
+from ctrdist.models.tower import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctrdist.models.configs import DualAttentionConfig, TransformerConfig
-from ctrdist.models.dual_attention import CollapseFilter, DualAttention, Fusion
-from ctrdist.models.transformer import Beside, Transformer
-from tests.unit.models.test_dlf_equations import Weights, assert_agree, layer_norm
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
+from ctrdist.models.dual_attention.tower import CollapseFilter, DualAttention, Fusion
+from ctrdist.models.dual_attention.transformer import Context, Transformer
+from tests.unit.models.dlf.test_dlf_equations import Weights, assert_agree, layer_norm
 
 ROWS, FIELDS = 6, 5
 SMALL: dict[str, Any] = {
@@ -84,7 +84,7 @@ def fused(w: Weights, c: DualAttentionConfig, pair: Tensor, score: Tensor, other
 
 
 class Side:
-    """What one row's attention sees beside its tokens."""
+    """What one row's attention sees context its tokens."""
 
     def __init__(self, pairs: Tensor, frequency: Tensor, abundance: Tensor, training: bool):
         self.pairs, self.frequency, self.abundance = pairs, frequency, abundance
@@ -247,7 +247,7 @@ def test_a_filtered_row_sums_to_one_and_keeps_itself(kind: Any) -> None:
     config = DualAttentionConfig(embedding_dim=6, filter=kind, **keep)
     layer = CollapseFilter(config, FIELDS).eval()
     plain = (8 * torch.randn(64, 2, FIELDS, FIELDS)).softmax(-1)
-    out = layer(plain, torch.randn(64, FIELDS, 6), Beside(None, None, torch.rand(FIELDS)))
+    out = layer(plain, torch.randn(64, FIELDS, 6), Context(None, None, torch.rand(FIELDS)))
     torch.testing.assert_close(out.sum(-1), torch.ones(64, 2, FIELDS))
     own = out.diagonal(dim1=2, dim2=3)
     assert (own >= plain.diagonal(dim1=2, dim2=3) - 1e-6).all()

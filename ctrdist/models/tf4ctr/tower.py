@@ -1,16 +1,16 @@
 """TF4CTR: a simple and a complex encoder, each with a logit of its own (arXiv:2405.03167v4).
 
-Sample selection lays a row's embeddings before the two encoders, fusion makes one logit of both.
-The encoders' own logits are in Output.aux, for the twin focus loss (ctrdist.losses.twin_focus).
-Where the paper and its authors' code differ:
+Sample selection gives each encoder its embeddings of a row, fusion makes one logit of both. The
+encoders' own logits are in Output.aux, for the twin focus loss (ctrdist.losses.twin_focus).
+Differences of the paper and its authors' code:
 
 - Gates and experts have the paper's sizes by default; `selection_sizes: code` has the code's.
-- Heads have a bias, as in the code; (6) writes none.
-- The vote takes its scores as log π, as the code does: (9) takes the logarithm of a linear layer's
-  output, which may be negative. The code draws noise at evaluation too, so that a test score is
-  not one number, and gives the complex encoder's score the simple one's width: neither is done.
-- The code hands its factorisation machine flattened embeddings, and so adds one number, summed
-  over the whole batch, to all rows. Here it is a factorisation machine.
+- Heads have a bias, as in the code; (6) has none.
+- The vote uses its scores as log π, as in the code: (9) takes the logarithm of a linear layer's
+  output, which may be negative. The code also draws noise in evaluation, so that test scores are
+  random, and computes the complex encoder's score with the simple one's width. We do neither.
+- The code passes flattened embeddings to its factorisation machine, which then adds one number, the
+  sum over the whole batch, to all rows. Ours is a factorisation machine.
 """
 
 # B batch, F fields, D embedding dim, S = 2 encoders (simple, complex), X = 2 experts,
@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctrdist.errors import ConfigError
-from ctrdist.models.configs import TF4CTRConfig
+from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
 from ctrdist.models.encoders import (
     FIRST_ORDER,
     CINEncoder,
@@ -36,7 +35,8 @@ from ctrdist.models.encoders import (
     MLPEncoder,
 )
 from ctrdist.models.layers import MLP, linear, short_softmax
-from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
+from ctrdist.models.tower import require_fields
 
 PAPER_GATE, PAPER_EXPERT = (400, 100), (400, 200)
 """Hidden widths of gates and experts in the paper."""
@@ -45,8 +45,8 @@ PAPER_GATE, PAPER_EXPERT = (400, 100), (400, 200)
 class TF4CTR(nn.Module):
     """logit = fusion(simple(h_es), complex(h_hs)), (h_es, h_hs) = selection(embeddings): (3)-(11).
 
-    With the compressed interaction network as simple encoder, the logit has a linear model's added,
-    as xDeepFM has; the encoder's own logit has not.
+    With the compressed interaction network as simple encoder, the logit of a linear model is added
+    to the logit, as in xDeepFM, but not to the encoder's own.
     """
 
     parts: Mapping[str, tuple[str, ...]] = {
@@ -61,10 +61,7 @@ class TF4CTR(nn.Module):
             ConfigError: there is no field.
         """
         super().__init__()
-        if num_fields < 1:
-            raise ConfigError(
-                f"TF4CTR: the data set has {num_fields} fields; it must have at least one."
-            )
+        require_fields("TF4CTR", num_fields)
         self.select = _SELECTIONS[config.selection](config, num_fields)
         self.simple = _simple_encoder(config, num_fields, self.select.simple_dim)
         self.complex = MLPEncoder(
@@ -81,7 +78,7 @@ class TF4CTR(nn.Module):
         self.groups = {**self.select.groups, **({FIRST_ORDER: 1} if first_order else {})}
 
     def forward(self, emb: Mapping[str, Tensor]) -> Output:
-        """emb: group → (B, F, D of the group). No sigmoid: the losses want log-odds."""
+        """emb: group → (B, F, D of the group). Returns log-odds, without a sigmoid."""
         first_BF = emb[FIRST_ORDER].squeeze(2) if FIRST_ORDER in self.groups else None
         easy_BFD, hard_BFD = self.select(emb)
         simple_BE = self.simple(easy_BFD, first_BF)
@@ -99,13 +96,13 @@ class TF4CTR(nn.Module):
 
 
 class Selection(nn.Module):
-    """Groups of embeddings → what the simple and what the complex encoder reads."""
+    """Groups of embeddings → inputs of the simple and of the complex encoder."""
 
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
         super().__init__()
         self.groups = {"tokens": config.embedding_dim}
         self.simple_dim = config.embedding_dim
-        """D of the simple encoder; the complex one's is always embedding_dim."""
+        """D of the simple encoder; that of the complex encoder is always embedding_dim."""
 
     def forward(self, emb: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """emb: group → (B, F, D of the group); gives two of (B, F, D)."""
@@ -121,7 +118,7 @@ class Shared(Selection):
 
 
 class SeparateEmbeddings(Selection):
-    """Each encoder has tables of its own, the simple one of half the width: SER, (3)."""
+    """Each encoder has its own tables, the simple one with half the width: SER, (3)."""
 
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
         super().__init__(config, num_fields)
@@ -134,7 +131,7 @@ class SeparateEmbeddings(Selection):
 
 
 class Gate(Selection):
-    """h_es = g h, h_hs = (1 − g) h with one g = σ(Gate(h)) per row: GM, (4)."""
+    """h_es = g h, h_hs = (1 − g) h with g = σ(Gate(h)), one number per row: GM, (4)."""
 
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
         super().__init__(config, num_fields)
@@ -148,7 +145,7 @@ class Gate(Selection):
 
 
 class GatedExperts(Selection):
-    """h_es and h_hs are mixtures of two experts' outputs, each by a gate of its own: MMoE, (5)."""
+    """h_es and h_hs are mixtures of two experts' outputs, each with its own gate: MMoE, (5)."""
 
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
         super().__init__(config, num_fields)
@@ -185,7 +182,7 @@ class PlainSum(Fusion):
 
 
 class WeightedSum(Fusion):
-    """w_s z_s + w_c z_c, weights starting at 0.5 and free of any constraint: WSF, (8)."""
+    """w_s z_s + w_c z_c with unconstrained weights that start at 0.5: WSF, (8)."""
 
     def __init__(self, simple_dim: int, complex_dim: int) -> None:
         super().__init__(simple_dim, complex_dim)
@@ -197,9 +194,9 @@ class WeightedSum(Fusion):
 
 
 class Vote(Fusion):
-    """p_s z_s + p_c z_c, p a Gumbel softmax of the encoders' scores: VF, (9).
+    """p_s z_s + p_c z_c with p a Gumbel softmax of the encoders' scores: VF, (9).
 
-    At evaluation p is the softmax of the same scores at the same temperature, without noise.
+    In evaluation p is the softmax of the same scores at the same temperature, without noise.
     """
 
     def __init__(self, simple_dim: int, complex_dim: int, temperature: float) -> None:
@@ -220,7 +217,7 @@ class Vote(Fusion):
 
 
 class Concatenation(Fusion):
-    """W_cf [ĥ_es ‖ ĥ_hs] + b_cf: CF, (10). The encoders' own logits have no part in it."""
+    """W_cf [ĥ_es ‖ ĥ_hs] + b_cf: CF, (10). It does not use the encoders' own logits."""
 
     def __init__(self, simple_dim: int, complex_dim: int) -> None:
         super().__init__(simple_dim, complex_dim)
@@ -232,7 +229,7 @@ class Concatenation(Fusion):
 
 
 class MixtureOfExperts(Fusion):
-    """g_1 m_1 + g_2 m_2, gate and experts linear in [ĥ_es ‖ ĥ_hs]: MoEF, (11)."""
+    """g_1 m_1 + g_2 m_2 with gate and experts linear in [ĥ_es ‖ ĥ_hs]: MoEF, (11)."""
 
     def __init__(self, simple_dim: int, complex_dim: int) -> None:
         super().__init__(simple_dim, complex_dim)

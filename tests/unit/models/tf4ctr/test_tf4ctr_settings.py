@@ -1,4 +1,4 @@
-"""What TF4CTRConfig refuses, in which words, and what its loss asks of a model."""
+"""Settings that TF4CTRConfig refuses, its messages, and the models that its loss accepts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from ctrdist.config.experiment import LossConfig, experiment_of
+from ctrdist.config.experiment import experiment_of
+from ctrdist.config.losses import LossConfig
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import TF4CTRConfig
 from ctrdist.models.registry import check_loss, config_class
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 
 EXPERIMENT = experiment_of("tf4ctr", TF4CTRConfig)
 
@@ -36,7 +37,10 @@ EXPERIMENT = experiment_of("tf4ctr", TF4CTRConfig)
         ({"cin_maps": (4,)}, "cin_maps: \\(4,\\) has no effect.*set simple: cin"),
         ({"cin_out_dim": 4}, "cin_out_dim: 4 has no effect"),
         ({"selection_sizes": "code"}, "has no effect with selection: ser.*gm or mmoe"),
-        ({"vote_temperature": 0.5}, "has no effect with fusion: wsf; leave it at 0.8.*vf"),
+        (
+            {"vote_temperature": 0.5},
+            "has no effect with fusion: wsf; leave vote_temperature out.*vf",
+        ),
     ],
 )
 def test_refuses_what_cannot_work(settings: dict[str, Any], message: str) -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
-from ctrdist.models.configs import DualAttentionConfig, TransformerConfig
 from ctrdist.models.ctr import CTRModel
-from ctrdist.models.dual_attention import DualAttention
-from ctrdist.models.transformer import Transformer
-from ctrdist.protocols import Batch
-from tests.unit.models.test_pairs import batch_of, schema_of
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
+from ctrdist.models.dual_attention.tower import DualAttention
+from ctrdist.models.dual_attention.transformer import Transformer
+from tests.unit.models.dual_attention.test_pairs import batch_of, schema_of
 
 SMALL: dict[str, Any] = {"embedding_dim": 8, "num_layers": 2, "hidden_dims": (16,)}
 MODELS: list[dict[str, Any]] = [

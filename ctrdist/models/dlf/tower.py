@@ -1,7 +1,8 @@
 """DLF: low-order, high-order and implicit interactions, fused by attention (arXiv:2505.19182).
 
-Two forms. The paper's text leaves sizes open and the authors' code computes something else: `paper`
-reconstructs (5)-(16) with blocks as in the code, `code` computes what the released class does.
+There are two forms. The paper's text leaves sizes open, and the authors' code computes something
+else: `paper` reconstructs (5)-(16) with blocks as in the code, `code` computes the same as the
+released class.
 """
 
 # B batch, F fields, D embedding dim, N tokens of a layer's input, R rank, M tokens per block,
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig
+from ctrdist.batch import Output
+from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.layers import MLP, TokenLinear, linear, short_attention, token_weight
-from ctrdist.protocols import GATE_MEAN, Output
+from ctrdist.models.tower import GATE_MEAN, require_fields
 
 GATE_FLOOR = 1e-6
 """ε of (9)."""
@@ -42,10 +43,7 @@ class DLF(nn.Module):
             ConfigError: there is no field.
         """
         super().__init__()
-        if num_fields < 1:
-            raise ConfigError(
-                f"DLF: the data set has {num_fields} fields; it must have at least one."
-            )
+        require_fields("DLF", num_fields)
         self.groups = {"tokens": config.embedding_dim}
         layer_class = CodeLayer if config.form == "code" else PaperLayer
         self.layers = nn.ModuleList()
@@ -62,7 +60,7 @@ class DLF(nn.Module):
         )
 
     def forward(self, emb: Mapping[str, Tensor]) -> Output:
-        """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
+        """emb["tokens"]: (B, F, D). Returns log-odds, without a sigmoid."""
         x0_BFD = emb["tokens"]
         x_BND = x0_BFD
         gate_means: list[Tensor] = []
@@ -76,10 +74,10 @@ class DLF(nn.Module):
 
 
 class FactorBlock(nn.Module):
-    """Products of pairs of tokens, compressed: MLP(LayerNorm(vec(left (xᵀ W)))), as M tokens.
+    """Products of pairs of tokens, compressed to M tokens: MLP(LayerNorm(vec(left (xᵀ W)))).
 
-    The low-order block (5) has left = E^(1), the high-order block (6) left = x. W (N, R) is the
-    paper's W_LI or W_CI; the MLP with one hidden layer stands for its W_LO or W_CO and bias.
+    The low-order block (5) has left = E^(1), the high-order block (6) left = x. W (N, R) is W_LI or
+    W_CI of the paper; the MLP with one hidden layer replaces its W_LO or W_CO and the bias.
     """
 
     def __init__(self, config: DLFConfig, left_tokens: int, in_tokens: int) -> None:
@@ -87,7 +85,7 @@ class FactorBlock(nn.Module):
         size = in_tokens * config.rank
         self.out_shape = (config.tokens_per_block, config.embedding_dim)
         self.weight_NR = token_weight(in_tokens, config.rank)
-        # As released: E^(1) is first brought to N tokens, so that both factor blocks have one size.
+        # as released: E^(1) is first mapped to N tokens, so that both factor blocks have one size
         self.left = (
             nn.Identity() if left_tokens == in_tokens else TokenLinear(left_tokens, in_tokens)
         )
@@ -108,7 +106,7 @@ class FactorBlock(nn.Module):
 
 
 class CodeLayer(nn.Module):
-    """LayerNorm([high ‖ low ‖ compressed] + residual), as the authors' class computes it."""
+    """LayerNorm([high ‖ low ‖ compressed] + residual), as in the authors' class."""
 
     def __init__(self, config: DLFConfig, num_fields: int, in_tokens: int) -> None:
         super().__init__()
@@ -120,7 +118,7 @@ class CodeLayer(nn.Module):
         self.norm = nn.LayerNorm(config.embedding_dim)
 
     def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> tuple[Tensor, None]:
-        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D), and None as it has no gate."""
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, 3M, D), and None, as it has no gate."""
         blocks = [self.high(x_BND, x_BND), self.low(x0_BFD, x_BND), self.compress(x_BND)]
         return self.norm(torch.cat(blocks, dim=1) + self.residual(x_BND)), None
 
@@ -149,7 +147,7 @@ class PaperLayer(nn.Module):
         self.norm = nn.LayerNorm(config.embedding_dim)
 
     def forward(self, x_BND: Tensor, x0_BFD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D): T = 6M, all switches on.
+        """x_BND: (B, N, D), x0_BFD: (B, F, D); gives (B, T, D), T = 6M with the defaults.
 
         Also gives the mean of the gate, see :class:`GatedResidual`.
         """
@@ -170,7 +168,7 @@ class PaperLayer(nn.Module):
 
 
 class GatedResidual(nn.Module):
-    """max(ε, W_G E) ⊙ E of (9), where E is the layer's input brought to T tokens."""
+    """max(ε, W_G E) ⊙ E of (9), where E is the layer's input mapped to T tokens."""
 
     def __init__(self, config: DLFConfig, in_tokens: int, out_tokens: int) -> None:
         super().__init__()
@@ -193,7 +191,7 @@ class GatedResidual(nn.Module):
 
 
 def _fusion(config: DLFConfig, num_blocks: int) -> nn.Module:
-    """One round of fusion: (I, B, M, D) outputs of the blocks to Z̃ of the same size."""
+    """Builds one round of fusion: (I, B, M, D) outputs of the blocks → Z̃ of the same size."""
     if config.fusion == "mlp":
         return MLPFusion(config, num_blocks)
     if config.fusion == "gate_pool":
@@ -205,11 +203,11 @@ def _fusion(config: DLFConfig, num_blocks: int) -> nn.Module:
 class AttentionFusion(nn.Module):
     """One round of network-aware attention fusion over I blocks of M tokens: (10)-(14).
 
-    Each block attends to its own tokens (13) and, with a softmax for each, to those of every other
-    block (11). Scores are scaled by 1/√E. Each block has its own weights.
+    Each block attends to its own tokens (13) and, with one softmax per block, to those of every
+    other block (11). Scores are scaled by 1/√E. Each block has its own weights.
 
-    Without own it is the paper's attention pooling, reconstructed from what 5.4 says of it: only
-    other blocks are attended to, so Z̃ is A^cross of (12).
+    Without `own` it is the paper's attention pooling, reconstructed from Section 5.4: a block
+    attends to other blocks only, so Z̃ is A^cross of (12).
     """
 
     def __init__(self, num_blocks: int, dim: int, heads: int, *, own: bool = True) -> None:
@@ -221,7 +219,7 @@ class AttentionFusion(nn.Module):
         if own:
             self.fuse_IXD = _block_weight(num_blocks, 2 * dim, dim)  # W_f, (14): cross rows first
             self.fuse_bias_ID = nn.Parameter(torch.zeros(num_blocks, dim))
-        # order[i][j]: place of A_{i→j} among i's weights: the others in their order, itself last.
+        # order[i][j]: index of A_{i→j} among i's weights: the other blocks in order, then i itself
         blocks = range(num_blocks)
         order = [[num_blocks - 1 if i == j else j - (j > i) for j in blocks] for i in blocks]
         self.register_buffer("order_IJ", torch.tensor(order), persistent=False)
@@ -240,8 +238,8 @@ class AttentionFusion(nn.Module):
     def _attend(self, qkv_IBM3HE: Tensor) -> Tensor:
         """A_{i→j} of (11) and (13) for all pairs of blocks: (B, J, H, I, M, E).
 
-        Key block j acts as further heads, whose queries are the tokens of all blocks: a softmax
-        then runs over the keys of one block, as in (11).
+        Each key block j is a set of heads whose queries are the tokens of all blocks. So a softmax
+        covers the keys of one block, as in (11).
         """
         blocks, batch, tokens, _, heads, width = qkv_IBM3HE.shape
         query, key, value = qkv_IBM3HE.unbind(3)
@@ -257,7 +255,7 @@ class AttentionFusion(nn.Module):
     def _output_map(self) -> tuple[Tensor, Tensor]:
         """(12) and (14) as one map of [A_{i→1} ‖ … ‖ A_{i→I}]: (I, I·D, D) weight and (I, D) bias.
 
-        Nothing non-linear stands between them, and weights are few beside the B·M tokens.
+        Both are linear, and their product costs little compared with the map of B·M tokens.
         """
         cross_IXD: Tensor = self.cross_IXD
         bias_ID: Tensor = self.cross_bias_ID
@@ -277,8 +275,8 @@ class AttentionFusion(nn.Module):
 class GatePool(nn.Module):
     """Z̃_i = Σ_j g_ij ⊙ Z_j with g_i· = softmax over j of Z_j W_ij, for each token and dimension.
 
-    The paper's gate pooling, reconstructed: 5.4 says that learned gates weigh the embeddings, and
-    no more. Each block has gates of its own, so that there are as many fused tokens as from (14).
+    The paper's gate pooling, reconstructed: Section 5.4 only says that learned gates weigh the
+    embeddings. Each block has its own gates, so that there are as many fused tokens as from (14).
     """
 
     def __init__(self, num_blocks: int, dim: int) -> None:
@@ -296,7 +294,7 @@ class GatePool(nn.Module):
 class MLPFusion(nn.Module):
     """vec[Z̃_1 ‖ … ‖ Z̃_I] = MLP(vec[Z_1 ‖ … ‖ Z_I]), with one hidden layer.
 
-    The paper's MLP-based fusion, reconstructed: 5.4 says that it is a non-linear transformation.
+    The paper's MLP-based fusion, reconstructed: Section 5.4 calls it a non-linear transformation.
     """
 
     def __init__(self, config: DLFConfig, num_blocks: int) -> None:
@@ -318,13 +316,13 @@ class MLPFusion(nn.Module):
 
 
 def _residual(in_tokens: int, out_tokens: int) -> nn.Module:
-    """Identity, or a map to the layer's number of output tokens where it differs."""
+    """Returns the identity, or a map to the layer's number of output tokens where it differs."""
     return nn.Identity() if in_tokens == out_tokens else TokenLinear(in_tokens, out_tokens)
 
 
 def _block_weight(
     num_blocks: int, in_dim: int, out_dim: int, fan_out: int | None = None
 ) -> nn.Parameter:
-    """(I, in, out) weights, Xavier normal for each block's map by itself."""
+    """Returns (I, in, out) weights, Xavier normal for each block's map by itself."""
     std = (2.0 / (in_dim + (fan_out or out_dim))) ** 0.5
     return nn.Parameter(torch.randn(num_blocks, in_dim, out_dim) * std)

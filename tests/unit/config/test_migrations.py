@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ctrdist.config.experiment import OptimConfig, TableOptimConfig, experiment_of
-from ctrdist.config.migrations import in_todays_names
+from ctrdist.config.experiment import experiment_of
+from ctrdist.config.migrations import migrated
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.config.parse import from_dict, to_dict
 from ctrdist.models.registry import config_class
 
@@ -18,7 +19,7 @@ def test_the_codebooks_l2_becomes_an_optimiser_of_their_own(l2):
     values = to_dict(DEA(optim=OptimConfig(tables=TABLES)))
     del values["optim"]["codebooks"]
     values["optim"]["tables"]["codebook_l2"] = l2
-    optim = from_dict(DEA, in_todays_names(values), "saved").optim
+    optim = from_dict(DEA, migrated(values), "saved").optim
     assert optim.tables == TABLES
     if l2 is None:
         assert optim.codebooks is None
@@ -30,4 +31,4 @@ def test_the_codebooks_l2_becomes_an_optimiser_of_their_own(l2):
 
 def test_todays_settings_stay():
     values = to_dict(DEA(optim=OptimConfig(codebooks=TABLES)))
-    assert in_todays_names(values) == values
+    assert migrated(values) == values

@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.data.counts import read_counts
 from ctrdist.errors import DataError
-from ctrdist.models.frequency import Frequency
+from ctrdist.models.dual_attention.frequency import Frequency
 from tests.datasets import write_counts, write_dataset
 
 ROWS = 1000

@@ -1,12 +1,12 @@
-"""φ of DEA-R: how often the training rows have an id, as a standardised logarithm.
+"""φ of DEA-R: the standardised logarithm of the number of training rows that have an id.
 
-Ids go by falling count, so ln(1 + count) falls in steps along a vocabulary of any size. What is
-kept are the ids at which it falls below each of Q levels: kilobytes for any vocabulary, in the
-checkpoint, and the same on every worker. A table of counts would take as much memory as a column of
-the field's embedding table, on each worker.
+Ids are in the order of falling counts, so ln(1 + count) falls in steps along a vocabulary. Stored
+are the ids at which it falls below each of Q levels: kilobytes for a vocabulary of any size, saved
+in the checkpoint and equal on all workers. A table of counts would take as much memory as a column
+of the field's embedding table, on each worker.
 """
 
-# B batch, S rows that the lookup is filled up to, C categorical fields, K numeric fields, N ids
+# B batch, S rows of the padded lookup, C categorical fields, K numeric fields, N ids
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ctrdist.schema import COUNT_LEVEL_STEP, COUNT_LEVELS, FIRST_VALUE_ID, Schema
 
 _FIELD = 2**33
-"""More than any id: fields lie apart on one axis."""
+"""More than any id: the distance of two fields on one axis."""
 
 
 class Frequency(nn.Module):
     """(B, F) φ of a batch's fields; 0 until it is filled.
 
-    An id without a count (unknown, padding) counts as 0 times, a multi-valued field as the mean
-    over its ids, a numeric field, whose vector every row trains, as all rows.
+    An id without a count (unknown, padding) has the count 0. A multi-valued field has the mean over
+    its ids. A numeric field has the count of all rows, as every row trains its vector.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -39,13 +39,13 @@ class Frequency(nn.Module):
         self.scale: Tensor
 
     def fill(self, ends: Sequence[Sequence[int]], mean: float, std: float, of_all: float) -> None:
-        """Sets what training rows give.
+        """Sets the counts of the training rows, see :class:`ctrdist.data.counts.Counts`.
 
         Args:
             ends: per categorical field and level q, the first id whose ln(1 + count) is less than
                 (q + 1) · COUNT_LEVEL_STEP.
-            mean: of ln(1 + count) over all ids of the training rows.
-            std: its standard deviation.
+            mean: mean of ln(1 + count) over all ids of the training rows.
+            std: standard deviation of the same.
             of_all: ln(1 + rows).
         """
         self.ends_CQ.copy_(torch.tensor(ends, dtype=torch.int64))
@@ -58,7 +58,7 @@ class Frequency(nn.Module):
         ids_N, lengths = sparse.values().long(), sparse.lengths().long()
         bag_N = torch.repeat_interleave(lengths, output_size=len(ids_N))
         field_N = bag_N // stride
-        # the levels of all fields on one axis, each field's behind those of the one before
+        # the levels of all fields on one axis, one field after the other
         begin_C = torch.arange(fields, device=ids_N.device) * _FIELD
         falling = (begin_C.unsqueeze(1) + (_FIELD - 1) - self.ends_CQ).flatten()
         wanted_N = field_N * _FIELD + (_FIELD - 1) - ids_N

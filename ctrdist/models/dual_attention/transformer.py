@@ -1,4 +1,4 @@
-"""A transformer over the field embeddings: what DEA-R adds its two mechanisms to.
+"""A transformer over the field embeddings, to which DEA-R adds its two mechanisms.
 
 x^(l+1) = Norm(y + FFN(y)), y = Norm(x + MultiHead(x)), x^(1) = E; logit = MLP(vec(x^(N+1))).
 """
@@ -13,25 +13,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ctrdist.errors import ConfigError
-from ctrdist.models.configs import TransformerConfig
+from ctrdist.batch import Output
+from ctrdist.models.dual_attention.settings import TransformerConfig
 from ctrdist.models.layers import MLP, Dropout, linear, short_attention
-from ctrdist.protocols import Output
+from ctrdist.models.tower import require_fields
 
 
-class Beside(NamedTuple):
-    """What an attention may use beside the tokens that it attends to."""
+class Context(NamedTuple):
+    """Inputs of an attention apart from the tokens."""
 
     pairs_BRFF: Tensor | None = None
-    """(B, R, F, F) scores of all layers and heads, read at pairs of ids."""
+    """(B, R, F, F) scores of pairs of ids, for all layers and heads."""
     frequency_BF: Tensor | None = None
-    """(B, F) φ, how often the training rows have the ids."""
+    """(B, F) φ, standardised logarithm of the ids' counts in the training rows."""
     abundance_F: Tensor | None = None
-    """(F,) information abundance of each field's table over the most that it can be."""
+    """(F,) information abundance of each field's table, divided by its maximum."""
 
 
 class Transformer(nn.Module):
-    """The tower; subclasses exchange the attention."""
+    """The tower; subclasses replace the attention."""
 
     parts: Mapping[str, tuple[str, ...]] = {
         "attention": ("layers.*.attention*",),
@@ -49,16 +49,13 @@ class Transformer(nn.Module):
         Args:
             config: sizes.
             num_fields: F.
-            attention: makes the attention of a layer from its index; plain without one.
+            attention: builds the attention of a layer from its index; plain attention if None.
 
         Raises:
             ConfigError: there is no field.
         """
         super().__init__()
-        if num_fields < 1:
-            raise ConfigError(
-                f"transformer: the data set has {num_fields} fields; it must have at least one."
-            )
+        require_fields("transformer", num_fields)
         self.groups = {"tokens": config.embedding_dim}
         make = attention or (lambda _: Attention(config))
         self.layers = nn.ModuleList(Layer(config, make(i)) for i in range(config.num_layers))
@@ -71,26 +68,26 @@ class Transformer(nn.Module):
         )
 
     def forward(self, emb: Mapping[str, Tensor]) -> Output:
-        """emb["tokens"]: (B, F, D). No sigmoid: the loss wants log-odds."""
-        return self.run(emb["tokens"], self.beside(emb))
+        """emb["tokens"]: (B, F, D). Returns log-odds, without a sigmoid."""
+        return self.run(emb["tokens"], self.context(emb))
 
-    def beside(self, emb: Mapping[str, Tensor]) -> Beside:
-        """What the attention may use of emb beside the tokens."""
-        return Beside()
+    def context(self, emb: Mapping[str, Tensor]) -> Context:
+        """Returns the inputs of the attention apart from the tokens."""
+        return Context()
 
     def attention_mass(self, emb: Mapping[str, Tensor]) -> Tensor:
-        """(L, F, F) float32: mean over rows and heads of each layer's A."""
-        x_BFD, beside, masses = emb["tokens"], self.beside(emb), []
+        """Returns (L, F, F) float32: the mean of each layer's A over rows and heads."""
+        x_BFD, context, masses = emb["tokens"], self.context(emb), []
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            masses.append(layer.attention.weights(x_BFD, beside).mean((0, 1)))
-            x_BFD = layer(x_BFD, beside)
+            masses.append(layer.attention.weights(x_BFD, context).mean((0, 1)))
+            x_BFD = layer(x_BFD, context)
         return torch.stack(masses)
 
-    def run(self, x_BFD: Tensor, beside: Beside) -> Output:
-        """All layers and the head."""
+    def run(self, x_BFD: Tensor, context: Context) -> Output:
+        """Applies all layers and the head to x_BFD: (B, F, D)."""
         for layer in self.layers:
-            x_BFD = layer(x_BFD, beside)
+            x_BFD = layer(x_BFD, context)
         return Output(logits_B=self.head(x_BFD.flatten(1)).squeeze(1).float())
 
 
@@ -110,17 +107,17 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_BFD: Tensor, beside: Beside) -> Tensor:
+    def forward(self, x_BFD: Tensor, context: Context) -> Tensor:
         """x_BFD: (B, F, D); gives the same size."""
-        y_BFD = self.attention_norm(x_BFD + self.dropout(self.attention(x_BFD, beside)))
+        y_BFD = self.attention_norm(x_BFD + self.dropout(self.attention(x_BFD, context)))
         return self.feed_forward_norm(y_BFD + self.dropout(self.feed_forward(y_BFD)))
 
 
 class Attention(nn.Module):
     """MultiHead(x) = [A_1 V_1 ‖ … ‖ A_H V_H] W_O + b_O, A_h = softmax(Q_h K_hᵀ / √E).
 
-    Q, K and V have no bias: the softmax does not see that of the keys, and that of the values would
-    be part of b_O.
+    Q, K and V have no bias: the softmax would ignore that of the keys, and that of the values would
+    add to b_O.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -132,30 +129,30 @@ class Attention(nn.Module):
         self.value = linear(width, width, bias=False)
         self.output = linear(width, width)
 
-    def forward(self, x_BFD: Tensor, beside: Beside) -> Tensor:
+    def forward(self, x_BFD: Tensor, context: Context) -> Tensor:
         """x_BFD: (B, F, D); gives the same size."""
         query, key, value = (
             self._by_head(part, x_BFD) for part in (self.query, self.key, self.value)
         )
-        attended_BHFE = self.attend(query, key, value, x_BFD, beside)
+        attended_BHFE = self.attend(query, key, value, x_BFD, context)
         return self.output(attended_BHFE.transpose(1, 2).flatten(2))
 
-    def weights(self, x_BFD: Tensor, beside: Beside) -> Tensor:
-        """A: (B, H, F, F) float32, of the tokens (B, F, D)."""
+    def weights(self, x_BFD: Tensor, context: Context) -> Tensor:
+        """Returns A, (B, H, F, F) float32, of the tokens (B, F, D)."""
         query, key = (self._by_head(part, x_BFD) for part in (self.query, self.key))
-        return self.weigh(query, key, x_BFD, beside)
+        return self.weigh(query, key, x_BFD, context)
 
-    def weigh(self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, _: Beside) -> Tensor:
-        """A: (B, H, F, F) float32, of queries and keys."""
+    def weigh(self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, _: Context) -> Tensor:
+        """Returns A, (B, H, F, F) float32, of queries and keys (B, H, F, E)."""
         score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
         return score_BHFF.float().softmax(-1)
 
     def attend(
-        self, query_BHFE: Tensor, key_BHFE: Tensor, value_BHFE: Tensor, x_BFD: Tensor, _: Beside
+        self, query_BHFE: Tensor, key_BHFE: Tensor, value_BHFE: Tensor, x_BFD: Tensor, _: Context
     ) -> Tensor:
-        """A V: (B, H, F, E) each; gives (B, H, F, E)."""
+        """Returns A V, (B, H, F, E), from queries, keys and values of this size."""
         return short_attention(query_BHFE, key_BHFE, value_BHFE)
 
     def _by_head(self, part: nn.Module, x_BFD: Tensor) -> Tensor:
-        """A projection of the tokens: (B, H, F, E)."""
+        """Returns a projection of the tokens by head, (B, H, F, E)."""
         return part(x_BFD).unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrdist.config.experiment import LossConfig
+from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS
+from ctrdist.config.losses import LossConfig
 from ctrdist.errors import ConfigError
 from ctrdist.losses.objective import training_loss_sum
-from ctrdist.models.configs import TF4CTRConfig
-from ctrdist.models.tf4ctr import TF4CTR
-from ctrdist.protocols import COMPLEX_LOGITS, SIMPLE_LOGITS
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
+from ctrdist.models.tf4ctr.tower import TF4CTR
 
 FIELDS = 5
 SMALL: dict[str, Any] = {"embedding_dim": 8, "complex_hidden_dims": (12, 10), "dropout": 0.0}

@@ -12,10 +12,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
-from ctrdist.models.pair_hash import pair_addresses
-from ctrdist.models.pairs import PairMemory
-from ctrdist.protocols import Batch, PairCodebooks
+from ctrdist.models.dual_attention.pair_hash import pair_addresses
+from ctrdist.models.dual_attention.pairs import PairMemory
+from ctrdist.models.tower import PairCodebooks
 from ctrdist.schema import CategoricalField, Schema
 
 MASK = 2**64 - 1

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
-from ctrdist.models.configs import DLFConfig
-from ctrdist.models.dlf import DLF
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dlf.tower import DLF
 from ctrdist.models.layers import short_attention
-from ctrdist.protocols import GATE_MEAN
+from ctrdist.models.tower import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from ctrdist.config.experiment import OptimConfig, TableOptimConfig
-from ctrdist.optim.copies import CopiedTables
+from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
+from ctrdist.optim.replicated import ReplicatedTables
 
 NAME = "tables.embedding_bags.tokens/C0.weight"
 SHAPE = (40, 8)
@@ -28,11 +28,11 @@ def gradients() -> list[torch.Tensor]:
 def trained(name: str, weight_decay: float = 0.0) -> torch.Tensor:
     weight = torch.nn.Parameter(torch.linspace(-1, 1, SHAPE[0] * SHAPE[1]).view(SHAPE))
     table = TableOptimConfig(name=name, lr=0.1, eps=1e-3, weight_decay=weight_decay)
-    copies = CopiedTables({NAME: weight}, OptimConfig(tables=table))
+    replicated = ReplicatedTables({NAME: weight}, OptimConfig(tables=table))
     for step, grad in enumerate(gradients()):
         weight.grad = grad.clone()
-        copies.step(lambda _: 0.1, step + 1)
-        copies.zero_grad()
+        replicated.step(lambda _: 0.1, step + 1)
+        replicated.zero_grad()
         assert weight.grad is None
     return weight.detach()
 
@@ -90,10 +90,10 @@ def test_state_is_named_and_shaped_as_that_of_sharded_tables():
         "rowwise_adagrad": {"momentum1": SHAPE[:1]},
         "fused_adam": {"momentum1": SHAPE, "exp_avg_sq": SHAPE},
     }.items():
-        copies = CopiedTables(
+        replicated = ReplicatedTables(
             {NAME: torch.zeros(SHAPE)}, OptimConfig(tables=TableOptimConfig(name=name))
         )
-        state = copies.tensors().get(NAME, {})
+        state = replicated.tensors().get(NAME, {})
         assert {k: tuple(v.shape) for k, v in state.items()} == {
             f"tokens/C0.{key}": shape for key, shape in shapes.items()
         }

@@ -1,4 +1,4 @@
-"""What the models' settings refuse, and in which words."""
+"""Settings that models refuse, and the messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from ctrdist.config.experiment import experiment_of
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
-from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TransformerConfig
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TransformerCo
         ({"attention_layers": 5}, "attention_layers is 5; give 0 to 4"),
         (
             {"fusion": "attention_pool", "attention_layers": 0},
-            "attention_pool has nothing to pool by with attention_layers: 0; .*fusion: concat",
+            "attention_pool computes nothing with attention_layers: 0; .*fusion: concat",
         ),
         (
             {"fusion": "concat", "fusion_output": "sum"},
@@ -42,9 +43,9 @@ from ctrdist.models.configs import DLFConfig, DualAttentionConfig, TransformerCo
             {"attention_heads": 3},
             "attention_heads 3 does not divide embedding_dim 16; .* 1, 2, 4, 8, 16",
         ),
-        ({"form": "code", "gate": "none"}, "gate: none cannot be set with form: code.*form: paper"),
+        ({"form": "code", "gate": "none"}, "gate: none has no effect with form: code.*form: paper"),
         ({"form": "code", "low_order_block": False}, "low_order_block: False"),
-        ({"form": "code", "fusion": "concat"}, "fusion: concat cannot be set with form: code"),
+        ({"form": "code", "fusion": "concat"}, "fusion: concat has no effect with form: code"),
         ({"form": "code", "attention_layers": 1}, "attention_layers: 1"),
         ({"form": "code", "attention_heads": 1}, "attention_heads: 1"),
         ({"form": "code", "fusion_output": "sum"}, "fusion_output: sum"),
@@ -73,7 +74,7 @@ def test_accepts_the_ends_of_the_ranges(layers: int, rounds: int) -> None:
 
 def test_the_command_line_gives_the_same_refusal() -> None:
     experiment = experiment_of("dlf", DLFConfig)
-    with pytest.raises(ConfigError, match="gate: sigmoid cannot be set with form: code"):
+    with pytest.raises(ConfigError, match="gate: sigmoid has no effect with form: code"):
         parse(experiment, ["--model.form", "code", "--model.gate", "sigmoid"])
     parsed, _ = parse(experiment, ["--model.gate", "sigmoid", "--model.embedding_dim", "8"])
     assert parsed.model == DLFConfig(gate="sigmoid", embedding_dim=8)
@@ -117,10 +118,10 @@ def test_transformers_refuse(config: type, settings: dict[str, Any], message: st
         ({"fusion_dim": 0}, "fusion_dim is 0"),
         (
             {"combo": False, "shuffle_pairs": True},
-            "shuffle_pairs: True would have no effect with combo: false; leave shuffle_pairs out",
+            "shuffle_pairs: True has no effect with combo: false; leave shuffle_pairs out",
         ),
         ({"combo": False, "recompute_lookups": True}, "recompute_lookups: True"),
-        ({"rho": 0.3}, "rho: 0.3 would have no effect with filter: hard; .*change filter"),
+        ({"rho": 0.3}, "rho: 0.3 has no effect with filter: hard; .*change filter"),
     ],
 )
 def test_dual_attention_refuses(settings: dict[str, Any], message: str) -> None:

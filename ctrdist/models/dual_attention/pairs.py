@@ -1,6 +1,6 @@
 """Combo-ID scores of DEA-R: numbers that are read from codebooks at hashed pairs of ids."""
 
-# B batch, S rows that the lookup is filled up to, F fields, D embedding dim, K codebooks,
+# B batch, S rows of the padded lookup, F fields, D embedding dim, K codebooks,
 # C columns of a codebook, P pairs of fields that have one id each, M pairs i ≤ j without ids,
 # X = F², R scores of a pair
 
@@ -14,33 +14,34 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
+from ctrdist.models.dual_attention.pair_hash import pair_addresses
 from ctrdist.models.layers import short_softmax
-from ctrdist.models.pair_hash import pair_addresses
 from ctrdist.models.tables import STORED, Codebook, codebook_name
-from ctrdist.protocols import Batch, PairCodebooks
+from ctrdist.models.tower import PairCodebooks
 from ctrdist.schema import Schema
 
 
 class PairMemory(nn.Module):
-    """B_ij^r = u_rᵀ Σ_k g_ij^k e_ij^k of (1) in :mod:`ctrdist.models.dual_attention`.
+    """B_ij^r = u_rᵀ Σ_k g_ij^k e_ij^k of (1) in :mod:`ctrdist.models.dual_attention.tower`.
 
-    A gate of one w for all codebooks, as a single vector over [e^k ‖ P(E_i ⊙ E_j)] would be, would
-    not see E: what is the same for all k leaves a softmax over k as it is. So each codebook has its
-    own w_k and v_k, and v_k stands for the product of its vector with P. One codebook has no gate.
-    A bias of B would not be seen by the softmax over j either.
+    A softmax over k ignores terms that are equal for all k. A gate with one w for all codebooks, as
+    a single vector over [e^k ‖ P(E_i ⊙ E_j)] would be, would therefore ignore E. So each codebook
+    has its own w_k and v_k, where v_k stands for the product of its vector with P. A single
+    codebook has no gate. B has no bias, as the softmax over j would ignore it.
 
-    Pairs are those of different single-valued categorical fields. The others, and each field with
-    itself, have no id: e_ij is then (c_i + c_j) / 2, of learned vectors of the fields.
+    Pairs are those of different single-valued categorical fields. All other pairs, and each field
+    with itself, have no id: e_ij is then (c_i + c_j) / 2, with learned vectors c of the fields.
 
-    Memory. Addresses and codewords are made for one codebook after the other, and R + 1 numbers per
-    pair are kept of each. Criteo with buckets for its numbers (39 fields, 741 pairs) at B = 4096,
-    d_c = 16, R = 6 in float32: hashing takes 73 MB, codewords 194 MB, the numbers 85 MB, the result
-    150 MB. At its peak a forward pass without a gradient holds 400 MB for K = 2 and 97 MB more for
-    each further codebook. Training keeps codewords until backward, where the peak is 1,010 MB and
-    320 MB more for each further codebook; with `recompute` backward looks them up again, codebook
-    after codebook, and the peak is 740 MB and 85 MB more. The sharded lookup has, beside, what it
-    sends and receives.
+    Memory. Addresses and codewords are computed for one codebook after the other, and R + 1 numbers
+    per pair are kept of each. Criteo with buckets for its numbers (39 fields, 741 pairs) at B =
+    4096, d_c = 16, R = 6 in float32: hashing takes 73 MB, codewords 194 MB, the numbers 85 MB, the
+    result 150 MB. At its peak a forward pass without a gradient holds 400 MB for K = 2 and 97 MB
+    more for each further codebook. Training keeps codewords until backward, where the peak is
+    1,010 MB and 320 MB more for each further codebook. With `recompute` backward looks them up
+    again, codebook after codebook, and the peak is 740 MB and 85 MB more. The sharded lookup also
+    has its send and receive buffers.
     """
 
     def __init__(
@@ -51,41 +52,22 @@ class PairMemory(nn.Module):
         Args:
             declared: sizes.
             schema: gives the fields.
-            dim: D of the group that the gate sees.
-            tables_dtype: what codebooks are stored in.
+            dim: D of the group that the gate reads.
+            tables_dtype: number format of the codebooks.
 
         Raises:
             ConfigError: fewer than two fields can be paired.
         """
         super().__init__()
-        single = [c for c, field in enumerate(schema.categorical) if not field.multi_valued]
-        _check_pairs(schema, len(single))
         self.declared = declared
-        i_P, j_P = torch.triu_indices(len(single), len(single), offset=1)
-        token_C = torch.tensor(single) + len(schema.numeric)
         fields = schema.num_fields
-        # where B_ij stands among the P pairs with ids and, behind them, those i ≤ j without
-        number_FF = torch.full((fields, fields), -1)
-        number_FF[token_C[i_P], token_C[j_P]] = torch.arange(len(i_P))
-        number_FF = torch.maximum(number_FF, number_FF.T)
-        i_M, j_M = (number_FF.triu() + torch.ones(fields, fields).tril(-1) < 0).nonzero().unbind(1)
-        number_FF[i_M, j_M] = number_FF[j_M, i_M] = len(i_P) + torch.arange(len(i_M))
-        self._fixed("single_C", torch.tensor(single))
-        self._fixed("left_P", i_P.contiguous())
-        self._fixed("right_P", j_P.contiguous())
-        self._fixed("place_P", token_C[i_P] * fields + token_C[j_P])
-        self._fixed("without_2M", torch.stack([i_M, j_M]))
-        self._fixed("number_X", number_FF.flatten())
+        pairs = self._index_pairs(schema)
         self.tables = [
-            Codebook(
-                name=codebook_name(k),
-                init_std=declared.init_std,
-                ids_per_row=len(i_P),
-            )
+            Codebook(name=codebook_name(k), init_std=declared.init_std, ids_per_row=pairs)
             for k in range(declared.codebooks)
         ]
-        # A collection each, so that one can be looked up at a time. Not pooled: a row-wise pooled
-        # lookup would make and reduce a vector for every worker's pairs on every worker.
+        # One collection each, so that they can be looked up one at a time. Not pooled: in a pooled
+        # row-wise lookup every worker would make and reduce a vector for the pairs of all workers.
         self.codebooks = nn.ModuleList(
             EmbeddingCollection(
                 device=torch.device("meta"),
@@ -107,8 +89,29 @@ class PairMemory(nn.Module):
         self.gate_KC = _weight(declared.codebooks, declared.dim) if gated else None  # w
         self.context_KD = _weight(declared.codebooks, dim) if gated else None  # v
 
+    def _index_pairs(self, schema: Schema) -> int:
+        """Registers the indices of pairs as buffers and returns P."""
+        single = [c for c, field in enumerate(schema.categorical) if not field.multi_valued]
+        _check_pairs(schema, len(single))
+        fields = schema.num_fields
+        i_P, j_P = torch.triu_indices(len(single), len(single), offset=1)
+        token_C = torch.tensor(single) + len(schema.numeric)
+        # index of B_ij among the P pairs with ids and, after them, those i ≤ j without
+        number_FF = torch.full((fields, fields), -1)
+        number_FF[token_C[i_P], token_C[j_P]] = torch.arange(len(i_P))
+        number_FF = torch.maximum(number_FF, number_FF.T)
+        i_M, j_M = (number_FF.triu() + torch.ones(fields, fields).tril(-1) < 0).nonzero().unbind(1)
+        number_FF[i_M, j_M] = number_FF[j_M, i_M] = len(i_P) + torch.arange(len(i_M))
+        self._fixed("single_C", torch.tensor(single))
+        self._fixed("left_P", i_P.contiguous())
+        self._fixed("right_P", j_P.contiguous())
+        self._fixed("index_P", token_C[i_P] * fields + token_C[j_P])
+        self._fixed("without_2M", torch.stack([i_M, j_M]))
+        self._fixed("number_X", number_FF.flatten())
+        return len(i_P)
+
     def forward(self, batch: Batch, emb_BFD: Tensor) -> Tensor:
-        """(B, R, F, F) scores; emb_BFD: (B, F, D) what the gate sees."""
+        """emb_BFD: (B, F, D), read by the gate; gives (B, R, F, F) scores."""
         ids_BC = self._ids(batch)
         row_B = batch.row_B if self.declared.shuffled else None
         reads, gates = [], []
@@ -126,15 +129,15 @@ class PairMemory(nn.Module):
         return self._as_matrix(_weighted(gates, reads))
 
     def _ids(self, batch: Batch) -> Tensor:
-        """(B, C) ids of the fields that are paired."""
-        # whatever lengths multi-valued fields have between them, a single-valued field has one id
-        # for each row, from where its key begins
+        """Returns (B, C) ids of the paired fields."""
+        # a single-valued field has one id for each row from the offset of its key on, whatever the
+        # lengths of multi-valued fields before it
         begin_C = batch.sparse.offsets()[self.single_C * batch.sparse.stride()]
         step_B = torch.arange(batch.label_B.numel(), device=begin_C.device)
         return batch.sparse.values()[step_B.unsqueeze(1) + begin_C]
 
     def _read_weight(self, k: int) -> Tensor:
-        """(R + 1, C): the gate's weight for the codebook, where there is a gate, and u."""
+        """Returns (R + 1, C): the gate's weight w_k and u; without a gate (R, C): u."""
         if self.gate_KC is None:
             return self.read_RC
         return torch.cat([self.gate_KC[k : k + 1], self.read_RC])
@@ -148,23 +151,23 @@ class PairMemory(nn.Module):
         row_B: Tensor | None,
         weight: Tensor,
     ) -> Tensor:
-        """(B, P, R + 1) numbers read from the codewords of one codebook."""
+        """Returns (B, P, R + 1) numbers read from the codewords of one codebook."""
         address_BP = pair_addresses(ids_BC, self.left_P, self.right_P, self.declared.rows, k, row_B)
         size, pairs = address_BP.shape
         lengths_S = torch.zeros(stride, dtype=torch.int32, device=address_BP.device)
-        lengths_S[:size] = pairs  # no ids in the rows that only fill workers up
+        lengths_S[:size] = pairs  # padded rows have no ids
         name = self.tables[k].name
         addresses = KeyedJaggedTensor([name], address_BP.flatten(), lengths=lengths_S)
         codeword_BPC = codebook(addresses)[name].values().view(size, pairs, -1)
         return functional.linear(codeword_BPC, weight)
 
     def _context(self, emb_BFD: Tensor, context_D: Tensor) -> Tensor:
-        """v_kᵀ (E_i ⊙ E_j) of all pairs, without a vector for each of them: (B, P)."""
+        """Returns (B, P): v_kᵀ (E_i ⊙ E_j) of all pairs, without storing a vector for each."""
         product_BFF = torch.bmm(emb_BFD * context_D, emb_BFD.transpose(1, 2))
-        return product_BFF.flatten(1).index_select(1, self.place_P)
+        return product_BFF.flatten(1).index_select(1, self.index_P)
 
     def _as_matrix(self, score_BPR: Tensor) -> Tensor:
-        """(B, R, F, F), symmetric, with the learned scores where there are no ids."""
+        """Returns (B, R, F, F), symmetric, with learned scores for pairs without ids."""
         own_FR = functional.linear(self.field_FC, self.read_RC)
         without_RM = own_FR[self.without_2M].mean(0).T.to(score_BPR.dtype)
         both = [score_BPR.transpose(1, 2), without_RM.expand(len(score_BPR), -1, -1)]
@@ -177,7 +180,7 @@ class PairMemory(nn.Module):
     single_C: Tensor
     left_P: Tensor
     right_P: Tensor
-    place_P: Tensor
+    index_P: Tensor
     without_2M: Tensor
     number_X: Tensor
 
@@ -188,14 +191,14 @@ def _check_pairs(schema: Schema, single: int) -> None:
     multi = len(schema.categorical) - single
     raise ConfigError(
         f"dual_attention (DEA-R): combo: true pairs single-valued categorical fields, and data set "
-        f"{schema.name} has {single} of them, beside {multi} multi-valued and "
-        f"{len(schema.numeric)} numeric fields. It takes two: preprocess with --numeric_as bucket "
+        f"{schema.name} has {single} of them, apart from {multi} multi-valued and "
+        f"{len(schema.numeric)} numeric fields. It needs two: preprocess with --numeric_as bucket "
         "or both, which makes numbers categories, or set model.combo: false."
     )
 
 
 def _weighted(gates: list[Tensor], reads: list[Tensor]) -> Tensor:
-    """Σ_k g^k read^k, (B, P, R), with softmax_k of the (B, P) gates; empties both lists."""
+    """Returns (B, P, R): Σ_k g^k read^k, g = softmax_k of the (B, P) gates; empties the lists."""
     score_BPK = torch.stack(gates, dim=-1).float()
     gates.clear()
     share_BPK = short_softmax(score_BPK).to(reads[0].dtype)
@@ -208,5 +211,5 @@ def _weighted(gates: list[Tensor], reads: list[Tensor]) -> Tensor:
 
 
 def _weight(outputs: int, inputs: int) -> nn.Parameter:
-    """Xavier normal for each output by itself: they are vectors that happen to lie together."""
+    """(outputs, inputs) Xavier normal for each output by itself, as these are separate vectors."""
     return nn.Parameter(torch.randn(outputs, inputs) * (2.0 / (inputs + 1)) ** 0.5)

@@ -1,0 +1,72 @@
+"""Checks that the settings of several models share. Imports no torch, as settings must not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ctrdist.errors import ConfigError
+
+
+def require(condition: bool, config: Any, name: str, remedy: str) -> None:
+    """Refuses the value of a setting unless the condition holds.
+
+    Args:
+        condition: whether the value is allowed.
+        config: the settings; its `label` names the model in messages.
+        name: name of the setting.
+        remedy: the allowed values, as in "give at least 1".
+
+    Raises:
+        ConfigError: the condition does not hold.
+    """
+    if not condition:
+        value = getattr(config, name)
+        value = list(value) if isinstance(value, tuple) else value
+        raise ConfigError(f"{config.label}: {name} is {value}; {remedy}.")
+
+
+def require_positive(config: Any, names: Sequence[str]) -> None:
+    """Refuses settings below 1."""
+    for name in names:
+        require(getattr(config, name) >= 1, config, name, "give at least 1")
+
+
+def require_dropout(config: Any) -> None:
+    """Refuses a dropout outside [0, 1)."""
+    require(0 <= config.dropout < 1, config, "dropout", "give at least 0 and less than 1")
+
+
+def require_heads(config: Any) -> None:
+    """Refuses attention heads into which the embedding cannot be divided."""
+    dim, heads = config.embedding_dim, config.attention_heads
+    if dim % heads:
+        divisors = ", ".join(str(h) for h in range(1, dim + 1) if dim % h == 0)
+        raise ConfigError(
+            f"{config.label}: attention_heads {heads} does not divide embedding_dim {dim}; set "
+            f"attention_heads to one of {divisors}, or change embedding_dim."
+        )
+
+
+def refuse_without_effect(config: Any, names: Sequence[str], cause: str, remedy: str) -> None:
+    """Refuses settings that differ from their default although another setting disables them.
+
+    Such a run would pass for another experiment than the one that it is.
+
+    Args:
+        config: the settings.
+        names: settings that are disabled.
+        cause: the setting that disables them, as in "form: code".
+        remedy: a change that enables them, as in "set form: paper".
+
+    Raises:
+        ConfigError: one of them differs from its default.
+    """
+    fields = type(config).__dataclass_fields__
+    given = [name for name in names if getattr(config, name) != fields[name].default]
+    if given:
+        settings = ", ".join(f"{name}: {getattr(config, name)}" for name in given)
+        raise ConfigError(
+            f"{config.label}: {settings} has no effect with {cause}; leave {', '.join(given)} out, "
+            f"or {remedy}."
+        )

@@ -1,0 +1,85 @@
+"""The interface of a tower, the dense part of a model, and the names of its optional outputs."""
+
+# B batch, F fields, D embedding dim, K codebooks, R scores of a pair, L layers
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ctrdist.batch import Output
+from ctrdist.errors import ConfigError
+
+GATE_MEAN = "gate_mean_L"
+"""Key in Output.aux of a tower with gated residuals, in training: (L,) float32 without gradient,
+the mean of each layer's gate over rows, tokens and dimensions; NaN for no rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairCodebooks:
+    """Codebooks that are looked up at hashed pairs of a row's ids, and how they are read."""
+
+    codebooks: int
+    """K, number of codebooks; each has its own hash function."""
+    rows: int
+    """s, rows of each codebook."""
+    dim: int
+    """d_c, width of each codebook."""
+    init_std: float
+    """Codebooks start as N(0, std²)."""
+    scores: int
+    """R, numbers that are read from the codewords of a pair."""
+    group: str
+    """Embedding group that the gate between the codebooks reads."""
+    shuffled: bool = False
+    """Also hash the index of the row: a control in which no pair can be memorised."""
+    recompute: bool = False
+    """Look the codewords up again in backward instead of keeping them since forward."""
+
+
+class Tower(Protocol):
+    """The dense part of a model: looked-up embeddings in, logits out. Single-device code.
+
+    A tower may have these further attributes:
+
+    - `pairs`, a :class:`PairCodebooks` or None: asks for emb["pairs"], (B, R, F, F).
+    - `frequency`, a bool: asks for emb["frequency"], (B, F), the standardised logarithm of the
+      number of training rows that have the row's id.
+    - `parts`, a mapping from a name to fnmatch patterns of parameter names: diagnostics measure the
+      gradient norm of these parameters together. A parameter that no pattern matches belongs to the
+      part named after the child module that holds it.
+    - `attention_mass(emb)`, for towers that attend to fields: (L, F, F), the attention that each
+      field pays to each other in each layer, as the mean over rows and heads.
+    """
+
+    groups: Mapping[str, int]
+    """The embedding groups it needs: name → dim D.
+    Each holds one table per categorical field and one vector per numeric field."""
+
+    def __call__(self, emb: Mapping[str, Tensor]) -> Output:
+        """Returns the logits of B rows.
+
+        Args:
+            emb: group → (B, F, D), fields in schema order, numeric fields first (value × vector of
+                the field); and what `pairs` and `frequency` ask for.
+        """
+        ...
+
+
+def require_fields(model: str, num_fields: int) -> None:
+    """Refuses a data set without fields.
+
+    Args:
+        model: name of the model, for the message.
+        num_fields: F.
+
+    Raises:
+        ConfigError: F is 0.
+    """
+    if num_fields < 1:
+        raise ConfigError(
+            f"{model}: the data set has {num_fields} fields; it must have at least one."
+        )

@@ -162,9 +162,9 @@ class NumericEmbedding(nn.Module):
 def short_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention for many rows of few tokens.
 
-    PyTorch's fused kernels have a cost per row and head. On a CPU, with 16 tokens and heads of width
-    8, plain products make the whole step a quarter faster; on an H200 they take half the time of
-    the best fused kernel. The price is that the attention maps are kept for the backward pass.
+    PyTorch's fused kernels have a cost per row and head. On a CPU, with 16 tokens and heads of
+    width 8, plain products make the whole step a quarter faster; on an H200 they take half the time
+    of the best fused kernel. In return the attention maps are kept for the backward pass.
 
     Args:
         query: (B, H, X, E).

@@ -8,6 +8,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -51,8 +52,9 @@ fix: $(STAMP) ## format, and mend what ruff can mend
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP) ## all tests but the slow ones: ten to fifteen minutes on two cores
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+# Tests of one file stay together, as they share a Ray session, servers and data sets.
+test: $(STAMP) ## all tests but the slow ones, JOBS=2 files at a time: ten minutes on two cores
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests
 	@$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)

@@ -8,13 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
-from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import DataError
 from preprocessing.config.settings import (
@@ -39,11 +36,7 @@ COLUMNS = [
 GOOD = [f"{i % 2}\t{i}\tv{i % 5}" for i in range(200)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    connect(2)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture

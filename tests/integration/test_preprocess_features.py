@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
-from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError
 from ctrdist.features.hashing import hash_values
@@ -44,11 +41,7 @@ CROSS = CrossConfig(name="plain_top", columns=["plain", "top"], num_buckets=50)
 ROWS = 3000
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    connect(3)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture(scope="module")

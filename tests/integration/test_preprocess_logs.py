@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
-from cluster.session import connect
 from ctrdist.config.parse import parse
 from ctrdist.data.manifest import open_dataset
 from preprocessing.config.settings import PreprocessConfig
@@ -28,11 +25,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "jobs/configs/data"
 CRITEO = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    connect(3)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def run(preset: str, inputs: list[Path], output: Path, *options: str) -> Result:

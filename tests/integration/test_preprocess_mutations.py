@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.session import connect
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import DataError
 from preprocessing.config.settings import BadRowsConfig, SplitConfig
@@ -29,11 +26,7 @@ from tests.unit.preprocessing.test_mutations import (
 LIMITS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    connect(2)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def disturbed(folder: Path, kind: str, data: st.DataObject) -> None:

@@ -43,17 +43,25 @@ def exchange_of(engine) -> Any:
     return next(m.__dict__["forward"] for m in engine.model.modules() if "forward" in m.__dict__)
 
 
+KINDS = [
+    ("table_wise", "rowwise_adagrad"),
+    ("row_wise", "adagrad"),
+    ("row_wise", "rowwise_adagrad"),
+    ("column_wise", "sgd"),
+    ("auto", "adagrad"),
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "optimizer"),
+    ("kind", "optimizer", "workers"),
     [
-        ("table_wise", "rowwise_adagrad"),
-        ("row_wise", "adagrad"),
-        ("row_wise", "rowwise_adagrad"),
-        ("column_wise", "sgd"),
-        ("auto", "adagrad"),
+        *((*kind, 2) for kind in KINDS),
+        (*KINDS[1], 1),
+        (*KINDS[2], 3),
+        *(pytest.param(*kind, 1, marks=pytest.mark.slow) for kind in KINDS if kind != KINDS[1]),
+        *(pytest.param(*kind, 3, marks=pytest.mark.slow) for kind in KINDS if kind != KINDS[2]),
     ],
 )
-@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_it_trains_like_one_process(data, unsharded, tmp_path, kind, optimizer, workers):
     sharded = run_ranks(train, workers, data, str(tmp_path), kind, optimizer)[0]
     expected = unsharded[optimizer]

@@ -203,25 +203,33 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
     return {name: train_plain(data, name) for name in PLAIN}
 
 
+KINDS = [
+    ("table_wise", "rowwise_adagrad"),
+    ("row_wise", "rowwise_adagrad"),
+    ("table_row_wise", "rowwise_adagrad"),
+    ("column_wise", "adagrad"),  # with row-wise state, part of the columns is another algorithm
+    ("row_wise", "adagrad"),
+    ("column_wise", "sgd"),
+    ("data_parallel", "adam"),
+    ("data_parallel", "rowwise_adagrad"),
+    ("data_parallel", "adagrad"),
+    ("data_parallel", "sgd"),
+]
+ONE_WORKER = [("row_wise", "rowwise_adagrad"), ("data_parallel", "adam")]
+
+
 @pytest.mark.parametrize(
-    ("kind", "optimizer"),
+    ("kind", "optimizer", "workers"),
     [
-        ("table_wise", "rowwise_adagrad"),
-        ("row_wise", "rowwise_adagrad"),
-        ("table_row_wise", "rowwise_adagrad"),
-        (
-            "column_wise",
-            "adagrad",
-        ),  # row-wise state over a part of the columns is another algorithm
-        ("row_wise", "adagrad"),
-        ("column_wise", "sgd"),
-        ("data_parallel", "adam"),
-        ("data_parallel", "rowwise_adagrad"),
-        ("data_parallel", "adagrad"),
-        ("data_parallel", "sgd"),
+        *((*kind, 2) for kind in KINDS),
+        *((*kind, 1) for kind in ONE_WORKER),
+        *(
+            pytest.param(*kind, 1, marks=pytest.mark.slow)
+            for kind in KINDS
+            if kind not in ONE_WORKER
+        ),
     ],
 )
-@pytest.mark.parametrize("workers", [1, 2])
 def test_sharded_equals_unsharded(data, unsharded, tmp_path, kind, optimizer, workers):
     sharded = run_ranks(train, workers, data, str(tmp_path), kind, optimizer)[0]
     assert_equal(sharded, unsharded[optimizer], kind)

@@ -76,10 +76,10 @@ def test_gauc_of_a_million_rows_within_a_second(rng):
     label = rng.integers(0, 2, 1_000_000)
     score = rng.normal(size=1_000_000)
     times = []
-    for _ in range(3):  # the best of three: the machine may have other work
-        start = time.perf_counter()
+    for _ in range(3):  # of this process: the machine may have other work
+        start = time.process_time()
         value = gauc(score, label, user)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert abs(value - 0.5) < 0.01
     assert min(times) < 1.0
 

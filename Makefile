@@ -37,7 +37,7 @@ check: $(STAMP) ## lint, format, types, layers: all four are run; fails if one d
 	@failed=()
 	$(BIN)/ruff check . || failed+=("ruff check (make fix mends some)")
 	$(BIN)/ruff format --check . || failed+=("ruff format (make fix)")
-	$(BIN)/mypy || failed+=(mypy)
+	$(BIN)/mypy -n $(JOBS) || failed+=(mypy)
 	if layers=$$($(BIN)/lint-imports 2>&1); then
 	    sed -n 's/^Contracts: /Layers: /p' <<<"$$layers"
 	else

@@ -247,11 +247,14 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
         if old is None:
             print(f"{group}: not among the earlier fingerprints")
             continue
-        wrong = sorted(k for k in items.keys() | old.keys() if items.get(k) != old.get(k))
+        wrong = sorted(name for name in old if items.get(name) != old[name])
+        added = sorted(items.keys() - old.keys())
         different += bool(wrong)
-        print(f"{group}: {'DIFFERENT' if wrong else 'equal'} ({len(items)} items)")
+        print(f"{group}: {'DIFFERENT' if wrong else 'equal'} ({len(old)} items)")
+        if added:
+            print(f"    new: {', '.join(added)}")
         for name in wrong[:12]:
-            print(f"    {name}: {old.get(name, 'absent')} → {items.get(name, 'absent')}")
+            print(f"    {name}: {old[name]} → {items.get(name, 'absent')}")
         if len(wrong) > 12:
             print(f"    and {len(wrong) - 12} more")
     return different

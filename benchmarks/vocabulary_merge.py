@@ -3,7 +3,7 @@
 The first, --log, makes the distinct values of some shards of a million rows and takes all stages
 through them. The second, by default, takes columns of --values distinct values. The entries of one
 partition after the other are made (in a process of its own, not timed) and merged, until --seconds
-are over; what was merged is then numbered and assigned. Times are CPU seconds of this one process,
+are over; ids are then assigned to what was merged. Times are CPU seconds of this one process,
 so that other work on the machine does not count; its peak memory is printed too.
 
 python benchmarks/vocabulary_merge.py --log [--shards 11] [--max-bytes 268435456] [--out FILE.json]
@@ -33,9 +33,11 @@ import pyarrow as pa  # noqa: E402
 
 from ctrdist.native.distinct import BUCKETS  # noqa: E402
 from ctrdist.storage import Store  # noqa: E402
-from preprocessing.vocabulary import vocabularies as v  # noqa: E402
-from preprocessing.vocabulary.assign_ids import MergeSummary, number  # noqa: E402
-from preprocessing.vocabulary.shard_values import ColumnValues, ValuesIndex, write_values  # noqa: E402
+from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_values  # noqa: E402
+from preprocessing.vocabulary.assign_ids import assign_ids  # noqa: E402
+from preprocessing.vocabulary.hash_partition import plan_groups  # noqa: E402
+from preprocessing.vocabulary.merge import MergedGroup, Rule, merge  # noqa: E402
+from preprocessing.vocabulary.shard_ids import id_tables, write_shard_ids  # noqa: E402
 
 CARDINALITIES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
@@ -84,7 +86,7 @@ def main() -> None:
 
 def log(store: Store, args: argparse.Namespace) -> dict:
     """All stages on shards of a million rows."""
-    rules = {f"C{i + 1}": v.Rule(min_count=args.min_count) for i in range(len(CARDINALITIES))}
+    rules = {f"C{i + 1}": Rule(min_count=args.min_count) for i in range(len(CARDINALITIES))}
     clock, shards = Clock(), args.shards or 11
     indices: list[ValuesIndex] = []
     for shard in range(shards):
@@ -92,30 +94,30 @@ def log(store: Store, args: argparse.Namespace) -> dict:
         with clock.stage("write_values"):
             indices.append(write_values(store, f"scan/{shard}", columns))
     del columns
-    groups = v.plan_groups(indices, list(rules), max_bytes=args.max_bytes)
-    merged: list[MergeSummary] = []
-    numbered, assigned = {}, []
+    groups = plan_groups(indices, list(rules), max_bytes=args.max_bytes)
+    merged: list[MergedGroup] = []
+    by_column, assigned = {}, []
     for i, group in enumerate(groups):
         with clock.stage("merge"):
-            merged.append(v.merge(store, group, indices, rules, f"merged/{i}"))
+            merged.append(merge(store, group, indices, rules, f"merged/{i}"))
     for column in rules:
-        with clock.stage("number"):
-            numbered[column] = number(
-                store, column, merged, None, store, f"vocabulary/{column}", f"number/{column}"
+        with clock.stage("assign_ids"):
+            by_column[column] = assign_ids(
+                store, column, merged, None, store, f"vocabulary/{column}", f"assign/{column}"
             )
     for i, group in enumerate(merged):
-        with clock.stage("assign"):
-            assigned.append(v.assign(store, group, numbered, rules, f"ids/{i}"))
+        with clock.stage("write_shard_ids"):
+            assigned.append(write_shard_ids(store, group, by_column, rules, f"ids/{i}"))
     for shard, index in enumerate(indices):
         with clock.stage("code_table"):
-            v.code_table(store, index, shard, assigned)
+            id_tables(store, index, shard, assigned)
     entries = sum(sum(index.entries) for index in indices)
     total = sum(clock.seconds.values())
     return {
         "rows": shards * 10**6,
         "entries": entries,
-        "distinct": sum(n.distinct for n in numbered.values()),
-        "kept": sum(n.size for n in numbered.values()),
+        "distinct": sum(part.distinct for group in merged for part in group.parts),
+        "kept": sum(n.size for n in by_column.values()),
         "groups": len(groups),
         "cpu_seconds": {**clock.seconds, "all": total},
         "per_million_entries": {k: s / entries * 1e6 for k, s in clock.seconds.items()},
@@ -140,38 +142,38 @@ def simulate(store: Store, args: argparse.Namespace) -> dict:
     """As many partitions of as many columns as the time allows; the last may be cut short."""
     shards = args.shards or 64
     sizes = ValuesIndex("", ["x"], [int(args.values * COPIES)], [int(args.values * COPIES * 8)], 0)
-    groups = v.plan_groups([sizes], ["x"], max_bytes=args.max_bytes)
-    rules, clock, begun = {"x": v.Rule(min_count=args.min_count)}, Clock(), time.monotonic()
+    groups = plan_groups([sizes], ["x"], max_bytes=args.max_bytes)
+    rules, clock, begun = {"x": Rule(min_count=args.min_count)}, Clock(), time.monotonic()
     done = {"partitions": 0, "columns": 0, "entries": 0, "distinct": 0, "kept": 0, "bytes": 0}
     largest = 0
     pool = multiprocessing.get_context("spawn").Pool(1)
     for _ in range(args.columns):
-        merged: list[MergeSummary] = []
+        merged: list[MergedGroup] = []
         for i, group in enumerate(groups):
             if time.monotonic() - begun > args.seconds:
                 break
             indices = pool.apply(make_partition, (store, i, len(groups), args.values, shards))
             with clock.stage("merge"):
-                merged.append(v.merge(store, group, indices, rules, f"merged/{i}"))
+                merged.append(merge(store, group, indices, rules, f"merged/{i}"))
             done["entries"] += sum(index.entries[0] for index in indices)
             done["bytes"] += size_of(store, "scan")
             store.remove("scan")
             largest = max(largest, merged[-1].parts[0].distinct)
         if not merged:
             break
-        with clock.stage("number"):
-            numbered = number(store, "x", merged, None, store, "vocabulary", "number")
+        with clock.stage("assign_ids"):
+            ids = assign_ids(store, "x", merged, None, store, "vocabulary", "assign")
         for i, group in enumerate(merged):
-            with clock.stage("assign"):
-                v.assign(store, group, {"x": numbered}, rules, f"ids/{i}")
+            with clock.stage("write_shard_ids"):
+                write_shard_ids(store, group, {"x": ids}, rules, f"ids/{i}")
         # merged files are read twice, but for their ranks
-        done["bytes"] += 2 * size_of(store, "merged") + 2 * size_of(store, "number")
+        done["bytes"] += 2 * size_of(store, "merged") + 2 * size_of(store, "assign")
         done["bytes"] += size_of(store, "ids") + size_of(store, "vocabulary")
         done["partitions"] += len(merged)
         done["columns"] += len(merged) == len(groups)
-        done["distinct"] += numbered.distinct
-        done["kept"] += numbered.size
-        for name in ("merged", "number", "ids", "vocabulary"):
+        done["distinct"] += sum(part.distinct for group in merged for part in group.parts)
+        done["kept"] += ids.size
+        for name in ("merged", "assign", "ids", "vocabulary"):
             store.remove(name)
     pool.terminate()
     share = done["partitions"] / (len(groups) * args.columns)

@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -206,6 +206,16 @@ class Store:
             with open(self.path(name), "rb") as file:
                 file.seek(start)
                 return file.read(end - start)
+
+    def get_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Byte ranges (name, start, end) of files; many at a time from an object store."""
+        if self.local:
+            return [self.get_range(*one) for one in ranges]
+        paths = [self.path(name) for name, _, _ in ranges]
+        starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
+        with self._access():
+            found = self._fs.cat_ranges(paths, starts, ends, on_error="raise")
+            return [bytes(content) for content in found]
 
     def read_into(self, name: str, start: int, view: memoryview) -> None:
         """Fills the view with a file's bytes from `start` on; EOFError where there are fewer."""

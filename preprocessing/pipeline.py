@@ -1,24 +1,25 @@
-"""Raw log → data set, in passes over its shards that each leave what the next one reads.
+"""Turns a raw log into a data set, in passes over shards that each write what the next one reads.
 
-    scan      parses every shard once: coded rows, its distinct values with their counts
-    count     counts again where only all shards together tell which rows are for training
-    merge, number, assign    vocabularies, by groups that fit one process
-    write     ids and numbers into the Parquet files of the splits
-    gather    the training rows, where they are shuffled
+    scan        parses the log once: rows with local ids, and the distinct values of each shard
+    count       counts again where all shards together decide which rows are for training
+    vocabulary  merges the shards' values by groups that fit one process, and assigns ids
+    write       encodes the rows into the Parquet files of the splits, shuffled if asked for
+    report      report.json and report.html
 
-Ray must be connected. Shards depend on the files and the config only, and results are merged in
-their order: the same log gives the same bytes for any number of workers. Every task leaves a mark
-in the work directory; a run that was cut off is gone on with by the same command.
+Ray must be connected. Shards depend on the files and the config alone, and results are merged in
+their order, so the same log gives the same bytes for any number of workers. Every task leaves a
+mark in the work directory: the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -28,29 +29,38 @@ from ctrdist.errors import DataError, UserError
 from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
 from ctrdist.storage import is_storage_error
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.runtime.errors import GO_ON, done, explain
-from preprocessing.runtime.task_runner import Runner
-from preprocessing.runtime.work_dir import Work, digest
-from preprocessing.scan import task as tasks
-from preprocessing.scan.task import Plan, Summary
+from preprocessing.report.build import build_report
+from preprocessing.report.page import render
+from preprocessing.runtime.errors import RESUME, storage_failure
+from preprocessing.runtime.task_runner import Call, TaskRunner
+from preprocessing.runtime.work_dir import WorkDir, digest
+from preprocessing.scan.task import (
+    Plan,
+    ShardScan,
+    ShardSummary,
+    count_training_rows,
+    scan,
+    scan_mark,
+)
 from preprocessing.sources.shards import Shard, find_beside, find_shards, versions
 from preprocessing.sources.side_tables import load_sides
-from preprocessing.split.plan import Division, Tally
+from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
-from preprocessing.vocabulary import vocabulary_pass
+from preprocessing.vocabulary.file import first_values
 from preprocessing.vocabulary.parent import Parent, open_parent
-from preprocessing.write import writing_pass
-from preprocessing.write.output_dir import SOURCE, Output
+from preprocessing.vocabulary.task import make_vocabularies, rules_of
+from preprocessing.write.output_dir import QUARANTINE, REPORT, SOURCE, Output
+from preprocessing.write.task import Written, write_data
 
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3
 KEPT_AFTER_S = 60.0
-"""After bad input, what was done stays only where it took longer than this."""
+"""Seconds after which the work of a run that ends with a user's error is kept for resuming."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was written."""
+    """A finished data set."""
 
     output: str
     """The data set's directory."""
@@ -58,40 +68,39 @@ class Result:
     vocabulary: Mapping[str, int]
     """Categorical field → size of its vocabulary, padding and unknown included."""
     seconds: float
-    """From the first look at the input to the manifest; Ray's start is not in it."""
+    """From the first look at the input to the manifest, without the start of Ray."""
     quarantined: int = 0
     """Rows that were left out."""
     unchanged: bool = False
-    """Whether the same data set was there already."""
+    """The same data set was there already."""
     passes: Mapping[str, float] = field(default_factory=dict)
     """Seconds of each pass."""
 
     @property
     def rows(self) -> int:
-        """Of all splits."""
+        """Rows of all splits."""
         return sum(s.rows for s in self.manifest.splits.values())
 
     @property
     def rows_per_s(self) -> float:
-        """Rows over seconds."""
+        """Rows per second."""
         return self.rows / self.seconds
 
 
 def check(config: PreprocessConfig) -> list[Shard]:
-    """Everything that can be told without reading rows; changes nothing.
+    """Checks all that can be checked without reading rows, and changes nothing.
 
     Raises:
-        DataError: inputs or joined tables that do not exist, or an output that may not be written.
-        ConfigError: settings that do not go together.
+        DataError: inputs or side tables that do not exist, or an output that may not be written.
+        ConfigError: settings that conflict.
     """
+    config = _with_absolute_paths(config)
     if not config.output:
         raise DataError("no output: give --output a directory.")
-    vocabulary_pass.rules_of(config)
+    rules_of(config)
     shards = find_shards(config)
-    for join in config.joins:
-        find_beside(join.file, config)
     output = Output(config.output)
-    if not output.is_of(_source(config, shards)):
+    if not output.was_made_of(_source(config, shards)):
         output.check(overwrite=config.overwrite)
     return shards
 
@@ -99,10 +108,11 @@ def check(config: PreprocessConfig) -> list[Shard]:
 def finished(config: PreprocessConfig, shards: list[Shard]) -> Result | None:
     """The data set, where it is there already and was made of the same; needs no Ray."""
     start = time.monotonic()
+    config = _with_absolute_paths(config)
     output = Output(config.output)
-    if not output.is_of(_source(config, shards)):
+    if not output.was_made_of(_source(config, shards)):
         return None
-    Work(_work_url(config, output)).remove()
+    _work_dir(config, output).remove()
     there = open_dataset(config.output)
     return Result(
         output=config.output,
@@ -114,209 +124,257 @@ def finished(config: PreprocessConfig, shards: list[Shard]) -> Result | None:
 
 
 def preprocess(config: PreprocessConfig) -> Result:
-    """Writes the data set, or goes on with what an earlier run of the same had begun.
+    """Writes the data set, or resumes an earlier run of the same config and files.
 
     Raises:
-        DataError: input that is not as the config says, or an output that may not be written. What
-            is done stays in the work directory, unless it is bad input that was found soon.
+        DataError: input that differs from what the config says, or an output that may not be
+            written. The work directory is kept, unless this is bad input that was found soon.
     """
     start = time.monotonic()
+    config = _with_absolute_paths(config)
     shards = check(config)
     there = finished(config, shards)
     if there is not None:
         return there
     output = Output(config.output)
-    work = Work(_work_url(config, output))
+    work = _work_dir(config, output)
     parent = open_parent(config)
-    claim = output.claim()
-    runner: Runner | None = None
+    lease = output.lease()
+    runner: TaskRunner | None = None
     resumed = False
     try:
         source = _source(config, shards)
         resumed = work.open({key: source[key] for key in ("config", "parent")})
-        runner = Runner(work, config.workers, source["files"])
+        runner = TaskRunner(work, config.workers, source["files"])
         if resumed and runner.done:
-            logger.warning("going on: %d tasks of an earlier run are done", len(runner.done))
-        result = _run(config, shards, output, work, parent, runner)
+            logger.warning("resuming: %d tasks of an earlier run are done", len(runner.done))
+        result = _Run(config, output, work, parent, runner).passes(shards)
         output.store.put(SOURCE, json.dumps(source).encode())
-        output.store.put(MANIFEST_NAME, result[0].to_json().encode())
+        output.store.put(MANIFEST_NAME, result.manifest.to_json().encode())
     except BaseException as error:
-        little = runner is None or time.monotonic() - start < KEPT_AFTER_S
-        if isinstance(error, UserError) and little and not resumed:
+        soon = runner is None or time.monotonic() - start < KEPT_AFTER_S
+        if isinstance(error, UserError) and soon and not resumed:
             if runner is not None and runner.mark("begin") in work.marks():
                 output.clear()
             work.remove()
-            claim.give_up()
+            lease.release()
             output.store.remove_empty()
             raise
-        claim.stop()
+        lease.stop()
+        done = "" if runner is None else runner.done_so_far()
         if isinstance(error, DataError):
-            raise DataError(f"{error} {done(runner)}Then {GO_ON}") from None
+            raise DataError(f"{error} {done}Then {RESUME}") from None
         if isinstance(error, Exception) and is_storage_error(error):
-            raise explain(error, config, runner) from None
+            raise storage_failure(error, config.output, done) from None
         raise
-    claim.give_up()
+    lease.release()
     work.remove()
-    manifest, sizes, quarantined = result
-    return Result(
-        output=config.output,
-        manifest=manifest,
-        vocabulary=sizes,
-        seconds=time.monotonic() - start,
-        quarantined=quarantined,
-        passes=runner.seconds,
-    )
+    return replace(result, seconds=time.monotonic() - start, passes=runner.seconds)
 
 
-def _run(
-    config: PreprocessConfig,
-    shards: list[Shard],
-    output: Output,
-    work: Work,
-    parent: Parent | None,
-    runner: Runner,
-) -> tuple[Manifest, dict[str, int], int]:
-    plan = Plan(config, load_sides(config), work)
-    shared = ray.put(plan)
-    scans = runner.run(
-        "reading",
-        tasks.scan,
-        [(shared, index, shard) for index, shard in enumerate(shards)],
-        [tasks.scan_mark(index, shard) for index, shard in enumerate(shards)],
-        [shard.name for shard in shards],
-        sum(shard.bytes for shard in shards),
-    )
-    sections = [section for found in scans for section in found["sections"]]
-    names = [
-        shard.split for shard, found in zip(shards, scans, strict=True) for _ in found["sections"]
-    ]
-    reasons = _check_bad(config, work, sections)
-    tallies = [Tally.from_json(s["tally"]) for s in sections]
-    _refuse_no_rows(sum(t.rows for t in tallies), config)
-    division = Division.of(config.split, tallies, names)
-    sections = _counted(plan, shared, sections, division, runner)
-    train = sum(s["rows"][0] for s in sections)
-    if not train:
-        raise DataError(
-            f"{', '.join(config.input)}: none of the {sum(t.rows for t in tallies):,} rows is for "
-            "training. Give more rows, or change `split` in the data-set YAML."
+@dataclass(frozen=True)
+class _Run:
+    config: PreprocessConfig
+    output: Output
+    work: WorkDir
+    parent: Parent | None
+    runner: TaskRunner
+
+    def passes(self, inputs: list[Shard]) -> Result:
+        """Runs all passes; writes everything but the manifest."""
+        config, runner = self.config, self.runner
+        shared = ray.put(Plan(config, load_sides(config), self.work))
+        shards, splits = self._scan(shared, inputs)
+        reasons = self._check_bad_rows(shards)
+        rows = sum(shard.split_counts.rows for shard in shards)
+        if not rows:
+            raise DataError(f"{self._inputs}: no rows; all files are empty. Give files with rows.")
+        split_plan = SplitPlan.of(config.split, [s.split_counts for s in shards], splits)
+        shards = self._count(shared, shards, split_plan)
+        if not sum(shard.training_rows for shard in shards):
+            raise DataError(
+                f"{self._inputs}: none of the {rows:,} rows is for training. Give more rows, or "
+                "change `split` in the data-set YAML."
+            )
+        if runner.mark("begin") not in runner.done:
+            self.output.clear()  # only now: all rows are checked, and the old data set was whole
+            self.work.mark(runner.mark("begin"), None)
+        data, work = self.output.store, self.work.store
+        values = [shard.values for shard in shards]
+        vocabularies = make_vocabularies(config, values, self.parent, data, work, runner)
+        fitted = FittedFeatures(
+            columns=config.all_columns,
+            crosses=tuple(config.crosses),
+            numeric_as=config.numeric_as,
+            missing=tuple(config.format.missing),
+            sizes=vocabularies.sizes,
+            transforms=self._transforms(shards),
         )
-    if runner.first_time(runner.mark("begin")):
-        output.clear()  # only now: all rows have been checked, and what it replaces was whole
-        work.mark(runner.mark("begin"), {})
-    vocabularies = vocabulary_pass.run(plan, shared, sections, parent, runner, output)
-    transforms = _transforms(config, sections, parent)
-    fitted = FittedFeatures(
-        columns=config.all_columns,
-        crosses=tuple(config.crosses),
-        numeric_as=config.numeric_as,
-        missing=tuple(config.format.missing),
-        sizes=vocabularies.sizes,
-        transforms=transforms,
-    )
-    written = writing_pass.run(plan, division, sections, fitted, vocabularies, output, runner)
-    schema = fitted.schema(config.name)
-    output.store.put(SCHEMA_NAME, schema.to_json().encode())
-    output.store.put(FEATURES_NAME, fitted.to_json().encode())
-    files = {
-        name: Split(
-            files=tuple(part.file for part in written.parts if part.split == name),
-            rows=sum(part.file.rows for part in written.parts if part.split == name),
-            positives=sum(part.positives for part in written.parts if part.split == name),
+        shard_ids = vocabularies.shard_ids
+        written = write_data(
+            config, shards, split_plan, fitted, shard_ids, self.output, self.work, runner
         )
-        for name in SPLITS
-    }
-    manifest = Manifest(
-        schema_fingerprint=schema.fingerprint,
-        splits=files,
-        vocabularies=vocabularies.sha256,
-        config=config.for_manifest(),
-        transforms=transforms,
-        parent=None if parent is None else parent.fingerprint,
-    )
-    writing_pass.quarantine(plan, sections, output)
-    writing_pass.report(manifest, schema, written.profile, reasons, output)
-    sizes = {field.name: field.vocabulary_size for field in schema.categorical}
-    return manifest, sizes, sum(reasons.values())
-
-
-def _counted(
-    plan: Plan, shared: Any, sections: list[Summary], division: Division, runner: Runner
-) -> list[Summary]:
-    """The sections with the counts of their training rows."""
-    open_ones = [k for k, section in enumerate(sections) if section["rows"] is None]
-    ends = zip(division.rows[:-1], division.rows[1:], strict=True)
-    whole = [division.config.by == "position" and end <= division.edges[0] for _, end in ends]
-    for k in open_ones:
-        if whole[k]:  # all its rows train, and all were counted
-            tally = sections[k]["tally"]
-            sections[k]["rows"] = [tally["rows"], 0, 0]
-            sections[k]["positives"] = [tally["positives"], 0, 0]
-    again = [k for k in open_ones if not whole[k]]
-    counted = runner.run(
-        "counting",
-        tasks.recount,
-        [(shared, k, division, sections[k], runner.stamp) for k in again],
-        [runner.mark(f"count-{sections[k]['name']}") for k in again],
-        [sections[k]["name"] for k in again],
-    )
-    for k, section in zip(again, counted, strict=True):
-        sections[k] = section
-    return sections
-
-
-def _transforms(
-    config: PreprocessConfig, sections: list[Summary], parent: Parent | None
-) -> dict[str, Any]:
-    if parent is not None:
-        return dict(parent.transforms)
-    numbers = NumberStatistics(config)
-    for section in sections:
-        if section["rows"][0]:
-            numbers.merge(section["numbers"])
-    return numbers.learn()
-
-
-def _check_bad(config: PreprocessConfig, work: Work, sections: list[Summary]) -> Counter[str]:
-    """How many rows were left out, by reason.
-
-    Raises:
-        DataError: more of them than the limit.
-    """
-    reasons: Counter[str] = Counter()
-    for section in sections:
-        reasons.update(section["reasons"])
-    bad = sum(reasons.values())
-    rows = sum(section["tally"]["rows"] for section in sections) + bad
-    if bad > config.bad_rows.limit * rows:
-        shown = ", ".join(f"{reason} ({n:,})" for reason, n in reasons.most_common(_EXAMPLES))
-        first = next(s["name"] for s in sections if s["bad"])
-        example = work.store.get(f"bad/{first}").decode().splitlines()[0]
-        raise DataError(
-            f"{bad:,} of {rows:,} rows are bad, more than bad_rows.limit "
-            f"({config.bad_rows.limit:g}) allows: {shown}. The first is {example[:500]}. "
-            "Correct `columns` or `format` in the data-set YAML, or raise the limit."
+        schema = fitted.schema(config.name)
+        data.put(SCHEMA_NAME, schema.to_json().encode())
+        data.put(FEATURES_NAME, fitted.to_json().encode())
+        manifest = Manifest(
+            schema_fingerprint=schema.fingerprint,
+            splits=_splits(written),
+            vocabularies=vocabularies.sha256,
+            config=config.for_manifest(),
+            transforms=fitted.transforms,
+            parent=None if self.parent is None else self.parent.fingerprint,
         )
-    return reasons
-
-
-def _refuse_no_rows(rows: int, config: PreprocessConfig) -> None:
-    if not rows:
-        raise DataError(
-            f"{', '.join(config.input)}: no rows; all files are empty. Give files with rows."
+        self._copy_bad_rows(shards)
+        self._report(manifest, written, reasons)
+        return Result(
+            output=config.output,
+            manifest=manifest,
+            vocabulary={field.name: field.vocabulary_size for field in schema.categorical},
+            seconds=0.0,
+            quarantined=sum(reasons.values()),
         )
+
+    @property
+    def _inputs(self) -> str:
+        return ", ".join(self.config.input)
+
+    def _scan(
+        self, shared: ray.ObjectRef, inputs: list[Shard]
+    ) -> tuple[list[ShardSummary], list[str | None]]:
+        """The shards in the order of the log, and the split of each where files decide it."""
+        sides = _side_versions(self.config)
+        calls = [
+            Call(scan_mark(index, shard, sides), shard.name, (shared, index, shard))
+            for index, shard in enumerate(inputs)
+        ]
+        total = sum(shard.bytes for shard in inputs)
+        scans = self.runner.run("reading", scan, calls, ShardScan, total)
+        found = [
+            (shard, one.split)
+            for one, scanned in zip(inputs, scans, strict=True)
+            for shard in scanned.shards
+        ]
+        return [shard for shard, _ in found], [split for _, split in found]
+
+    def _count(
+        self, shared: ray.ObjectRef, shards: list[ShardSummary], split_plan: SplitPlan
+    ) -> list[ShardSummary]:
+        """The shards with the counts of their training rows."""
+        shards = [
+            replace(shard, rows=[shard.split_counts.rows, 0, 0])
+            if shard.rows is None and split_plan.all_train(k)  # all its rows were counted
+            else shard
+            for k, shard in enumerate(shards)
+        ]
+        again = [k for k, shard in enumerate(shards) if shard.rows is None]
+        calls = [
+            Call(
+                self.runner.mark(f"count-{shards[k].name}"),
+                shards[k].name,
+                (shared, k, split_plan, shards[k]),
+            )
+            for k in again
+        ]
+        counted = self.runner.run("counting", count_training_rows, calls, ShardSummary)
+        for k, shard in zip(again, counted, strict=True):
+            shards[k] = shard
+        return shards
+
+    def _transforms(self, shards: list[ShardSummary]) -> dict[str, Any]:
+        """Parameters of the numeric transforms: the parent's, or fitted to the training rows."""
+        if self.parent is not None:
+            return dict(self.parent.transforms)
+        numbers = NumberStatistics.empty(self.config)
+        for shard in shards:
+            if shard.training_rows:
+                numbers.merge(shard.numbers)
+        return numbers.fit(self.config)
+
+    def _check_bad_rows(self, shards: list[ShardSummary]) -> Counter[str]:
+        """Reason → rows that were left out for it.
+
+        Raises:
+            DataError: more rows than the limit allows.
+        """
+        reasons: Counter[str] = Counter()
+        for shard in shards:
+            reasons.update(shard.bad_rows)
+        bad, limit = sum(reasons.values()), self.config.bad_rows.limit
+        rows = sum(shard.split_counts.rows for shard in shards) + bad
+        if bad > limit * rows:
+            shown = ", ".join(f"{reason} ({n:,})" for reason, n in reasons.most_common(_EXAMPLES))
+            first = next(shard.name for shard in shards if shard.bad_rows)
+            example = self.work.store.get(f"bad/{first}").decode().splitlines()[0]
+            raise DataError(
+                f"{bad:,} of {rows:,} rows are bad, more than bad_rows.limit ({limit:g}) allows: "
+                f"{shown}. The first is {example[:500]}. Correct `columns` or `format` in the "
+                "data-set YAML, or raise the limit."
+            )
+        return reasons
+
+    def _copy_bad_rows(self, shards: list[ShardSummary]) -> None:
+        """Copies the rows that were left out to the data set."""
+        filled = [shard.name for shard in shards if shard.bad_rows]
+        for number, name in enumerate(filled):
+            text = self.work.store.get(f"bad/{name}")
+            self.output.store.put(f"{QUARANTINE}/part-{number:05d}.jsonl", text)
+
+    def _report(self, manifest: Manifest, written: Written, reasons: Counter[str]) -> None:
+        """Writes report.json and report.html."""
+        store = self.output.store
+
+        def top_values(field: str, n: int) -> list[str]:
+            return first_values(store, field, n) if field in manifest.vocabularies else []
+
+        rows = sum(split.rows for split in manifest.splits.values())
+        content = build_report(
+            written.profile,
+            fingerprint=manifest.fingerprint,
+            rows_read=rows + sum(reasons.values()),
+            quarantined=reasons,
+            top_values=top_values,
+        )
+        store.put(f"{REPORT}.json", (json.dumps(content, indent=1) + "\n").encode())
+        store.put(f"{REPORT}.html", render(content).encode())
+
+
+def _splits(written: Written) -> dict[str, Split]:
+    found = {}
+    for name in SPLITS:
+        parts = [part for part in written.parts if part.split == name]
+        found[name] = Split(
+            files=tuple(part.file for part in parts),
+            rows=sum(part.file.rows for part in parts),
+            positives=sum(part.positives for part in parts),
+        )
+    return found
 
 
 def _source(config: PreprocessConfig, shards: list[Shard]) -> dict[str, Any]:
-    """What a data set is made of: settings and files, without where it is written."""
+    """Hashes of the settings, files and parent that a data set is made of."""
     return {
         "config": digest(config.for_manifest()),
-        "files": digest(versions(shards)),
+        "files": digest(versions(shards) + _side_versions(config)),
         "parent": config.parent and open_dataset(config.parent).manifest.fingerprint,
     }
 
 
-def _work_url(config: PreprocessConfig, output: Output) -> str:
+def _side_versions(config: PreprocessConfig) -> list[list[Any]]:
+    """The versions of the side tables' files, as those of the log's."""
+    files = [find_beside(join.file, config) for join in config.joins]
+    return versions([Shard(pieces=(file,)) for file in files])
+
+
+def _with_absolute_paths(config: PreprocessConfig) -> PreprocessConfig:
+    """The config with absolute local paths: a worker may have another working directory."""
+    names = ("output", "work", "parent")
+    given = {name: getattr(config, name) for name in names}
+    paths = {n: os.path.abspath(p) for n, p in given.items() if p and "://" not in p}
+    return replace(config, **paths)
+
+
+def _work_dir(config: PreprocessConfig, output: Output) -> WorkDir:
     if not config.work:
-        return output.work
-    return f"{config.work.rstrip('/')}/{digest(config.output)}"
+        return WorkDir(output.work)
+    return WorkDir(f"{config.work.rstrip('/')}/{digest(config.output)}")

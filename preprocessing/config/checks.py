@@ -57,7 +57,7 @@ def _check_columns(config: PreprocessConfig) -> None:
     if repeated:
         raise ConfigError(f"columns: each name may occur once, repeated: {', '.join(repeated)}.")
     columns = (*config.numeric, *config.categorical, *config.of_role("timestamp"))
-    written = [c.name for c in (*columns, *config.crosses)]
+    written = [c.name for c in columns] + [c.name for c in config.crosses]
     for name in written:
         _check_name(name)
     reserved = [name for name in (LABEL, USER) if name in written]

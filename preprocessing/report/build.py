@@ -1,4 +1,4 @@
-"""report.json: from the counts of a data set's rows to what a person should know of it."""
+"""Builds report.json from the profile of a data set."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ctrdist.data.manifest import SPLITS
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID, CategoricalField
 from preprocessing.report import measures
 from preprocessing.report.measures import by_split, short
-from preprocessing.report.warn import column_warnings, split_warnings
+from preprocessing.report.warnings import column_warnings, split_warnings
 from preprocessing.statistics.profile import HEAD, Profile, Series
 
 REPORT_VERSION = 1
 TOP, TOP_WHEN_WIDE, WIDE = 10, 5, 200
-"""Values shown of a column; of more columns than WIDE, fewer."""
+"""Values shown of a column, and of one of more than WIDE columns."""
 POINTS = 120
-"""Of the click rate over place or time."""
+"""Upper bound of the points of the click rate over position or time."""
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 TopValues = Callable[[str, int], list[str]]
-"""Of a field, its first n values in the order of ids from 2 upwards, or fewer; none for hashes."""
+"""Returns a field's first n values, or fewer, in the order of ids from 2 on; none for hashes."""
 
 
 def build_report(
@@ -34,30 +34,30 @@ def build_report(
     quarantined: Mapping[str, int],
     top_values: TopValues,
 ) -> dict[str, Any]:
-    """The content of report.json, all that report.html shows too.
+    """The content of report.json, from which report.html is made.
 
     Args:
-        profile: of all rows that were written.
+        profile: of all rows of the data set.
         fingerprint: of the manifest.
-        rows_read: rows of the log.
+        rows_read: rows of the log, left-out ones included.
         quarantined: reason → number of rows that were left out.
-        top_values: looks up the texts of ids.
+        top_values: finds the values of ids.
 
     Returns:
-        JSON-ready: summary (for trackers; no texts of the log but names of columns), quarantine,
-        series, and columns, first those that need attention.
+        JSON's types: summary (for trackers; it has no values of the log), quarantine, series, and
+        columns, those that need attention first.
     """
     columns = [_number(name, profile) for name in profile.schema.numeric]
     top = TOP_WHEN_WIDE if profile.schema.num_fields > WIDE else TOP
     columns += [_field(f, profile, top_values, top) for f in profile.schema.categorical]
     splits = _splits(profile)
     warnings = split_warnings(splits, rows_read, sum(quarantined.values()))
-    for place, column in enumerate(columns):
-        column["place"] = place
+    for index, column in enumerate(columns):
+        column["place"] = index
         column["warnings"] = column_warnings(column)
         column["attention"] = _attention(column)
         warnings += [
-            {"column": column["name"], "place": place, **one} for one in column["warnings"]
+            {"column": column["name"], "place": index, **one} for one in column["warnings"]
         ]
     columns.sort(key=lambda column: (-column["attention"], column["place"]))
     warnings.sort(key=lambda one: -one["weight"])
@@ -113,9 +113,9 @@ def _number(name: str, profile: Profile) -> dict[str, Any]:
         "dominant": _share(int(total[single].max(initial=0)), rows),
         "psi": _drift(measures.psi_cells_of_numbers(numbers)),
         "auc": _short(measures.area_of_numbers(numbers)),
-        "least": short(numbers.range[0], 15) if count else None,
-        "greatest": short(numbers.range[1], 15) if count else None,
-        "mean": short(numbers.sum / count + numbers.offset, 9) if count else None,
+        "least": short(numbers.least, 15) if count else None,
+        "greatest": short(numbers.greatest, 15) if count else None,
+        "mean": short(numbers.sum / count, 9) if count else None,
         "quantiles": {f"{q:g}": short(x, 9) for q, x in zip(QUANTILES, found, strict=True)}
         if count
         else {},
@@ -130,7 +130,7 @@ def _field(
     splits = by_split(table)
     total = splits.sum(axis=0)
     rows = int(profile.groups.sum())
-    shared = field.name in profile.folded and field.vocabulary_size > HEAD
+    shared = field.name in profile.hashed and field.vocabulary_size > HEAD
     beyond = splits[HEAD:].sum(axis=0)
     single = splits[:HEAD].sum(axis=1)
     return {
@@ -144,7 +144,7 @@ def _field(
         },
         "distinct": field.vocabulary_size - FIRST_VALUE_ID,
         "at_least": False,
-        "hashed": field.name in profile.folded,
+        "hashed": field.name in profile.hashed,
         "constant": bool(np.count_nonzero(splits.any(axis=1)) == 1 and not beyond.any()),
         "dominant": _share(int(single.max()), int(total.sum())),
         "psi": _drift(measures.psi_cells_of_values(splits)),
@@ -157,21 +157,21 @@ def _field(
 def _top(
     field: CategoricalField, profile: Profile, top_values: TopValues, top: int
 ) -> list[dict[str, Any]]:
-    """The most frequent ids of the training rows, and unknown where it is among them."""
+    """The most frequent ids of the training rows; unknown may be among them."""
     table = profile.ids[field.name][:HEAD]
     splits = by_split(table)
     total = by_split(profile.ids[field.name]).sum(axis=0)
-    order = np.argsort(-splits[:, 0], kind="stable")[:top]
-    order = [int(i) for i in order if splits[i].any()]
+    most = np.argsort(-splits[:, 0], kind="stable")[:top].tolist()
+    order = [i for i in most if splits[i].any()]
     values = top_values(field.name, max([0, *(i - FIRST_VALUE_ID + 1 for i in order)]))
     found = []
     for i in order:
         clicks, rows = int(table[i, 1::2].sum()), int(table[i].sum())
-        place = i - FIRST_VALUE_ID
+        index = i - FIRST_VALUE_ID
         found.append(
             {
                 "id": i,
-                "value": values[place] if 0 <= place < len(values) else None,
+                "value": values[index] if 0 <= index < len(values) else None,
                 "rows": rows,
                 "clicks": clicks,
                 "share": {
@@ -185,7 +185,7 @@ def _top(
 
 
 def _drift(cells: np.ndarray) -> dict[str, dict[str, float]]:
-    """Split → PSI against training and what chance alone would make of it."""
+    """Split → PSI against training, and its expectation by chance alone."""
     found = {}
     for index, name in list(enumerate(SPLITS))[1:]:
         value = measures.psi(cells[:, 0], cells[:, index])
@@ -195,7 +195,7 @@ def _drift(cells: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def _series(series: Series) -> dict[str, Any]:
-    """The click rate over place or time, in at most POINTS steps."""
+    """The click rate over position or time, in at most POINTS steps."""
     step = max(1, math.ceil(len(series.counts) / POINTS))
     counts = np.pad(series.counts, ((0, -len(series.counts) % step), (0, 0)))
     counts = counts.reshape(-1, step, counts.shape[1]).sum(axis=1)
@@ -214,7 +214,7 @@ def _series(series: Series) -> dict[str, Any]:
 
 
 def _attention(column: dict[str, Any]) -> float:
-    """How much a column wants to be looked at; its warnings first."""
+    """A weight by which columns are sorted: warnings first, then drift, unknown values and AUC."""
     weight = sum(100 * one["weight"] for one in column["warnings"])
     drift = max([0.0, *(one["psi"] - one["chance"] for one in column["psi"].values())])
     unknown = max([0.0, *column["unknown_rate"].values()])

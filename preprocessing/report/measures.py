@@ -1,4 +1,4 @@
-"""What the report says of a column, as functions of counts alone."""
+"""Measures of a column: AUC, PSI, histograms, as functions of its counts."""
 
 # m cells or bins, S = 3 splits, B bars, T points
 
@@ -12,12 +12,12 @@ from ctrdist.metrics.auc import auc_of_counts
 from preprocessing.statistics.histogram import NumberCounts, quantiles
 
 FEW_CLICKS = 100
-"""Fewer held-out clicks than this say little, and training rows are taken instead."""
+"""With fewer held-out clicks, a value is judged by the training rows instead."""
 PRIOR_ROWS = 10
-"""So many rows of the mean click rate are added to each value's."""
+"""Rows with the mean click rate that are added to those of each value."""
 BARS = 40
 PSI_VALUES, PSI_PARTS = 20, 10
-"""PSI compares so many of the most frequent values, or equal parts of the training numbers."""
+"""PSI compares this many of the most frequent values, or quantile ranges of the numbers."""
 
 
 def by_split(counts: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def by_split(counts: np.ndarray) -> np.ndarray:
 
 
 def area(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> float | None:
-    """AUC of (m,) scores that so many negatives and positives have; None without both."""
+    """AUC of (m,) scores, with the negatives and positives that have each; None without both."""
     if not negatives.sum() or not positives.sum():
         return None
     _, group = np.unique(scores, return_inverse=True)
@@ -34,10 +34,10 @@ def area(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> fl
 
 
 def area_of_values(counts: np.ndarray) -> float | None:
-    """AUC of ranking rows by the training click rate of their value, on rows not trained on.
+    """AUC of ranking held-out rows by the click rate of their value in training.
 
-    With few of those, on the training rows, where rare values are taken together: alone, each would
-    know its own label.
+    With few held-out clicks the training rows are ranked. Their rare values are pooled: alone, each
+    would know its own label.
 
     Args:
         counts: (m, 6) by value, split and label.
@@ -54,12 +54,12 @@ def area_of_values(counts: np.ndarray) -> float | None:
 
 
 def area_of_numbers(numbers: NumberCounts) -> float | None:
-    """AUC of ranking rows by the number, rising or falling; missing ones first or last."""
+    """AUC of ranking rows by the number, rising or falling; missing numbers rank first or last."""
     counts = np.vstack([numbers.counts, numbers.missing[None]])
     negatives, positives = counts[:, 0::2].sum(axis=1), counts[:, 1::2].sum(axis=1)
     best = None
-    for place in (-1, len(numbers.bins)):
-        scores = np.append(np.arange(len(numbers.bins)), place)
+    for missing in (-1, len(numbers.bins)):
+        scores = np.append(np.arange(len(numbers.bins)), missing)
         found = area(scores, negatives, positives)
         if found is not None:
             best = max(best or 0.0, found, 1 - found)
@@ -70,8 +70,8 @@ def psi(train: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:
     """Population stability index of (m,) counts against those of training.
 
     Returns:
-        Σ (p − q) ln(p / q), half a row added to each cell, and what chance alone makes of it on
-        average; None where either has no rows.
+        Σ (p − q) ln(p / q), with half a row added to each cell, and its expectation by chance
+        alone; None where either has no rows.
     """
     if not train.sum() or not other.sum():
         return None
@@ -90,7 +90,7 @@ def psi_cells_of_values(splits: np.ndarray) -> np.ndarray:
 
 
 def psi_cells_of_numbers(numbers: NumberCounts) -> np.ndarray:
-    """Missing, and tenths of the training rows' numbers: (11, S)."""
+    """Counts by tenth of the training rows' numbers, and of missing numbers: (11, S)."""
     splits = by_split(numbers.counts)
     train = splits[:, 0]
     part = (np.cumsum(train) - train) * PSI_PARTS // max(1, train.sum())
@@ -104,14 +104,15 @@ def histogram(numbers: NumberCounts) -> dict[str, object] | None:
     """Bars of equal width, on a symmetric logarithm where the numbers are skewed.
 
     Returns:
-        scale, edges (B + 1,), shares by split (S lists of B; of the rows that have a number) and
-        the click rate of all rows of each bar (B; None where there are none).
+        scale; edges (B + 1,); shares by split of the rows that have a number (S lists of B); the
+        click rate of each bar (B; None where it has no rows); rows of each bar (B). None where no
+        row has a number.
     """
     if not len(numbers.bins):
         return None
     total = numbers.counts.sum(axis=1)
     quarter, three = quantiles(numbers, total, (0.25, 0.75))
-    low, high = numbers.range
+    low, high = numbers.least, numbers.greatest
     skewed = high - low > 20 * (three - quarter)
     whole = _whole(numbers)
     if skewed and high - low > 10:
@@ -154,20 +155,19 @@ def interval(clicks: float, rows: float) -> tuple[float, float]:
 
 
 def single(numbers: NumberCounts) -> np.ndarray:
-    """(m,) whether the bin holds one value only: an integer among integers, and not too large."""
-    distance = np.abs(numbers.edges()[0] - numbers.offset)
-    return (distance < 2 ** (numbers.bits + 1)) & _whole(numbers)
+    """(m,) bool: the bin holds one value only, an integer among integers that is not too large."""
+    return (np.abs(numbers.edges()[0]) < 2 ** (numbers.bits + 1)) & _whole(numbers)
 
 
 def short(value: float, digits: int = 6) -> float:
-    """Few digits are enough to read, and do not depend on the machine's rounding."""
+    """The value rounded to few digits, which do not depend on the machine's rounding."""
     return float(f"{value:.{digits}g}")
 
 
 def _whole(numbers: NumberCounts) -> bool:
-    """Whether all numbers seem to be integers: those that have bins of their own are."""
+    """Tells whether all numbers seem to be integers: those with a bin of their own are."""
     edges = numbers.edges()[0]
-    near = np.abs(edges - numbers.offset) < 2**numbers.bits
+    near = np.abs(edges) < 2**numbers.bits
     return bool(near.any() and (edges[near] == np.round(edges[near])).all())
 
 
@@ -176,11 +176,11 @@ def _symlog(value: float) -> float:
 
 
 def _spread(numbers: NumberCounts, edges: np.ndarray) -> np.ndarray:
-    """(B, 6) counts between the edges; each bin's are spread evenly over its width."""
+    """(B, 6) counts between the edges; those of a bin are spread evenly over its width."""
     near, far = numbers.edges()
     far = np.where(single(numbers), near, far)  # one value is no range
     low, high = np.minimum(near, far), np.maximum(near, far)
-    low, high = np.maximum(low, numbers.range[0]), np.minimum(high, numbers.range[1])
+    low, high = np.maximum(low, numbers.least), np.minimum(high, numbers.greatest)
     high = np.maximum(high, low)
     width = high - low
     out = np.zeros((len(edges) - 1, numbers.counts.shape[1]))

@@ -1,15 +1,10 @@
-"""What a run says that could not go on through no fault of its input."""
+"""Messages of runs that a disk or an object store stopped."""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from ctrdist.errors import DataError
-from preprocessing.config.settings import PreprocessConfig
-
-if TYPE_CHECKING:
-    from preprocessing.runtime.task_runner import Runner
 
 _REMEDIES = {
     errno.ENOSPC: "Free space there, or give --work a directory on another disk",
@@ -18,26 +13,20 @@ _REMEDIES = {
     errno.EPERM: "Give access to it",
     errno.EROFS: "Make it writable",
 }
+RESUME = "run the same command again to resume."
+"""The end of every message about an interrupted run."""
 
 
-def explain(error: Exception, config: PreprocessConfig, runner: Runner | None) -> DataError:
-    """The message of an error of a disk or a store, with what is done and how to go on."""
+def storage_failure(error: Exception, output: str, done: str) -> DataError:
+    """The user's message for a storage error.
+
+    Args:
+        error: of a disk or an object store.
+        output: the data set that was being written.
+        done: sentences that say which passes are done; may be empty.
+    """
     code = getattr(error, "errno", None)
-    remedy = _REMEDIES.get(code if isinstance(code, int) else 0, "Mend it")
-    name, told = getattr(error, "filename", None), getattr(error, "strerror", None)
-    text = f"{f'{name}: ' if name else ''}{str(told or error).rstrip('.')}."
-    return DataError(f"--output {config.output}: {text} {done(runner)}{remedy}; {GO_ON}")
-
-
-GO_ON = "the same command goes on from there."
-
-
-def done(runner: Runner | None) -> str:
-    """What is done and what is not, as a sentence and a blank; empty where nothing was begun."""
-    if runner is None or not runner.passed:
-        return ""
-    parts = [
-        f"{title} is done" if n == total else f"{title} is done for {n:,} of {total:,} parts"
-        for title, n, total in runner.passed
-    ]
-    return f"{', '.join(parts)}; what comes after is not. "
+    remedy = _REMEDIES.get(code if isinstance(code, int) else 0, "Remove the cause")
+    name, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+    text = f"{f'{name}: ' if name else ''}{str(reason or error).rstrip('.')}."
+    return DataError(f"--output {output}: {text} {done}{remedy}; {RESUME}")

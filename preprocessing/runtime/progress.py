@@ -1,4 +1,4 @@
-"""How far a pass over the log is: a bar on a terminal, otherwise a line on stderr now and then."""
+"""Progress of a pass over the log: a bar on a terminal, otherwise a line on stderr now and then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Progress:
     """Progress of one pass, with rate and time left. Use as a context."""
 
     def __init__(self, title: str, total: int, *, parts: bool = False) -> None:
-        """`total`: bytes of the pass; with `parts`, its tasks, each of which counts as a byte."""
+        """`total`: bytes of the pass; with `parts`, its number of tasks."""
         self._title = title
         self._total = max(1, total)
         self._parts = parts
@@ -57,7 +57,7 @@ class Progress:
             self._line(f"{self._rate()}, {time.monotonic() - self._start:.1f} s")
 
     def advance(self, rows: int, stored_bytes: int) -> None:
-        """So many rows more, which took so many bytes of the files as they are stored."""
+        """Adds rows, and the bytes that they take in the files as they are stored."""
         self._rows += rows
         self._bytes = min(self._total, self._bytes + stored_bytes)
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""Runs generator tasks in Ray's workers, some at a time, and starts those again whose worker died.
+"""Runs tasks in Ray's workers, and runs those again whose worker died.
 
 Ray tasks rather than Ray Data: docs/decisions.md says why.
 """
@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 from ctrdist.errors import DataError, UserError
 from ctrdist.storage import is_storage_error
 from preprocessing.runtime.progress import Progress
-from preprocessing.runtime.work_dir import Work, stamped
+from preprocessing.runtime.work_dir import WorkDir, stamped
 
 ATTEMPTS = 4
-"""How often a task may be started whose worker dies under it."""
+"""Attempts of a task whose worker dies, or that cannot reach a store."""
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 _DIED = (
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.NodeDiedError,
@@ -31,7 +32,7 @@ _DIED = (
     ray.exceptions.ObjectLostError,
 )
 _RETRIED = (*_DIED, ray.exceptions.RayTaskError)
-_PASSING = {
+_TRANSIENT = {
     "ConnectionError",
     "TimeoutError",
     "EndpointConnectionError",
@@ -40,16 +41,28 @@ _PASSING = {
     "ClientConnectionError",
     "ClientPayloadError",
 }
-"""Classes of errors, some of them of libraries that only some stores need."""
+"""Names of classes of errors that may not occur again. Some are of libraries that only some stores
+need, so they are not imported."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a task is done."""
+    """Progress of a task: rows that it finished, and their bytes as they are stored."""
 
     rows: int
     bytes: int
-    """Of the file as it is stored."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a task."""
+
+    mark: str
+    """Name under which the work directory keeps its result."""
+    name: str
+    """For messages to the user."""
+    arguments: tuple[Any, ...]
+    """Object references are resolved."""
 
 
 @dataclass
@@ -58,34 +71,35 @@ class _Running:
     rows: int = 0
     bytes: int = 0
 
+    def add(self, step: Step, progress: Progress) -> None:
+        self.rows += step.rows
+        self.bytes += step.bytes
+        progress.advance(step.rows, step.bytes)
+
 
 def run_all(
     task: Callable[..., Any],
-    calls: Sequence[tuple[Any, ...]],
-    names: Sequence[str],
+    calls: Sequence[Call],
     progress: Progress,
-    workers: int,
+    limit: int,
     finished: Callable[[int], None] = lambda index: None,
 ) -> list[Any]:
-    """Runs a generator for each call, some at a time, in Ray's workers.
+    """Runs a task for each call in Ray's workers.
 
     Args:
-        task: yields steps and its result last; may be run again from its start at any time.
-        calls: the arguments of each; object references are resolved.
-        names: of each call, for messages.
-        progress: is told of the steps.
-        workers: how many at a time; 0: one per CPU.
-        finished: is told of each call that is done.
+        task: a generator of steps, and its result last; may be run again from its start.
+        calls: of the task.
+        progress: receives the steps.
+        limit: how many run at a time.
+        finished: receives the index of each call that is done.
 
     Returns:
         The results in the order of the calls.
 
     Raises:
-        UserError: the first that a task raised; the others have ended by then. Or a task whose
-            worker died each time.
+        UserError: the first of a task, or a worker died at each attempt. All tasks have ended.
     """
-    remote = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)(task)
-    limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    remote: Any = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)(task)
     results: list[Any] = [None] * len(calls)
     attempts = [0] * len(calls)
     waiting = list(range(len(calls)))[::-1]
@@ -95,27 +109,24 @@ def run_all(
             while waiting and len(running) < limit:
                 index = waiting.pop()
                 attempts[index] += 1
-                running[remote.remote(*calls[index])] = _Running(index)
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-            for generator in ready:
+                running[remote.remote(*calls[index].arguments)] = _Running(index)
+            for generator in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
                 mine = running[generator]
                 try:
-                    value = ray.get(next(generator))
+                    value = ray.get(next(generator))  # type: ignore[arg-type]
                 except StopIteration:
                     del running[generator]
                     continue
                 except _RETRIED as error:
-                    if not _may_pass(error):
+                    if not _is_transient(error):
                         raise
                     del running[generator]
-                    progress.advance(-mine.rows, -mine.bytes)
-                    _again(names[mine.index], attempts[mine.index], error)
+                    mine.add(Step(-mine.rows, -mine.bytes), progress)
+                    _check_attempts(calls[mine.index].name, attempts[mine.index], error)
                     waiting.append(mine.index)
                     continue
                 if isinstance(value, Step):
-                    mine.rows += value.rows
-                    mine.bytes += value.bytes
-                    progress.advance(value.rows, value.bytes)
+                    mine.add(value, progress)
                 else:
                     results[mine.index] = value
                     finished(mine.index)
@@ -128,93 +139,118 @@ def run_all(
     return results
 
 
-class Runner:
-    """Runs the passes of one run: what is marked as done is not done again."""
+@dataclass
+class _Pass:
+    title: str
+    done: int
+    total: int
 
-    def __init__(self, work: Work, workers: int, stamp: str) -> None:
+    def __str__(self) -> str:
+        if self.done == self.total:
+            return f"{self.title} is done"
+        return f"{self.title} is done for {self.done:,} of {self.total:,} parts"
+
+
+class TaskRunner:
+    """Runs the passes of one run. A task that is marked as done is not run again."""
+
+    def __init__(self, work: WorkDir, workers: int, stamp: str) -> None:
+        """Forgets what was done for other files.
+
+        Args:
+            work: the run's work directory, opened.
+            workers: tasks that run at a time; 0: one per CPU of the cluster.
+            stamp: of the input files.
+        """
         self._work = work
-        self.stamp = stamp
-        """Of the files of the run: what was made of others is not done."""
-        self._workers = workers
+        self._stamp = stamp
+        self.limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        """Tasks that run at a time."""
         work.store.retry_unreachable()
         work.keep_only(stamp)
         self.done = work.marks()
         """Marks of the tasks that are done."""
         self.seconds: dict[str, float] = {}
-        """Of each pass of this run."""
-        self.passed: list[tuple[str, int, int]] = []
-        """(title, tasks that are done, all of them) of each pass that was begun."""
+        """Seconds of each pass of this run."""
+        self._passes: list[_Pass] = []
 
     def run(
         self,
         title: str,
         task: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
-        marks: Sequence[str],
-        names: Sequence[str],
+        calls: Sequence[Call],
+        kind: type[T],
         total_bytes: int | None = None,
-    ) -> list[dict[str, Any]]:
-        """Runs a pass.
+    ) -> list[T]:
+        """Runs a pass, and marks each of its tasks as done.
 
         Args:
-            title: of the pass.
-            task: see :func:`run_all`; marks itself as done.
-            calls: the arguments of each.
-            marks: of each call.
-            names: of each call, for messages.
-            total_bytes: what the tasks' steps add up to; None: tasks are counted.
+            title: of the pass, for messages.
+            task: returns a message, or yields steps and a message last; may be run again from its
+                start at any time.
+            calls: of the task.
+            kind: class of the results.
+            total_bytes: sum of all steps' bytes; None: progress is counted in tasks.
 
         Returns:
-            The summaries, in the order of the calls.
+            The results in the order of the calls.
         """
         start = time.monotonic()
-        results = [self._work.summary(m) if m in self.done else None for m in marks]
-        missing = [k for k, found in enumerate(results) if found is None]
+        found = {k: call for k, call in enumerate(calls) if call.mark in self.done}
+        results: dict[int, T] = {k: self._work.result(c.mark, kind) for k, c in found.items()}
+        missing = [k for k in range(len(calls)) if k not in found]
         if missing:
             total = len(missing) if total_bytes is None else total_bytes
-            place = len(self.passed)
-            self.passed.append((title, len(marks) - len(missing), len(marks)))
+            current = _Pass(title, len(found), len(calls))
+            self._passes.append(current)
 
             def finished(k: int) -> None:
-                self.done.add(marks[missing[k]])
-                self.passed[place] = (title, self.passed[place][1] + 1, len(marks))
+                self.done.add(calls[missing[k]].mark)
+                current.done += 1
                 if total_bytes is None:
                     progress.advance(0, 1)
 
+            marked = [
+                Call(c.mark, c.name, (self._work, c.mark, task, *c.arguments))
+                for c in (calls[k] for k in missing)
+            ]
             with Progress(title, total, parts=total_bytes is None) as progress:
-                new = run_all(
-                    task,
-                    [calls[k] for k in missing],
-                    [names[k] for k in missing],
-                    progress,
-                    self._workers,
-                    finished,
-                )
-            for k, summary in zip(missing, new, strict=True):
-                results[k] = summary
+                new = run_all(_run_and_mark, marked, progress, self.limit, finished)
+            results.update(zip(missing, new, strict=True))
         self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - start
-        return results  # type: ignore[return-value]
+        return [results[k] for k in range(len(calls))]
 
     def mark(self, task: str) -> str:
-        """The mark of a task of these files."""
-        return stamped(task, self.stamp)
+        """The mark of a task whose result holds for this run's input files alone."""
+        return stamped(task, self._stamp)
 
-    def first_time(self, mark: str) -> bool:
-        """Whether something is not marked as done."""
-        return mark not in self.done
+    def done_so_far(self) -> str:
+        """Sentences that say which passes are done, with a blank; empty before the first pass."""
+        if not self._passes:
+            return ""
+        return f"{', '.join(map(str, self._passes))}; what comes after is not. "
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the same may succeed later: the worker died, or a store was not to be reached."""
+def _run_and_mark(
+    work: WorkDir, mark: str, task: Callable[..., Any], *arguments: Any
+) -> Iterator[Any]:
+    """Runs a task in a worker, and marks it as done once it has its result."""
+    result = task(*arguments)
+    for value in result if isinstance(result, Iterator) else [result]:
+        if not isinstance(value, Step):
+            work.mark(mark, value)
+        yield value
+
+
+def _is_transient(error: Exception) -> bool:
+    """Tells whether the same task may succeed later: its worker died, or no store answered."""
     if not isinstance(error, ray.exceptions.RayTaskError):
         return True
-    cause = error.cause
-    kinds = {kind.__name__ for kind in type(cause).__mro__}
-    return bool(kinds & _PASSING)
+    return any(kind.__name__ in _TRANSIENT for kind in type(error.cause).__mro__)
 
 
-def _again(name: str, attempt: int, error: Exception) -> None:
-    """Says that a task starts again, after a while, or that it may not."""
+def _check_attempts(name: str, attempt: int, error: Exception) -> None:
+    """Logs that a task starts again, and waits if a store failed; raises at the last attempt."""
     if isinstance(error, ray.exceptions.RayTaskError):
         if attempt == ATTEMPTS:
             raise error
@@ -232,10 +268,10 @@ def _again(name: str, attempt: int, error: Exception) -> None:
 
 
 def _stop(generators: list[Any]) -> None:
-    """Ends tasks, and waits until they have: nothing is written after this."""
+    """Ends tasks and waits until they have ended: nothing is written after this."""
     for generator in generators:
-        # Only once it runs: Ray (2.60) may abort the whole process, by a check of its own, where a
-        # task is cancelled between being submitted and being sent to its worker.
+        # A task is cancelled only once it runs: Ray 2.60 may abort the whole process, by a check of
+        # its own, where a task is cancelled after it was submitted and before a worker has it.
         ray.wait([generator], timeout=30)
         ray.cancel(generator, force=True)
     for generator in generators:

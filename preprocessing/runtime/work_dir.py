@@ -1,33 +1,37 @@
-"""What passes between the passes of a run, and which parts of it are done.
+"""The work directory of a run: files that one pass leaves for the next, and marks of done tasks.
 
-A directory of files, each whole once it has its name, and of marks: a task leaves its files first
-and its mark last. A run that was cut off anywhere goes on by doing what has no mark.
+A file is whole once it has its name. A task writes its files first and its mark last, so that an
+interrupted run resumes by doing the tasks without a mark. docs/work_directory.md describes every
+file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from ctrdist.storage import Store
+from preprocessing.runtime.messages import from_json, to_json
 
 _PLAN, _MARKS = "plan.json", "done"
-VERSION = 1
-"""Of the files in the directory: another version's are not gone on with."""
+VERSION = 2
+"""Version of the directory's files. A run starts anew in a directory of another version."""
+T = TypeVar("T")
 
 
-class Work:
+class WorkDir:
     """The work directory of one run. Can be sent to any process."""
 
     def __init__(self, url: str) -> None:
-        """`url`: local or s3://; it need not exist."""
+        """Does not touch the directory, local or s3://, which need not exist."""
         self.store = Store(url)
 
     def open(self, plan: dict[str, Any]) -> bool:
-        """Makes the directory that of a plan; whether a run of the same plan was here before.
+        """Prepares the directory for a plan, and removes what a run of another plan left.
 
-        What a run of another plan left is removed.
+        Returns:
+            Whether a run of the same plan was here before.
         """
         text = json.dumps({"version": VERSION, **plan}, sort_keys=True)
         try:
@@ -43,17 +47,16 @@ class Work:
         """Names of the tasks that are done."""
         return {name[len(_MARKS) + 1 : -len(".json")] for name in self.store.names(_MARKS)}
 
-    def mark(self, task: str, summary: dict[str, Any]) -> None:
-        """Says that a task is done, and what came of it."""
-        self.store.put(f"{_MARKS}/{task}.json", json.dumps(summary).encode())
+    def mark(self, task: str, result: Any) -> None:
+        """Marks a task as done, with its result, a message."""
+        self.store.put(f"{_MARKS}/{task}.json", to_json(result))
 
-    def summary(self, task: str) -> dict[str, Any]:
-        """What came of a task that is done."""
-        loaded: dict[str, Any] = json.loads(self.store.get(f"{_MARKS}/{task}.json"))
-        return loaded
+    def result(self, task: str, kind: type[T]) -> T:
+        """The result of a task that is done."""
+        return from_json(kind, self.store.get(f"{_MARKS}/{task}.json"))
 
     def keep_only(self, stamp: str) -> None:
-        """Takes away the marks of tasks that were done for other files: theirs are overwritten."""
+        """Removes the marks of tasks that were done for other input files."""
         for task in self.marks():
             if "@" in task and not task.endswith(stamped("", stamp)):
                 self.store.remove(f"{_MARKS}/{task}.json")
@@ -64,10 +67,10 @@ class Work:
 
 
 def stamped(task: str, stamp: str) -> str:
-    """The mark of a task whose work holds for these files alone."""
+    """The mark of a task whose result holds for these input files alone."""
     return f"{task}@{stamp}"
 
 
 def digest(value: Any) -> str:
-    """16 hexadecimal characters that stand for a value that JSON can write."""
+    """16 hexadecimal characters: a hash of a value that JSON can store."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

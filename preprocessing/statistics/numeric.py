@@ -1,8 +1,10 @@
-"""Statistics of the training rows' numbers, from which the numeric transforms are fitted."""
+"""Statistics of the training rows' numbers, to which the numeric transforms are fitted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,73 +12,112 @@ import numpy as np
 from ctrdist.features.columns import ColumnConfig
 from ctrdist.features.transforms import before_standardising
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.statistics.histogram import NumberSketch
-from preprocessing.statistics.moments import Moments
+from preprocessing.statistics.histogram import NumberCounts, quantiles
+
+QUANTILE_BITS = 9
+"""Quantiles are exact to 0.2 %, and for integers up to 1,024."""
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean and sum of squared deviations of some values."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Moments:
+        """The moments of values without NaN."""
+        if not len(values):
+            return cls()
+        mean = float(values.mean())
+        return cls(len(values), mean, float(np.square(values - mean).sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of values (Chan, Golub, LeVeque 1979)."""
+        count = self.count + other.count
+        if not self.count or not other.count:
+            return self if self.count else other
+        delta = other.mean - self.mean
+        mean = self.mean + delta * other.count / count
+        return Moments(
+            count, mean, self.squares + other.squares + delta**2 * self.count * other.count / count
+        )
+
+    @property
+    def deviation(self) -> float:
+        """Population standard deviation; 1 where all values are equal, as it is a divisor."""
+        return math.sqrt(self.squares / self.count) if self.count and self.squares > 0 else 1.0
+
+
+@dataclass
 class NumberStatistics:
-    """What is known of the training rows' numbers; mergeable in the order of the log."""
+    """Statistics of some rows' numbers. Parts are merged in the order of the log."""
 
-    def __init__(self, config: PreprocessConfig) -> None:
-        self._columns = config.measured
-        self.moments = {
-            c.name: Moments()
-            for c in self._columns
-            if config.numeric_of(c) != "bucket" and c.transform.endswith("standardise")
-        }
-        """By column that is standardised: of its values as they are standardised."""
-        self.sketches = {c.name: NumberSketch() for c in self._columns if _needs_sketch(c, config)}
-        """By column that is cut to [0, 1] or into quantiles: of its values as they are."""
+    moments: dict[str, Moments]
+    """By column that is standardised: of its values before they are standardised."""
+    counts: dict[str, NumberCounts]
+    """By column that needs its range or quantiles."""
 
-    def add(self, numbers: Mapping[str, np.ndarray], train: np.ndarray | None) -> None:
-        """Counts a block; `train` (n,) bool: which rows, None: all."""
-        for column in self._columns:
+    @classmethod
+    def empty(cls, config: PreprocessConfig) -> NumberStatistics:
+        """Statistics of no rows."""
+        columns = config.measured
+        standardised = [c.name for c in columns if _is_standardised(c, config)]
+        counted = [c.name for c in columns if _needs_counts(c, config)]
+        return cls(
+            {name: Moments() for name in standardised},
+            {name: NumberCounts.empty(1, QUANTILE_BITS) for name in counted},
+        )
+
+    def add(
+        self, numbers: Mapping[str, np.ndarray], train: np.ndarray | None, config: PreprocessConfig
+    ) -> None:
+        """Adds a block of rows; `train`, (n,) bool, selects some of them, None all."""
+        for column in config.measured:
             values = numbers[column.name]
             if train is not None:
                 values = values[train]
             values = values[~np.isnan(values)]
-            if column.name in self.sketches:
-                self.sketches[column.name].add(values)
+            if column.name in self.counts:
+                self.counts[column.name].add(values)
             if column.name in self.moments:
                 self.moments[column.name] += Moments.of(before_standardising(values, column))
 
-    def merge(self, summary: Mapping[str, Any]) -> None:
-        """Adds what :meth:`summary` told of later rows."""
-        for name, values in summary["moments"].items():
-            self.moments[name] += Moments(*values)
-        for name, sketch in summary["sketches"].items():
-            self.sketches[name].merge(NumberSketch.from_json(sketch))
+    def merge(self, other: NumberStatistics) -> None:
+        """Adds the statistics of later rows."""
+        for name, moments in other.moments.items():
+            self.moments[name] += moments
+        for name, counts in other.counts.items():
+            self.counts[name].merge(counts)
 
-    def summary(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "moments": {n: [m.count, m.mean, m.squares] for n, m in self.moments.items()},
-            "sketches": {n: s.to_json() for n, s in self.sketches.items()},
-        }
-
-    def learn(self) -> dict[str, dict[str, Any]]:
-        """By column: mean and deviation, low and high, edges of the quantiles; for JSON."""
-        learned: dict[str, dict[str, Any]] = {c.name: {} for c in self._columns}
+    def fit(self, config: PreprocessConfig) -> dict[str, dict[str, Any]]:
+        """The fitted parameters of each column that has any, of JSON's types."""
+        fitted: dict[str, dict[str, Any]] = {c.name: {} for c in config.measured}
         for name, moments in self.moments.items():
-            learned[name] |= {"mean": moments.mean, "deviation": moments.deviation}
-        for column in self._columns:
-            sketch = self.sketches.get(column.name)
-            if sketch is None:
+            fitted[name] |= {"mean": moments.mean, "deviation": moments.deviation}
+        for column in config.measured:
+            counts = self.counts.get(column.name)
+            if counts is None:
                 continue
             if column.transform == "min_max":
-                empty = sketch.count == 0
-                learned[column.name] |= {
-                    "low": 0.0 if empty else sketch.least,
-                    "high": 1.0 if empty else sketch.greatest,
+                fitted[column.name] |= {
+                    "low": counts.least if counts.count else 0.0,
+                    "high": counts.greatest if counts.count else 1.0,
                 }
             if column.buckets == "quantile":
-                inner = np.arange(1, column.num_quantiles) / column.num_quantiles
-                edges = [] if sketch.count == 0 else np.unique(sketch.quantiles(inner)).tolist()
-                learned[column.name]["edges"] = edges
-        return {name: what for name, what in learned.items() if what}
+                inner = (np.arange(1, column.num_quantiles) / column.num_quantiles).tolist()
+                edges = np.unique(quantiles(counts, counts.counts[:, 0], inner))
+                fitted[column.name]["edges"] = edges.tolist() if counts.count else []
+        return {name: parameters for name, parameters in fitted.items() if parameters}
 
 
-def _needs_sketch(column: ColumnConfig, config: PreprocessConfig) -> bool:
+def _is_standardised(column: ColumnConfig, config: PreprocessConfig) -> bool:
+    return config.numeric_of(column) != "bucket" and column.transform.endswith("standardise")
+
+
+def _needs_counts(column: ColumnConfig, config: PreprocessConfig) -> bool:
     kind = config.numeric_of(column)
     return (kind != "bucket" and column.transform == "min_max") or (
         kind != "number" and column.buckets == "quantile"

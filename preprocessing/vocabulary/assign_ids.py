@@ -1,8 +1,8 @@
-"""Ids of a column's values over all its merged parts, in the memory of one block of each.
+"""Assigns ids to a column's values and writes its vocabulary, from one block of each merged part.
 
-A part's values are ordered: those of a parent by its ids, then new ones by falling count, equal
-counts by bytes. In rounds, what no part can still precede is taken from all of them, brought into
-one order and written to the vocabulary.
+The values of a part are ordered: those of a parent by its ids, then new ones by falling count,
+equal counts by bytes. Each round takes from all parts the values that precede all that is not read
+yet, brings them into one order and appends them to the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,136 +20,62 @@ from ctrdist.native.strings import Strings
 from ctrdist.schema import FIRST_VALUE_ID
 from ctrdist.storage import Store
 from preprocessing.vocabulary.file import new_vocabulary
+from preprocessing.vocabulary.merge import MergedGroup, MergedPart
 
 ROUND_ROWS = 2**20
-"""Values that are held, of all parts together."""
+"""Upper bound of the values held of all parts together."""
 ROUND_BYTES = 2**28
-"""Bytes of values that are held."""
+"""Upper bound of the bytes of the held values."""
 _MAX_IDS = 2**31 - 1
-_NEW = _MAX_IDS  # in the place of a parent's id, for a value that it lacks
+_NEW = _MAX_IDS  # stands for the parent's id of a value that it lacks
 
 
 @dataclass
-class MergedPart:
-    """The distinct values of some buckets of a column, in a merged file. Made of JSON's types.
-
-    From byte `place`: counts, int64; ids of the parent's values, int32; lengths, uint32; bytes;
-    then of each distinct value, in the order of its index, its place among the kept ones, int32, or
-    −1, and where there is a hashed tail, which of its ids the value would have, int32.
-    """
-
-    column: str
-    first: int
-    last: int
-    place: int
-    distinct: int
-    kept: int
-    """Values that may get an id: of the parent, or frequent enough."""
-    known: int
-    """Of these, values of the parent; they are the first."""
-    bytes: int
-    """Of the kept values."""
-    tailed: bool
-
-    @property
-    def places(self) -> list[int]:
-        """Where counts, ids, lengths, bytes, ranks, tail begin, and the end."""
-        sizes = (8 * self.kept, 4 * self.known, 4 * self.kept, self.bytes, 4 * self.distinct)
-        places = [self.place]
-        for size in (*sizes, 4 * self.distinct * self.tailed):
-            places.append(places[-1] + size)
-        return places
-
-    @property
-    def end(self) -> int:
-        """The byte after it."""
-        return self.places[-1]
-
-    def rank(self, store: Store, name: str) -> np.ndarray:
-        """(distinct,) int32: place of each value among the kept ones, −1 where it is not."""
-        return self._read(store, name, 4)
-
-    def tail(self, store: Store, name: str) -> np.ndarray:
-        """(distinct,) int32: hash of each value modulo num_buckets."""
-        return self._read(store, name, 5)
-
-    def _read(self, store: Store, name: str, section: int) -> np.ndarray:
-        raw = store.get_range(f"{name}.merged", *self.places[section : section + 2])
-        return np.frombuffer(raw, np.int32)
-
-
-@dataclass
-class MergeSummary:
-    """A merged group. Made of JSON's types."""
-
-    name: str
-    """Of the files NAME.merged and NAME.index. The latter has, for each shard and then each part,
-    the index of each entry's value, int32."""
-    shards: int
-    footer: int
-    """Byte of NAME.index at which begins where each shard's entries of each part begin, int64."""
-    parts: list[MergedPart]
-
-    def __post_init__(self) -> None:
-        self.parts = [p if isinstance(p, MergedPart) else MergedPart(**p) for p in self.parts]
-
-
-@dataclass
-class NumberSummary:
-    """A numbered column. Made of JSON's types."""
+class ColumnIds:
+    """The ids of a column's values, in a file."""
 
     column: str
     name: str
-    """Of the file of ids: for each round and then each part, the ids given, int32."""
+    """Name of the file. It has, for each round and then each part, the ids of the part's next
+    values, int32."""
     rounds: int
     firsts: list[int]
     """First bucket of each part."""
     footer: int
-    """Byte at which begins how many ids each round gave to each part, int64 (rounds, parts)."""
+    """Byte of the file at which begin the numbers of ids of each round and part, int64 (rounds,
+    parts)."""
     size: int
     """Values with an id of their own."""
-    known: int
-    """Of these, values of the parent."""
-    distinct: int
-    """Values there are."""
     sha256: str
-    """Of the vocabulary."""
+    """Hash of the vocabulary file."""
 
 
-def number(
+def assign_ids(
     store: Store,
     column: str,
-    merged: Sequence[MergeSummary],
+    merged: Sequence[MergedGroup],
     max_size: int | None,
     vocabulary_store: Store,
     vocabulary: str,
     out: str,
-) -> NumberSummary:
-    """Gives ids to a column's values and writes its vocabulary.
+) -> ColumnIds:
+    """Assigns ids to a column's values and writes its vocabulary.
 
     Args:
         store: that of the merged groups, and of the ids.
         column: the field.
-        merged: all groups, or those that have the column.
-        max_size: only so many values get an id; those of a parent do in any case.
+        merged: the groups that have the column.
+        max_size: upper bound of the values that get an id; those of a parent do in any case.
         vocabulary_store: the data set.
-        vocabulary: name of the file there: value string, id int32, count int64, in order of id.
+        vocabulary: name of the file there.
         out: name of the file of ids.
 
     Raises:
-        DataError: more values than there are ids, or a parent that is not whole.
+        DataError: more values than there are ids, or a damaged parent.
     """
     found = [(group.name, part) for group in merged for part in group.parts]
     found = sorted((x for x in found if x[1].column == column), key=lambda x: x[1].first)
-    parts = [part for _, part in found]
-    known, limit = sum(p.known for p in parts), sum(p.kept for p in parts)
-    if max_size is not None:
-        limit = min(limit, max(known, max_size))
-    if FIRST_VALUE_ID + limit > _MAX_IDS:
-        raise DataError(
-            f"column {column}: {limit:,} values are to get an id, and ids end at {_MAX_IDS:,}. "
-            "Set max_size or a higher min_count, or `encoding: hash`."
-        )
+    limit = _num_ids(column, [part for _, part in found], max_size)
     streams = [_Stream(store, name, part, len(found)) for name, part in found]
     given: list[list[int]] = []
     done = 0
@@ -171,43 +97,54 @@ def number(
             file.write(ids[ids >= 0].data)
             done += len(ordered)
         file.write(np.array(given, np.int64).tobytes())
-    return NumberSummary(
+    return ColumnIds(
         column=column,
         name=out,
         rounds=len(given),
-        firsts=[p.first for p in parts],
+        firsts=[part.first for _, part in found],
         footer=4 * done,
         size=done,
-        known=known,
-        distinct=sum(p.distinct for p in parts),
         sha256=writer.sha256,
     )
 
 
-def ids_of_part(store: Store, numbered: NumberSummary, first: int) -> np.ndarray:
+def ids_of_part(store: Store, ids: ColumnIds, first: int) -> np.ndarray:
     """Ids of the values of the part that begins with bucket `first`.
 
     Returns:
-        int32, in the part's order; values that come after these have no id.
+        int32, in the part's order; the part's further values have no id.
     """
-    shape = numbered.rounds, len(numbered.firsts)
-    raw = store.get_range(numbered.name, numbered.footer, numbered.footer + 8 * shape[0] * shape[1])
+    shape = ids.rounds, len(ids.firsts)
+    raw = store.get_range(ids.name, ids.footer, ids.footer + 8 * shape[0] * shape[1])
     edges = np.concatenate([[0], np.cumsum(np.frombuffer(raw, np.int64))])
-    place = numbered.firsts.index(first)
-    ids = [np.empty(0, np.int32)]
-    for r in range(numbered.rounds):
-        start, end = edges[r * shape[1] + place : r * shape[1] + place + 2].tolist()
+    part = ids.firsts.index(first)
+    found = [np.empty(0, np.int32)]
+    for r in range(ids.rounds):
+        start, end = edges[r * shape[1] + part : r * shape[1] + part + 2].tolist()
         if end > start:
-            ids.append(np.frombuffer(store.get_range(numbered.name, 4 * start, 4 * end), np.int32))
-    return np.concatenate(ids)
+            found.append(np.frombuffer(store.get_range(ids.name, 4 * start, 4 * end), np.int32))
+    return np.concatenate(found)
+
+
+def _num_ids(column: str, parts: Sequence[MergedPart], max_size: int | None) -> int:
+    """The number of values that get an id."""
+    number = sum(part.kept for part in parts)
+    if max_size is not None:
+        number = min(number, max(sum(part.inherited for part in parts), max_size))
+    if FIRST_VALUE_ID + number > _MAX_IDS:
+        raise DataError(
+            f"column {column}: {number:,} values are to get an id, and ids end at {_MAX_IDS:,}. "
+            "Set max_size or a higher min_count, or `encoding: hash`."
+        )
+    return number
 
 
 @dataclass
 class _Values:
-    """Some values of one part, or of several one after the other."""
+    """Values of one part, or of several parts one after the other."""
 
     parents: np.ndarray
-    """(n,) int32: the parent's id, _NEW for others."""
+    """(n,) int32: the parent's id; _NEW for values that it lacks."""
     counts: np.ndarray
     texts: Strings
 
@@ -215,7 +152,7 @@ class _Values:
         return int(self.parents[index]), -int(self.counts[index]), self.texts[index]
 
     def order(self, *, sorted_already: bool) -> np.ndarray:
-        """int32 (n,): the places in the order of ids."""
+        """(n,) int32: the indices in the order of ids."""
         if sorted_already:
             return np.arange(len(self.counts), dtype=np.int32)
         old = np.flatnonzero(self.parents != _NEW)
@@ -251,11 +188,11 @@ class _Stream:
 
     @property
     def ended(self) -> bool:
-        """Whether all that is left of the part is held."""
+        """The rest of the part is held."""
         return self._next == self._part.kept
 
     def fill(self) -> None:
-        """Reads on, so that about the wanted number is held, or one at least."""
+        """Reads further values, until about the wanted number is held, and at least one."""
         wanted = self._rows - len(self.held.counts)
         if self.ended or len(self.held.texts.content) >= self._max_bytes or wanted <= 0:
             return
@@ -266,29 +203,29 @@ class _Stream:
         end = min(end, start + len(lengths))
         lengths, size = lengths[: end - start], int(reach[end - start - 1])
         counts = self._read(0, 8 * start, 8 * end, np.int64)
-        known = min(self._part.known, end)
+        inherited = min(self._part.inherited, end)
         parents: np.ndarray = np.full(end - start, _NEW, np.int32)
-        if start < known:
-            parents[: known - start] = self._read(1, 4 * start, 4 * known, np.int32)
+        if start < inherited:
+            parents[: inherited - start] = self._read(1, 4 * start, 4 * inherited, np.int32)
         content = self._read(3, self._byte, self._byte + size, np.uint8)
         self._next, self._byte = end, self._byte + size
         more = _Values(parents, counts, Strings.from_lengths(lengths, content))
         self.held = _Values.joined([self.held, more]) if len(self.held.counts) else more
 
     def take(self, bound: tuple[int, int, bytes] | None) -> _Values:
-        """Hands over what is held and not after `bound`; None: all."""
+        """Removes and returns the held values up to `bound`; None: all."""
         size = len(self.held.counts)
         end = size if bound is None else bisect_right(range(size), bound, key=self.held.key)
         taken, self.held = self.held.part(0, end), self.held.part(end, size)
         return taken
 
-    def _read(self, section: int, start: int, end: int, dtype: type) -> np.ndarray:
-        place = self._part.places[section]
-        return np.frombuffer(self._store.get_range(self._name, place + start, place + end), dtype)
+    def _read(self, array: int, start: int, end: int, dtype: type) -> np.ndarray:
+        at = self._part.offsets[array]
+        return np.frombuffer(self._store.get_range(self._name, at + start, at + end), dtype)
 
 
 def _round(streams: list[_Stream]) -> tuple[list[int], _Values]:
-    """(how many of each part, values) of what precedes all that is not held yet."""
+    """The values that precede all that is not held yet, and how many of them each part has."""
     for stream in streams:
         stream.fill()
     last = [s.held.key(len(s.held.counts) - 1) for s in streams if not s.ended]

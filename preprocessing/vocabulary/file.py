@@ -1,4 +1,4 @@
-"""vocabulary/<field>.parquet: value string, id int32, count int64, in the order of ids."""
+"""Vocabulary files of a data set: value string, id int32, count int64, in the order of ids."""
 
 from __future__ import annotations
 
@@ -11,31 +11,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.native.strings import Strings
+from ctrdist.schema import file_stem
 from ctrdist.storage import HashingFile, Store
 
+VOCABULARY = "vocabulary"
+"""Directory of the vocabularies in a data set."""
 GROUP_ROWS = 2**20
 """Rows of a row group."""
 
 
+def vocabulary_file(field: str) -> str:
+    """Name of a field's vocabulary in a data set."""
+    return f"{VOCABULARY}/{file_stem(field)}.parquet"
+
+
+def first_values(store: Store, field: str, n: int) -> list[str]:
+    """The first n values of a field's vocabulary, or fewer, in the order of their ids."""
+    with store.input(vocabulary_file(field)) as source:
+        batch = next(pq.ParquetFile(source).iter_batches(max(1, n), columns=["value"]), None)
+    found: list[str] = [] if batch is None else batch.column(0).slice(0, n).to_pylist()
+    return found
+
+
 @contextmanager
 def new_vocabulary(store: Store, name: str) -> Iterator[VocabularyWriter]:
-    """A new vocabulary, there once the block ends well."""
+    """A new vocabulary file, which exists once the block ends without an error."""
     with store.write(name) as file:
         writer = VocabularyWriter(file)
         try:
             yield writer
-        finally:  # also after an error, while there is a file: Arrow would try it later
+        finally:  # after an error too: otherwise Arrow closes it later, when the file is gone
             writer.close()
 
 
 class VocabularyWriter:
-    """Writes a vocabulary in row groups whose rows do not depend on how it is given them."""
+    """Writes a vocabulary in row groups of one size, whatever the size of its blocks."""
 
     _SCHEMA = pa.schema([("value", pa.string()), ("id", pa.int32()), ("count", pa.int64())])
 
     def __init__(self, file: IO[bytes]) -> None:
         self._sink = HashingFile(file)
-        # No value comes twice, so a dictionary would only cost.
+        # No value occurs twice, so a dictionary would only take space.
         self._writer = pq.ParquetWriter(
             self._sink,
             self._SCHEMA,
@@ -49,10 +65,10 @@ class VocabularyWriter:
         )
         self._waiting: list[pa.Table] = []
         self.sha256 = ""
-        """Of the file, once it is closed."""
+        """Hash of the file, once it is closed."""
 
     def write(self, texts: Strings, first_id: int, counts: np.ndarray) -> None:
-        """Appends values whose ids go up by ones."""
+        """Appends values with consecutive ids."""
         ids = np.arange(first_id, first_id + len(texts), dtype=np.int32)
         columns = [texts.array().cast(pa.string()), pa.array(ids), pa.array(counts)]
         self._waiting.append(pa.Table.from_arrays(columns, schema=self._SCHEMA))
@@ -62,7 +78,7 @@ class VocabularyWriter:
             self._waiting = [rows.slice(GROUP_ROWS)]
 
     def close(self) -> None:
-        """Writes what is left, and the end."""
+        """Writes the remaining rows and the footer."""
         rest = pa.concat_tables(self._waiting) if self._waiting else None
         if rest is not None and rest.num_rows:
             self._group(rest)

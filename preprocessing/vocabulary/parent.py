@@ -1,16 +1,25 @@
-"""An earlier data set whose ids and transforms a new one keeps."""
+"""The parent: an earlier data set whose ids and transforms a new one keeps."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ctrdist.data.manifest import open_dataset
-from ctrdist.errors import ConfigError
+from ctrdist.errors import ConfigError, DataError
 from ctrdist.features.columns import has_vocabulary
+from ctrdist.native.dictionary import hash_strings
+from ctrdist.schema import FIRST_VALUE_ID
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
+from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_values
+from preprocessing.vocabulary.file import vocabulary_file
 
 _FREE = (
     "name",
@@ -25,25 +34,26 @@ _FREE = (
     "format",
 )
 """Settings in which a data set may differ from its parent."""
+_ROWS = 2**20
 
 
 @dataclass(frozen=True)
 class Parent:
-    """What is needed of it."""
+    """A parent, as the passes need it."""
 
     store: Store
     fingerprint: str
     fields: tuple[str, ...]
-    """Those with a vocabulary."""
+    """Fields with a vocabulary."""
     transforms: Mapping[str, Any]
 
 
 def open_parent(config: PreprocessConfig) -> Parent | None:
-    """The parent, where the config names one.
+    """Opens the parent, where the config names one.
 
     Raises:
-        DataError: there is no finished data set.
-        ConfigError: its columns are not those of the config.
+        DataError: it is not a finished data set.
+        ConfigError: its columns differ from those of the config.
     """
     if not config.parent:
         return None
@@ -66,3 +76,58 @@ def open_parent(config: PreprocessConfig) -> Parent | None:
     return Parent(
         Store(config.parent), there.manifest.fingerprint, fields, there.manifest.transforms
     )
+
+
+def write_parent(
+    store: Store,
+    name: str,
+    parent: Store,
+    column: str,
+) -> list[ValuesIndex]:
+    """Copies a parent's vocabulary to files of values, a million at a time.
+
+    Args:
+        store: where to.
+        name: of the files, each of which gets a number; there is at least one.
+        parent: the data set.
+        column: the field.
+
+    Raises:
+        DataError: there is no vocabulary, or it is damaged.
+    """
+    vocabulary = vocabulary_file(column)
+    where = f"parent {parent.url}: {vocabulary}"
+    try:
+        file = pq.ParquetFile(parent.input(vocabulary))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{where} does not exist. Give a finished data set whose column {column} has a "
+            "vocabulary."
+        ) from error
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{where} is no Parquet file ({error}). Give a finished data set."
+        ) from error
+    if not {"value", "id", "count"} <= set(file.schema_arrow.names):
+        raise DataError(
+            f"{where} has the columns {', '.join(file.schema_arrow.names)}; a vocabulary has "
+            "value, id and count. Give a data set that preprocessing wrote."
+        )
+    written: list[ValuesIndex] = []
+    first = FIRST_VALUE_ID
+    nothing = pa.RecordBatch.from_pylist([], file.schema_arrow)
+    for batch in itertools.chain(file.iter_batches(_ROWS), [nothing]):
+        if written and not batch.num_rows:
+            continue
+        ids = batch.column("id").to_numpy()
+        if not np.array_equal(ids, np.arange(first, first + len(ids))):
+            raise DataError(
+                f"{where} has ids that do not go from {FIRST_VALUE_ID} up by ones. "
+                "Give a data set that preprocessing wrote."
+            )
+        values = batch.column("value")
+        held = ColumnValues(values, hash_strings(values), batch.column("count").to_numpy())
+        part = f"{name}.{len(written):05d}"
+        written.append(write_values(store, part, {column: held}, first_id=first))
+        first += len(ids)
+    return written

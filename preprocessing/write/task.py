@@ -1,210 +1,275 @@
-"""The last passes: coded rows to the Parquet files of the splits, shuffled where that is wanted."""
+"""The write passes: from rows with local ids to the Parquet files of the splits."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from ctrdist.data.manifest import SPLITS, DataFile
 from ctrdist.features.columns import has_vocabulary, is_quantile
 from ctrdist.features.encode import arrow_schema, encode
 from ctrdist.features.fitted import FittedFeatures
+from ctrdist.schema import Schema
+from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.runtime.task_runner import Step
-from preprocessing.runtime.work_dir import stamped
+from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.task_runner import Call, Step, TaskRunner
+from preprocessing.runtime.work_dir import WorkDir
 from preprocessing.scan.scan_file import read_coded
-from preprocessing.scan.task import Plan, Summary, coded_name, split_of
-from preprocessing.split.plan import Division
+from preprocessing.scan.shard_values import ValuesIndex
+from preprocessing.scan.task import ShardSummary, coded_name, split_of
+from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.profile import Profile
-from preprocessing.vocabulary.shard_values import ValuesIndex, hash_table
-from preprocessing.vocabulary.vocabularies import AssignSummary, code_table
-from preprocessing.write.output_dir import Output, PartWriter
+from preprocessing.vocabulary.shard_ids import ShardIds, hashed_id_table, id_tables
+from preprocessing.write.output_dir import Output
+from preprocessing.write.parquet_writer import PartWriter
+from preprocessing.write.shuffle import (
+    ROW_INDEX,
+    Scattered,
+    bucket_ranges,
+    gather,
+    num_buckets,
+    scatter,
+)
 
 TRAIN = SPLITS[0]
+PROFILES_PER_TASK = 64
+"""Profiles that one process merges."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a split."""
+
+    split: str
+    file: DataFile
+    positives: int
+
+
+@dataclass
+class WrittenShard:
+    """Files with the rows of one shard."""
+
+    parts: list[Part]
+    offsets: np.ndarray | None = None
+    """See :func:`scatter`; None where training rows keep their order."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """All files of the data set, and the profile of their rows."""
+
+    parts: list[Part]
+    profile: Profile
 
 
 @dataclass(frozen=True)
 class Writing:
-    """What all tasks that write share."""
+    """Arguments that all tasks of the write passes share."""
 
-    plan: Plan
-    division: Division
-    fitted: FittedFeatures
-    assigned: Sequence[AssignSummary]
-    """The groups of the vocabularies."""
+    config: PreprocessConfig
+    work: WorkDir
     output: Output
-    stamp: str
-    """Of the files of the run."""
-    buckets: int = 0
-    """Into how many buckets the training rows are scattered; 0: they keep their order."""
+    split_plan: SplitPlan
+    fitted: FittedFeatures
+    shard_ids: Sequence[ShardIds]
+    buckets: int
+    """Number of buckets to which training rows are scattered; 0: they keep their order."""
+
+    @property
+    def schema(self) -> Schema:
+        """Schema of the data set."""
+        return self.fitted.schema(self.config.name)
+
+    def new_profile(self) -> Profile:
+        """The profile of no rows."""
+        hashed = [c.name for c in self.config.categorical if not has_vocabulary(c)]
+        return Profile.empty(self.schema, [*hashed, *(c.name for c in self.config.crosses)])
 
 
-def write(
-    writing: Writing, index: int, section: Summary, names: dict[str, str]
-) -> Iterator[Step | Summary]:
-    """Encodes a section into one file per split that it has rows of.
+def write_data(
+    config: PreprocessConfig,
+    shards: Sequence[ShardSummary],
+    split_plan: SplitPlan,
+    fitted: FittedFeatures,
+    shard_ids: Sequence[ShardIds],
+    output: Output,
+    work: WorkDir,
+    runner: TaskRunner,
+) -> Written:
+    """Writes the files of all splits.
 
     Args:
-        writing: what all share.
-        index: of the section among all.
-        section: its name, values and bytes.
-        names: split → file. Without the training split where its rows are scattered.
+        config: the data set.
+        shards: in the order of the log, with their counts.
+        split_plan: of all rows.
+        fitted: to the training rows.
+        shard_ids: of all groups of the vocabularies.
+        output: the data set's directory.
+        work: the work directory.
+        runner: of this run.
     """
-    config, work = writing.plan.config, writing.plan.work
-    schema = writing.fitted.schema(config.name)
-    target = arrow_schema(schema)
-    name_of_section = section["name"]
-    tables = _tables(writing, index, ValuesIndex(**section["values"]))
-    assigner = writing.division.shard(index)
-    profile = Profile(schema, folded=folded(config))
-    total = writing.division.rows[index + 1] - writing.division.rows[index]
-    place = writing.division.rows[index]
-    positives = dict.fromkeys(names, 0)
+    raw = sum(shard.bytes for shard in shards)
+    buckets = num_buckets(raw) if config.shuffle else 0
+    writing = Writing(config, work, output, split_plan, fitted, shard_ids, buckets)
+    shared = ray.put(writing)
+    numbers = {name: itertools.count() for name in SPLITS}
+    calls = []
+    for index, shard in enumerate(shards):
+        assert shard.rows is not None
+        filled = [name for name, rows in zip(SPLITS, shard.rows, strict=True) if rows]
+        files = {n: _file(n, next(numbers[n])) for n in filled if n != TRAIN or not buckets}
+        arguments = (shared, index, shard.name, shard.values, shard.bytes, files)
+        calls.append(Call(runner.mark(f"write-{shard.name}"), shard.name, arguments))
+    written = runner.run("writing", write_shard, calls, WrittenShard, raw)
+    parts = [part for shard in written for part in shard.parts]
+    profile = _merged_profile(writing, [_profile_file(shard.name) for shard in shards], runner)
+    if buckets:
+        names = [_scatter_file(shard.name) for shard in shards]
+        offsets = np.stack([one.offsets for one in written if one.offsets is not None])
+        parts = _gathered(shared, Scattered(names, offsets), buckets, runner) + parts
+    return Written(parts, profile)
+
+
+def write_shard(
+    writing: Writing, index: int, name: str, values: ValuesIndex, size: int, files: dict[str, str]
+) -> Iterator[Step | WrittenShard]:
+    """Encodes a shard into one file per split that it has rows of.
+
+    Args:
+        writing: shared by all tasks.
+        index: of the shard.
+        name: of the shard.
+        values: of the shard.
+        size: bytes of the shard in the log.
+        files: split → name of its file; without train where training rows are scattered.
+    """
+    config, store = writing.config, writing.work.store
+    target = arrow_schema(writing.schema)
+    tables = _id_tables(writing, index, values)
+    assigner = writing.split_plan.shard(index)
+    profile = writing.new_profile()
+    first, end = writing.split_plan.rows[index : index + 2]
+    total, positives = end - first, dict.fromkeys(files, 0)
     parts: dict[str, PartWriter] = {}
     scattered: list[pa.Table] = []
     with ExitStack() as stack:
-        for name, path in names.items():
-            new = writing.output.part(path, target, config.row_group_size)
-            parts[name] = stack.enter_context(new)
-        for rows in read_coded(work.store, coded_name(name_of_section)):
+        for split, file in files.items():
+            new = PartWriter(writing.output.store, file, target, config.row_group_size)
+            parts[split] = stack.enter_context(new)
+        for rows in read_coded(store, coded_name(name)):
             chosen = split_of(assigner, rows)
             encoded = encode(rows, tables, writing.fitted, target)
             numbers = {c.name: rows.numbers[c.name] for c in config.numeric}
-            profile.add(
-                chosen,
-                rows.label,
-                numbers,
-                encoded.ids,
-                encoded.missing,
-                rows.timestamp,
-                place,
-            )
+            ids, missing = encoded.ids, encoded.missing
+            profile.add(chosen, rows.label, numbers, ids, missing, rows.timestamp, first)
             for found in np.unique(chosen):
-                mask = chosen == found
-                name = SPLITS[found]
+                mask, split = chosen == found, SPLITS[found]
                 mine = encoded.table if mask.all() else encoded.table.filter(pa.array(mask))
-                if name == TRAIN and writing.buckets:
-                    at = place + np.flatnonzero(mask)
-                    scattered.append(mine.append_column(_PLACE, pa.array(at)))
+                if split == TRAIN and writing.buckets:
+                    row_index = pa.array(first + np.flatnonzero(mask))
+                    scattered.append(mine.append_column(ROW_INDEX, row_index))
                     continue
-                parts[name].write(mine)
-                positives[name] += int(np.count_nonzero(rows.label[mask]))
-            place += len(chosen)
-            yield Step(len(chosen), section["bytes"] * len(chosen) // max(1, total))
-    summary: Summary = {
-        "parts": [
-            {"split": name, "file": asdict(part.file), "positives": positives[name]}
-            for name, part in parts.items()
-        ],
-    }
-    # A file of its own: the driver would not hold those of thousands of sections at once.
-    work.store.put(profile_name(name_of_section), json.dumps(profile.to_json()).encode())
+                parts[split].write(mine)
+                positives[split] += int(np.count_nonzero(rows.label[mask]))
+            first += len(chosen)
+            yield Step(len(chosen), size * len(chosen) // max(1, total))
+    result = WrittenShard([Part(s, part.file, positives[s]) for s, part in parts.items()])
+    store.put(_profile_file(name), to_json(profile))
     if writing.buckets:
-        summary["edges"] = _scatter(writing, name_of_section, scattered, target)
-    work.mark(stamped(f"write-{name_of_section}", writing.stamp), summary)
-    yield summary
+        scatter_file, seed = _scatter_file(name), config.split.seed
+        result.offsets = scatter(store, scatter_file, scattered, target, writing.buckets, seed)
+    yield result
 
 
-def gather(
-    writing: Writing, bucket: int, sections: Sequence[tuple[str, int]], name: str
-) -> Iterator[Step | Summary]:
-    """Writes one file of shuffled training rows.
-
-    Args:
-        writing: what all share.
-        bucket: which rows.
-        sections: name of each, and the byte of its scattered file at which the array begins that
-            tells where each bucket does.
-        name: of the file.
-    """
-    config, work = writing.plan.config, writing.plan.work
-    target = arrow_schema(writing.fitted.schema(config.name))
-    found = []
-    for section, edges in sections:
-        at = edges + 8 * bucket
-        begin, end = np.frombuffer(work.store.get_range(_scattered(section), at, at + 16), np.int64)
-        if end > begin:
-            raw = work.store.get_range(_scattered(section), int(begin), int(end))
-            found.append(pa.ipc.open_stream(raw).read_all())
-    rows = pa.concat_tables(found).combine_chunks() if found else target.empty_table()
-    order = np.random.default_rng([config.split.seed, bucket]).permutation(rows.num_rows)
-    with writing.output.part(name, target, config.row_group_size) as part:
-        for start in range(0, rows.num_rows, config.row_group_size):
-            part.write(rows.take(pa.array(order[start : start + config.row_group_size])))
-    positives = int(np.count_nonzero(rows.column(0).to_numpy())) if rows.num_rows else 0
-    summary = {"parts": [{"split": TRAIN, "file": asdict(part.file), "positives": positives}]}
-    work.mark(stamped(f"gather-{bucket:05d}", writing.stamp), summary)
-    yield summary
+def gather_buckets(writing: Writing, scattered: Scattered, buckets: range) -> list[Part]:
+    """Writes one file of shuffled training rows for each of some buckets."""
+    config, store = writing.config, writing.work.store
+    target = arrow_schema(writing.schema)
+    parts = []
+    tables = gather(store, scattered, buckets, target, config.split.seed)
+    for bucket, rows in zip(buckets, tables, strict=True):
+        file = _file(TRAIN, bucket)
+        with PartWriter(writing.output.store, file, target, config.row_group_size) as part:
+            part.write(rows)
+        positives = int(np.count_nonzero(rows.column(0).to_numpy()))
+        parts.append(Part(TRAIN, part.file, positives))
+    return parts
 
 
-_PLACE = "place in the log"
+def merge_profiles(store: Store, names: Sequence[str], out: str | None) -> Profile | None:
+    """Merges profiles in the order of the log; writes the result, or returns it without `out`."""
+    profile = from_json(Profile, store.get(names[0]))
+    for name in names[1:]:
+        profile.merge(from_json(Profile, store.get(name)))
+    if out is None:
+        return profile
+    store.put(out, to_json(profile))
+    return None
 
 
-def _scatter(writing: Writing, name: str, tables: list[pa.Table], target: pa.Schema) -> int:
-    """Writes a section's training rows by bucket, and where each begins.
-
-    Returns:
-        The byte at which the latter begins, an int64 array (buckets + 1,).
-    """
-    rows = pa.concat_tables(tables) if tables else None
-    edges: list[int] = [0]
-    with writing.plan.work.store.write(_scattered(name)) as file:
-        sink = pa.PythonFile(file, mode="w")
-        bucket_of = _buckets(writing, rows.column(_PLACE).to_numpy()) if rows else np.zeros(0)
-        rows = rows.drop_columns([_PLACE]) if rows else None
-        order = np.argsort(bucket_of, kind="stable")
-        ends = np.searchsorted(bucket_of[order], np.arange(writing.buckets + 1))
-        for low, high in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-            if high > low and rows is not None:
-                with pa.ipc.new_stream(sink, target) as stream:
-                    stream.write_table(rows.take(pa.array(order[low:high])).combine_chunks())
-            edges.append(sink.tell())
-        sink.write(np.array(edges, np.int64).tobytes())
-    return edges[-1]
+def _merged_profile(writing: Writing, names: list[str], runner: TaskRunner) -> Profile:
+    """The profile of all rows; many are merged by tasks, so that no process reads them all."""
+    store, level = writing.work.store, 0
+    while len(names) > PROFILES_PER_TASK:
+        groups = [names[k : k + PROFILES_PER_TASK] for k in range(0, len(names), PROFILES_PER_TASK)]
+        names = [f"profile/level-{level}-{k:05d}" for k in range(len(groups))]
+        calls = [
+            Call(
+                runner.mark(f"profile-{level}-{k:05d}"),
+                f"statistics, part {k + 1} of {len(groups)}",
+                (store, group, names[k]),
+            )
+            for k, group in enumerate(groups)
+        ]
+        runner.run("merging statistics", merge_profiles, calls, type(None))
+        level += 1
+    profile = merge_profiles(store, names, None)
+    assert profile is not None
+    return profile
 
 
-def _buckets(writing: Writing, places: np.ndarray) -> np.ndarray:
-    """(n,) int64: the bucket of each row, by a hash of its place in the log."""
-    seed = hashlib.sha256(f"shuffle {writing.plan.config.split.seed}".encode()).digest()
-    state = places.astype(np.uint64) + np.frombuffer(seed[:8], "<u8")
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ state >> np.uint64(shift)) * np.uint64(factor)  # SplitMix64's finaliser
-    state ^= state >> np.uint64(31)
-    return (state % np.uint64(writing.buckets)).astype(np.int64)
+def _gathered(
+    shared: ray.ObjectRef, scattered: Scattered, buckets: int, runner: TaskRunner
+) -> list[Part]:
+    """Files of the shuffled training rows; buckets without rows have none."""
+    reference = ray.put(scattered)
+    calls = [
+        Call(
+            runner.mark(f"gather-{some.start:05d}-{some.stop:05d}"),
+            f"shuffled rows, parts {some.start + 1} to {some.stop} of {buckets}",
+            (shared, reference, some),
+        )
+        for some in bucket_ranges(buckets, runner.limit)
+    ]
+    gathered = runner.run("shuffling", gather_buckets, calls, list[Part])
+    return [part for parts in gathered for part in parts if part.file.rows]
 
 
-def _tables(writing: Writing, index: int, values: ValuesIndex) -> dict[str, np.ndarray]:
-    config, store = writing.plan.config, writing.plan.work.store
-    tables = code_table(store, values, index, writing.assigned)
-    for column in config.categorical:
+def _id_tables(writing: Writing, index: int, values: ValuesIndex) -> dict[str, np.ndarray]:
+    """Field → (local ids + 1,) int32: the ids of a shard's local ids; the last is for none."""
+    store = writing.work.store
+    tables = id_tables(store, values, index, writing.shard_ids)
+    for column in writing.config.categorical:
         if column.encoding == "hash" and not is_quantile(column):
             assert column.num_buckets is not None
-            tables[column.name] = hash_table(store, values, column.name, column.num_buckets)
+            tables[column.name] = hashed_id_table(store, values, column.name, column.num_buckets)
     return tables
 
 
-def folded(config: PreprocessConfig) -> list[str]:
-    """Fields whose ids do not go by falling count."""
-    hashed = [c.name for c in config.categorical if not has_vocabulary(c)]
-    return [*hashed, *(c.name for c in config.crosses)]
+def _file(split: str, number: int) -> str:
+    return f"{split}/part-{number:05d}.parquet"
 
 
-def profile_name(section: str) -> str:
-    """Where a section's profile is."""
-    return f"profile/{section}"
+def _profile_file(shard: str) -> str:
+    return f"profile/{shard}"
 
 
-def _scattered(name: str) -> str:
-    return f"scatter/{name}"
-
-
-def data_file(values: dict[str, Any]) -> DataFile:
-    """From a summary."""
-    return DataFile(**{**values, "row_groups": tuple(values["row_groups"])})
+def _scatter_file(shard: str) -> str:
+    return f"scatter/{shard}"

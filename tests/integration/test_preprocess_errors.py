@@ -137,30 +137,30 @@ def test_a_finished_data_set_is_replaced_only_when_told_and_only_by_a_good_one(l
     result = preprocess(config(log, overwrite=True, split=SplitConfig(fractions=[1, 0, 0])))
     assert result.rows == 400
     assert {name.split("/")[0] for name in tree(log.parent / "out")} == {
-        *("train", "vocabulary", "schema.json", "manifest.json"),
+        *("train", "vocabulary", "schema.json", "features.json", "manifest.json"),
         *("report.json", "report.html", ".source.json"),
     }
 
 
-def test_somebody_elses_directory_is_let_be(log):
+def test_a_directory_with_other_files_is_left_alone(log):
     out = log.parent / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match=r"it holds something else \(thesis\.tex\)"):
+    with pytest.raises(DataError, match=r"it holds other files \(thesis\.tex\)"):
         preprocess(config(log, overwrite=True))
     assert tree(out) == {"thesis.tex": b"years of work"}
 
 
-def test_a_full_disk_is_told_with_what_is_done_and_gone_on_from(log, monkeypatch):
+def test_a_run_that_a_full_disk_stopped_says_what_is_done_and_is_resumed(log, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("preprocessing.pipeline.schema_of", full)  # after the parts are written
+        patched.setattr("preprocessing.pipeline._splits", full)  # after the parts are written
         with pytest.raises(
             DataError,
             match=r"No space left on device\. reading is done, .*writing is done; what comes after "
-            r"is not\. Free space there, .*; the same command goes on from there",
+            r"is not\. Free space there, .*; run the same command again to resume",
         ):
             preprocess(config(log))
     with pytest.raises(DataError, match="no finished data set"):
@@ -179,14 +179,14 @@ def test_bad_input_that_is_found_late_leaves_nothing_either(log, monkeypatch):
 
     with monkeypatch.context() as patched:
         # vocabularies are written by then
-        patched.setattr("preprocessing.write.writing_pass.run", late)
+        patched.setattr("preprocessing.pipeline.write_data", late)
         with pytest.raises(DataError, match=r"^found late$"):
             preprocess(config(log))
     assert [p.name for p in log.parent.iterdir()] == ["day_3.tsv"]
     assert preprocess(config(log)).rows == len(GOOD)
 
 
-def test_after_a_mended_row_only_its_file_is_read_again(log, monkeypatch, caplog):
+def test_after_a_row_is_corrected_only_its_file_is_read_again(log, monkeypatch, caplog):
     monkeypatch.setattr("preprocessing.pipeline.KEPT_AFTER_S", 0.0)
     days = [log.with_name(f"day_{day}.tsv") for day in (4, 5, 6)]
     for day in days:
@@ -199,12 +199,13 @@ def test_after_a_mended_row_only_its_file_is_read_again(log, monkeypatch, caplog
     bad = log.read_text().replace("1\t199\t", "1\tnone\t")
     days[2].write_text(bad)
     with pytest.raises(
-        DataError, match=r"day_6\.tsv:200: column n .* reading is done for 2 of 3 parts; .* goes on"
+        DataError,
+        match=r"day_6\.tsv:200: column n .* reading is done for 2 of 3 parts; .* to resume",
     ):
         preprocess(config(log, **whole))
     days[2].write_text(log.read_text())
     assert preprocess(config(log, **whole)).rows == 3 * len(GOOD)
-    assert "going on: 2 tasks of an earlier run are done" in caplog.text
+    assert "resuming: 2 tasks of an earlier run are done" in caplog.text
     preprocess(config(log, **whole, output=str(log.parent / "other")))
     assert tree(log.parent / "out") == tree(log.parent / "other")
 

@@ -154,7 +154,7 @@ def test_shards_and_sections_change_the_files_and_not_the_rows(log, frame, compr
 
 
 def test_shuffling_moves_the_training_rows_alone_and_always_alike(log, monkeypatch):
-    monkeypatch.setattr("preprocessing.write.writing_pass.BUCKET_BYTES", 30_000)
+    monkeypatch.setattr("preprocessing.write.shuffle.BUCKET_BYTES", 30_000)
     plain = preprocess(config(log, "plain"))
     one = preprocess(config(log, "one", shuffle=True, workers=1))
     three = preprocess(config(log, "three", shuffle=True, workers=3))

@@ -26,7 +26,7 @@ from preprocessing.sources.reader import Block, parse_block
 from preprocessing.sources.shards import Piece
 from preprocessing.sources.side_tables import Side
 from preprocessing.sources.text_blocks import TextBlock
-from preprocessing.split.assign import by_hash, by_row_hash
+from preprocessing.split.assign import row_hash
 
 LABEL = ColumnConfig(name="label", role="label")
 ALL = [
@@ -255,7 +255,7 @@ def test_hashes_of_users_and_rows_are_those_of_before():
     assert scanned is not None
     np.testing.assert_array_equal(scanned.user, hash_values(pa.array(users)).view(np.int64))
     np.testing.assert_array_equal(
-        by_row_hash(scanned.row_hash, split), by_hash(slow_block(raw, config).table, split)
+        scanned.row_hash, row_hash(slow_block(raw, config).table, split.seed)
     )
 
 

@@ -12,7 +12,7 @@ from preprocessing.statistics.profile import GROUPS, NUMBER_BITS
 
 
 def counted(values, label=None, split=None) -> NumberCounts:
-    numbers = NumberCounts(GROUPS, NUMBER_BITS)
+    numbers = NumberCounts.empty(GROUPS, NUMBER_BITS)
     n = len(values)
     label = np.zeros(n) if label is None else label
     split = np.zeros(n) if split is None else split

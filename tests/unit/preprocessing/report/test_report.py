@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ctrdist.schema import CategoricalField, Schema
-from preprocessing.report import build_report, render
+from preprocessing.report.build import build_report
+from preprocessing.report.page import render
 from preprocessing.statistics.profile import Profile
 
 N = 30_000
@@ -27,17 +28,17 @@ def field(name: str, size: int, multi_valued: bool = False) -> CategoricalField:
     return CategoricalField(name=name, vocabulary_size=size, multi_valued=multi_valued)
 
 
-def report_of(numbers, ids, *, split, label, missing=None, folded=(), top=None, **given) -> dict:
+def report_of(numbers, ids, *, split, label, missing=None, hashed=(), top=None, **given) -> dict:
     fields = tuple(
         field(
             n,
-            5000 if n in folded else int(np.max(v[1] if isinstance(v, tuple) else v)) + 1,
+            5000 if n in hashed else int(np.max(v[1] if isinstance(v, tuple) else v)) + 1,
             isinstance(v, tuple),
         )
         for n, v in ids.items()
     )
     schema = Schema(name="made up", numeric=tuple(numbers), categorical=fields, **given)
-    profile = Profile(schema, folded)
+    profile = Profile.empty(schema, hashed)
     time = np.arange(len(label)) * 60 + 1_700_000_000 if schema.timestamp else None
     profile.add(split, label, numbers, ids, missing or {}, time)
     return build_report(
@@ -74,7 +75,7 @@ def log(rng) -> dict:
         ),
         "hash": rng.integers(2, 5000, N).astype(np.int32),
     }
-    return {"numbers": numbers, "ids": ids, "split": split, "label": label, "folded": ["hash"]}
+    return {"numbers": numbers, "ids": ids, "split": split, "label": label, "hashed": ["hash"]}
 
 
 def test_every_planted_fault_is_warned_of_and_nothing_else(log):

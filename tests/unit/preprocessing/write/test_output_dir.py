@@ -1,8 +1,12 @@
-"""A data set's directory: parts, row groups and hashes, here in a store that is no disk."""
+"""The directory of a data set: checks, lease, row groups and hashes, in a store that is no disk."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import socket
+import subprocess
 import time
 
 import fsspec
@@ -12,6 +16,7 @@ import pytest
 
 from ctrdist.errors import DataError
 from preprocessing.write.output_dir import MARKER, SOURCE, Output
+from preprocessing.write.parquet_writer import PartWriter
 
 SCHEMA = pa.schema([pa.field("label", pa.float32(), nullable=False)])
 
@@ -31,7 +36,7 @@ def rows(count: int) -> pa.Table:
 @pytest.mark.parametrize("writes", [[25], [3, 7, 15], [1] * 25, [0, 10, 10, 5, 0]])
 def test_row_groups_have_one_size_however_rows_arrive(path, writes):
     output = Output(path)
-    with output.part("train/part-00000.parquet", SCHEMA, 10) as part:
+    with PartWriter(output.store, "train/part-00000.parquet", SCHEMA, 10) as part:
         for count in writes:
             part.write(rows(count))
     assert part.file.row_groups == (10, 10, 5)
@@ -40,15 +45,15 @@ def test_row_groups_have_one_size_however_rows_arrive(path, writes):
     assert pq.read_table(pa.BufferReader(raw)).num_rows == 25
 
 
-def test_what_is_being_written_is_marked(path):
+def test_a_directory_that_is_written_is_marked(path):
     output, fs = Output(path), fsspec.filesystem("memory")
-    claim = output.claim()
+    lease = output.lease()
     output.store.put("schema.json", b"{}")
-    claim.stop()
+    lease.stop()
     assert fs.exists(f"/sets/one/{MARKER}")
-    output.check(overwrite=False)  # what a run left may be gone on with
+    output.check(overwrite=False)  # a run may resume there
     output.store.put("manifest.json", b"{}")
-    claim.give_up()
+    lease.release()
     assert not fs.exists(f"/sets/one/{MARKER}")
     with pytest.raises(DataError, match="a finished data set is there"):
         output.check(overwrite=False)
@@ -57,11 +62,11 @@ def test_what_is_being_written_is_marked(path):
     assert fs.find("/sets") == []
 
 
-def test_a_run_at_work_elsewhere_is_let_be_until_it_is_silent(path, monkeypatch):
+def test_a_lease_of_another_machine_is_in_force_until_it_expires(path, monkeypatch):
     output = Output(path)
     monkeypatch.setattr("socket.gethostname", lambda: "another")
-    claim = output.claim()
-    claim.stop()
+    lease = output.lease()
+    lease.stop()
     monkeypatch.setattr("socket.gethostname", lambda: "this")
     with pytest.raises(DataError, match=r"another run \(process \d+ on another\)"):
         output.check(overwrite=True)
@@ -70,13 +75,34 @@ def test_a_run_at_work_elsewhere_is_let_be_until_it_is_silent(path, monkeypatch)
     output.check(overwrite=False)
 
 
-def test_only_the_same_source_is_nothing_to_do(path):
+def test_a_process_id_that_is_used_again_does_not_hold_a_lease(path, monkeypatch):
+    """The id in the mark is that of a living process of this machine, but not of a run."""
     output = Output(path)
-    assert not output.is_of({"files": "1"})
+    owner = {"host": socket.gethostname(), "pid": os.getppid(), "time": time.time()}
+    output.store.put(MARKER, json.dumps(owner).encode())
+    with pytest.raises(DataError, match=r"another run .* if it was killed, for 60 s"):
+        output.check(overwrite=True)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 61)
+    output.check(overwrite=True)
+
+
+def test_the_lease_of_a_process_that_is_gone_is_not_in_force(path):
+    output = Output(path)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    owner = {"host": socket.gethostname(), "pid": ended.pid, "time": time.time()}
+    output.store.put(MARKER, json.dumps(owner).encode())
+    output.check(overwrite=True)
+
+
+def test_only_a_finished_data_set_of_the_same_source_is_unchanged(path):
+    output = Output(path)
+    assert not output.was_made_of({"files": "1"})
     output.store.put(SOURCE, b'{"files": "1"}')
-    assert not output.is_of({"files": "1"})  # not finished
+    assert not output.was_made_of({"files": "1"})  # not finished
     output.store.put("manifest.json", b"{}")
-    assert output.is_of({"files": "1"}) and not output.is_of({"files": "2"})
+    assert output.was_made_of({"files": "1"}) and not output.was_made_of({"files": "2"})
 
 
 def test_files_that_no_run_left_are_refused(path):
@@ -96,7 +122,7 @@ def test_a_file_or_an_unknown_protocol_is_no_directory(tmp_path):
         Output("nosuch://x")
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        Output(str(tmp_path / "file" / "out")).claim()
+        Output(str(tmp_path / "file" / "out")).lease()

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from ctrdist.storage import Store
-from preprocessing.runtime.work_dir import Work, digest, stamped
+from preprocessing.runtime.work_dir import WorkDir, digest, stamped
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -19,13 +19,13 @@ def url(request, tmp_path) -> str:
     return "memory://work/one"
 
 
-def test_a_run_goes_on_where_it_was_and_another_begins_anew(url):
-    work = Work(url)
+def test_a_run_of_the_same_plan_resumes_and_another_starts_anew(url):
+    work = WorkDir(url)
     assert not work.open({"source": {"files": "1"}})
     work.mark("scan-00000", {"rows": 3})
-    again = Work(url)
+    again = WorkDir(url)
     assert again.open({"source": {"files": "1"}})
-    assert again.marks() == {"scan-00000"} and again.summary("scan-00000") == {"rows": 3}
+    assert again.marks() == {"scan-00000"} and again.result("scan-00000", dict) == {"rows": 3}
     assert not again.open({"source": {"files": "2"}})
     assert again.marks() == set()
     again.remove()
@@ -33,7 +33,7 @@ def test_a_run_goes_on_where_it_was_and_another_begins_anew(url):
 
 
 def test_what_was_done_for_other_files_is_forgotten(url):
-    work = Work(url)
+    work = WorkDir(url)
     work.open({"source": "1"})
     for mark in ("scan-00000-aa", stamped("write-a", "old"), stamped("write-a", "new")):
         work.mark(mark, {})
@@ -41,5 +41,5 @@ def test_what_was_done_for_other_files_is_forgotten(url):
     assert work.marks() == {"scan-00000-aa", "write-a@new"}
 
 
-def test_a_digest_stands_for_content_and_not_for_order():
+def test_a_digest_depends_on_content_and_not_on_order():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})

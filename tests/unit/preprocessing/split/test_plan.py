@@ -1,8 +1,6 @@
-"""Splits that need to know all rows: exact shares, and the same for any cut into shards."""
+"""The split plan gives exact shares, and the same split for any cut into shards."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.config.settings import SplitConfig
-from preprocessing.split.assign import _permuted, bounds, by_hash, row_hash
-from preprocessing.split.plan import TALLY_BINS, Division, Histogram, Tally
+from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.split.assign import _permuted, bounds, by_row_hash, row_hash
+from preprocessing.split.plan import SHARD_BINS, SplitCounts, SplitPlan, TimeHistogram
 
 FRACTIONS = [0.7, 0.1, 0.2]
 
@@ -25,20 +24,20 @@ def divide(
     cuts: list[int],
     block: int = 7,
 ) -> np.ndarray:
-    """All rows' splits, where the log is cut into shards at `cuts` and read in blocks."""
+    """The split of each row, for a log that is cut into shards at `cuts` and read in blocks."""
     ranges = [
         np.arange(low, high) for low, high in zip([0, *cuts], [*cuts, len(label)], strict=True)
     ]
-    tallies = []
+    counts = []
     for rows in ranges:
-        tally = Tally.of(config)
+        shard = SplitCounts.empty(config)
         for part in np.array_split(rows, max(1, len(rows) // block)):
-            tally.add(label[part], seconds[part])
-        tallies.append(Tally.from_json(json.loads(json.dumps(tally.to_json()))))
-    division = Division.of(config, tallies, [None] * len(ranges))
+            shard.add(label[part], seconds[part])
+        counts.append(from_json(SplitCounts, to_json(shard)))
+    plan = SplitPlan.of(config, counts, [None] * len(ranges))
     chosen = []
     for index, rows in enumerate(ranges):
-        assigner = division.shard(index)
+        assigner = plan.shard(index)
         for part in np.array_split(rows, max(1, len(rows) // block)):
             chosen.append(assigner.next(label[part], seconds[part], hashes[part]))
     return np.concatenate(chosen)
@@ -58,7 +57,7 @@ def test_shards_and_blocks_do_not_matter(data, by):
     once = divide(config, label, seconds, hashes, [], block=1000)
     np.testing.assert_array_equal(divide(config, label, seconds, hashes, cuts), once)
     if by == "hash":
-        np.testing.assert_array_equal(once, by_hash(table, config))
+        np.testing.assert_array_equal(once, by_row_hash(hashes, config))
     if by == "position":
         edges = bounds(config, rows)
         np.testing.assert_array_equal(once, np.searchsorted(edges, np.arange(rows), "right"))
@@ -107,7 +106,7 @@ def test_given_times_are_the_first_of_valid_and_of_test():
     assert divide(config, label, seconds, seconds, [2]).tolist() == [2, 0, 1, 1, 2, 0]
 
 
-def test_shares_by_time_are_exact_where_a_tally_holds_all_times(rng):
+def test_shares_by_time_are_exact_where_a_histogram_holds_all_times(rng):
     seconds = np.repeat(rng.permutation(1000) * 3600 + 1_700_000_000, 5)
     config = SplitConfig(by="time", fractions=FRACTIONS)
     chosen = divide(config, np.zeros(5000, np.float32), seconds, seconds, [1000, 1001, 4000])
@@ -122,9 +121,9 @@ def test_a_year_of_seconds_is_divided_within_a_thousandth_and_takes_little_room(
     label = np.zeros(len(seconds), np.float32)
     chosen = divide(config, label, seconds, seconds, [50_000, 90_000], block=20_000)
     np.testing.assert_allclose(np.bincount(chosen) / len(chosen), FRACTIONS, atol=1e-3)
-    tally = Tally.of(config)
-    tally.add(label, seconds)
-    assert len(json.dumps(tally.to_json())) < 20 * TALLY_BINS
+    counts = SplitCounts.empty(config)
+    counts.add(label, seconds)
+    assert len(to_json(counts)) < 20 * SHARD_BINS
 
 
 def test_one_time_trains():
@@ -136,18 +135,19 @@ def test_one_time_trains():
 
 def test_bins_are_no_wider_than_needed_in_any_order_of_adding(rng):
     seconds = rng.integers(0, 2**20, 3000)
-    whole = Histogram(limit=64)
+    whole = TimeHistogram(limit=64)
     whole.add(seconds)
-    pieces = Histogram(limit=64)
+    pieces = TimeHistogram(limit=64)
     for part in np.array_split(rng.permutation(seconds), 17):
-        one = Histogram(limit=64)
+        one = TimeHistogram(limit=64)
         one.add(part)
         pieces.merge(one)
-    assert whole.to_json() == pieces.to_json()
-    assert whole.to_json()["shift"] == 14
+    assert to_json(whole) == to_json(pieces)
+    assert whole.shift == 14
 
 
 def test_a_shard_of_a_file_split_is_of_that_split():
-    division = Division.of(SplitConfig(by="file"), [Tally(3, 1), Tally(2, 0)], ["valid", "train"])
-    assert division.shard(0).next(np.zeros(3, np.float32)).tolist() == [1, 1, 1]
-    assert division.shard(1).next(np.zeros(2, np.float32)).tolist() == [0, 0]
+    counts = [SplitCounts(3, 1), SplitCounts(2, 0)]
+    plan = SplitPlan.of(SplitConfig(by="file"), counts, ["valid", "train"])
+    assert plan.shard(0).next(np.zeros(3, np.float32)).tolist() == [1, 1, 1]
+    assert plan.shard(1).next(np.zeros(2, np.float32)).tolist() == [0, 0]

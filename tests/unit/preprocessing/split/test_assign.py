@@ -1,4 +1,4 @@
-"""Splits: sizes, and that the hash depends on the row's content and the seed only."""
+"""Splits by position have the right sizes; splits by hash depend on content and seed alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import pyarrow as pa
 import pytest
 
 from preprocessing.config.settings import SplitConfig
-from preprocessing.split.assign import bounds, by_hash, by_position
+from preprocessing.split.assign import bounds, by_position, by_row_hash, row_hash
+
+
+def by_hash(table: pa.Table, config: SplitConfig) -> np.ndarray:
+    return by_row_hash(row_hash(table, config.seed), config)
 
 
 def test_position_gives_the_published_sizes():
@@ -24,7 +28,7 @@ def test_position_does_not_depend_on_the_blocks(sizes):
     assert np.concatenate(parts).tolist() == [0] * 6 + [1] * 2 + [2] * 2
 
 
-def test_hash_follows_the_row_not_its_place_and_keeps_equal_rows_together(rng):
+def test_hash_depends_on_the_row_alone_and_keeps_equal_rows_together(rng):
     table = pa.table(
         {
             "a": [str(v) for v in rng.integers(0, 500, 4000)],
@@ -40,7 +44,7 @@ def test_hash_follows_the_row_not_its_place_and_keeps_equal_rows_together(rng):
         assert seen.setdefault(row, split) == split
 
 
-def test_hash_meets_its_fractions_and_another_seed_splits_anew():
+def test_hash_gives_the_fractions_and_another_seed_gives_another_split():
     table = pa.table({"a": [str(i) for i in range(50_000)], "b": ["same"] * 50_000})
     chosen = {
         s: by_hash(table, SplitConfig(by="hash", fractions=[0.8, 0.1, 0.1], seed=s)) for s in (1, 2)
@@ -51,7 +55,7 @@ def test_hash_meets_its_fractions_and_another_seed_splits_anew():
     assert abs(agree - 0.66) < 0.02  # 0.8² + 0.1² + 0.1² where the two are independent
 
 
-def test_hash_tells_columns_apart():
+def test_hash_distinguishes_columns():
     config = SplitConfig(by="hash", fractions=[0.5, 0.25, 0.25])
     values = [str(i) for i in range(2000)]
     there = by_hash(pa.table({"a": values, "b": ["x"] * 2000}), config)

@@ -1,10 +1,10 @@
+"""Vocabularies and ids equal those of a plain count, however shards are grouped and read."""
+
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -18,26 +18,21 @@ from ctrdist.features import hashing
 from ctrdist.native.distinct import read_blocks
 from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.vocabulary import assign_ids as numbering
+from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.scan import shard_values
+from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_values
+from preprocessing.vocabulary import assign_ids as assigning
 from preprocessing.vocabulary import file as vocabulary_file
-from preprocessing.vocabulary import shard_values as values
-from preprocessing.vocabulary import vocabularies
-from preprocessing.vocabulary.assign_ids import MergeSummary, number
-from preprocessing.vocabulary.shard_values import (
-    ColumnValues,
-    ValuesIndex,
-    hash_table,
-    write_parent,
-    write_values,
-)
-from preprocessing.vocabulary.vocabularies import Group, Part, Rule
+from preprocessing.vocabulary import merge, parent, shard_ids
+from preprocessing.vocabulary.hash_partition import Group, Part, plan_groups
+from preprocessing.vocabulary.merge import MergedGroup, MergedPart, Rule
 
 Shard = dict[str, list[tuple[str, int]]]
-"""Column → (value, count in training) by code."""
+"""Column → (value, count in training) by local id."""
 
 
 def stable(array: pa.Array) -> np.ndarray:
-    """A hash of its own: the first 8 bytes of BLAKE2."""
+    """Another hash: the first 8 bytes of BLAKE2."""
     texts = [hashlib.blake2b(v.encode(), digest_size=8).digest() for v in array.to_pylist()]
     return np.frombuffer(b"".join(texts), np.uint64)
 
@@ -48,16 +43,16 @@ def forged(array: pa.Array) -> np.ndarray:
     return few[(stable(array) % np.uint64(4)).astype(int)]
 
 
-def shipped(summary):
-    """As a done-marker keeps it."""
-    return type(summary)(**json.loads(json.dumps(asdict(summary))))
+def shipped(message):
+    """The message as a mark restores it."""
+    return from_json(type(message), to_json(message))
 
 
-class Learned:
+class Vocabularies:
     """All stages over some shards."""
 
     def __init__(self, folder, shards, rules, *, max_bytes=2**30, groups=None, hashes=stable,
-                 parent=None, max_sizes=None):  # fmt: skip
+                 old=None):  # fmt: skip
         self.store, self.data = Store(f"{folder}/work"), Store(f"{folder}/data")
         self.indices: list[ValuesIndex] = []
         for i, shard in enumerate(shards):
@@ -68,30 +63,29 @@ class Learned:
                 columns[name] = ColumnValues(array, hashes(array), counts)
             self.indices.append(shipped(write_values(self.store, f"scan/{i}.values", columns)))
         parents = []
-        for name in rules if parent is not None else []:
-            path = f"vocabulary/{name}.parquet"
-            parents += write_parent(self.store, f"old/{name}", parent, path, name, hashes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parent, "hash_strings", hashes)
+            for name in rules if old is not None else []:
+                parents += parent.write_parent(self.store, f"old/{name}", old, name)
         parents = [shipped(index) for index in parents]
         if groups is None:
-            groups = vocabularies.plan_groups(
-                [*parents, *self.indices], list(rules), max_bytes=max_bytes
-            )
+            groups = plan_groups([*parents, *self.indices], list(rules), max_bytes=max_bytes)
         merged = [
-            shipped(vocabularies.merge(
+            shipped(merge.merge(
                 self.store, shipped(group), self.indices, rules, f"merged/{i}", parents
             ))
             for i, group in enumerate(groups)
         ]  # fmt: skip
         self.merged = merged
-        self.numbered = {
-            name: shipped(number(
+        self.columns = {
+            name: shipped(assigning.assign_ids(
                 self.store, name, merged, rule.max_size, self.data,
                 f"vocabulary/{name}.parquet", f"ids/{name}",
             ))
             for name, rule in rules.items()
         }  # fmt: skip
         self.assigned = [
-            shipped(vocabularies.assign(self.store, m, self.numbered, rules, f"ids/{i}"))
+            shipped(shard_ids.write_shard_ids(self.store, m, self.columns, rules, f"ids/{i}"))
             for i, m in enumerate(merged)
         ]
 
@@ -105,20 +99,18 @@ class Learned:
         return self.data.get(f"vocabulary/{name}.parquet")
 
     def tables(self):
-        """Of each shard: column → ids by code."""
+        """For each shard: column → ids by local id."""
         return [
             {
                 name: table.tolist()
-                for name, table in vocabularies.code_table(
-                    self.store, index, i, self.assigned
-                ).items()
+                for name, table in shard_ids.id_tables(self.store, index, i, self.assigned).items()
             }
             for i, index in enumerate(self.indices)
         ]
 
 
 def expected(shards, column, rule, parent=None):
-    """([(value, count)] by id, value → id) by the book."""
+    """([(value, count)] by id, value → id), by a plain count."""
     counts = Counter()
     for shard in shards:
         for value, count in shard[column]:
@@ -139,12 +131,12 @@ def expected(shards, column, rule, parent=None):
     return kept, ids
 
 
-def check(learned, shards, rules, parents=None):
-    tables = learned.tables()
+def check(made, shards, rules, parents=None):
+    tables = made.tables()
     for name, rule in rules.items():
         kept, ids = expected(shards, name, rule, (parents or {}).get(name))
-        assert learned.vocabulary(name) == kept
-        assert learned.numbered[name].size == len(kept)
+        assert made.vocabulary(name) == kept
+        assert made.columns[name].size == len(kept)
         for shard, table in zip(shards, tables, strict=True):
             assert table[name] == [*(ids.get(v, 1) for v, _ in shard[name]), 1]
 
@@ -184,12 +176,12 @@ def test_any_shards_in_any_groups_give_the_vocabulary_of_a_plain_count(hashes, d
     shards = data.draw(st.lists(st.fixed_dictionaries({"x": ENTRIES, "y": ENTRIES}), max_size=5))
     rules = {"x": data.draw(RULE), "y": data.draw(RULE)}
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        whole = Learned(one, shards, rules, hashes=hashes)
+        whole = Vocabularies(one, shards, rules, hashes=hashes)
         check(whole, shards, rules)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(numbering, "ROUND_ROWS", data.draw(st.sampled_from([1, 7, 2**20])))
-            patch.setattr(numbering, "ROUND_BYTES", data.draw(st.sampled_from([1, 30, 2**28])))
-            cut = Learned(two, shards, rules, hashes=hashes, groups=data.draw(cuts(rules)))
+            patch.setattr(assigning, "ROUND_ROWS", data.draw(st.sampled_from([1, 7, 2**20])))
+            patch.setattr(assigning, "ROUND_BYTES", data.draw(st.sampled_from([1, 30, 2**28])))
+            cut = Vocabularies(two, shards, rules, hashes=hashes, groups=data.draw(cuts(rules)))
         assert [cut.raw(name) for name in rules] == [whole.raw(name) for name in rules]
         assert cut.tables() == whole.tables()
 
@@ -208,25 +200,26 @@ def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeyp
     shards = many(np.random.default_rng(5), 4, 6000)
     rules = {"x": Rule(min_count=2, num_buckets=50)}
     monkeypatch.setattr(vocabulary_file, "GROUP_ROWS", 512)
-    monkeypatch.setattr(vocabularies, "_ROWS", 100)
-    whole = Learned(tmp_path / "one", shards, rules)
+    monkeypatch.setattr(merge, "_ROWS", 100)
+    monkeypatch.setattr(shard_ids, "_ROWS", 100)
+    whole = Vocabularies(tmp_path / "one", shards, rules)
     check(whole, shards, rules)
-    monkeypatch.setattr(numbering, "ROUND_ROWS", 600)
-    cut = Learned(tmp_path / "two", shards, rules, max_bytes=20_000)
-    assert len(cut.merged) > 4 and cut.numbered["x"].rounds > 4
+    monkeypatch.setattr(assigning, "ROUND_ROWS", 600)
+    cut = Vocabularies(tmp_path / "two", shards, rules, max_bytes=20_000)
+    assert len(cut.merged) > 4 and cut.columns["x"].rounds > 4
     assert cut.raw("x") == whole.raw("x") and cut.tables() == whole.tables()
     groups = pq.ParquetFile(cut.data.path("vocabulary/x.parquet")).metadata
     sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
     assert sizes[:-1] == [512] * (len(sizes) - 1) and len(sizes) > 3
-    assert cut.numbered["x"].sha256 == hashlib.sha256(cut.raw("x")).hexdigest()
+    assert cut.columns["x"].sha256 == hashlib.sha256(cut.raw("x")).hexdigest()
 
 
 def test_files_are_the_same_without_a_compiler(tmp_path, drop_compiler):
     shards = many(np.random.default_rng(6), 3, 2000)
     rules = {"x": Rule(num_buckets=7)}
-    Learned(tmp_path / "c", shards, rules, max_bytes=50_000)
+    Vocabularies(tmp_path / "c", shards, rules, max_bytes=50_000)
     drop_compiler()
-    Learned(tmp_path / "python", shards, rules, max_bytes=50_000)
+    Vocabularies(tmp_path / "python", shards, rules, max_bytes=50_000)
     one, two = Store(str(tmp_path / "c")), Store(str(tmp_path / "python"))
     assert one.names() == two.names() and len(one.names()) > 10
     assert all(one.get(name) == two.get(name) for name in one.names())
@@ -235,8 +228,8 @@ def test_files_are_the_same_without_a_compiler(tmp_path, drop_compiler):
 def test_the_order_of_shards_changes_no_byte(tmp_path):
     shards = many(np.random.default_rng(7), 4, 1000)
     rules = {"x": Rule(min_count=2)}
-    forth = Learned(tmp_path / "forth", shards, rules)
-    back = Learned(tmp_path / "back", shards[::-1], rules)
+    forth = Vocabularies(tmp_path / "forth", shards, rules)
+    back = Vocabularies(tmp_path / "back", shards[::-1], rules)
     assert forth.raw("x") == back.raw("x") and forth.tables() == back.tables()[::-1]
 
 
@@ -244,7 +237,7 @@ def test_the_order_of_shards_changes_no_byte(tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_three_data_sets_in_a_chain_keep_their_ids(hashes, data):
-    parent, before = None, None
+    old, before = None, None
     with tempfile.TemporaryDirectory() as folder:
         for step in range(3):
             shards = data.draw(st.lists(st.fixed_dictionaries({"x": ENTRIES}), max_size=3))
@@ -254,20 +247,20 @@ def test_three_data_sets_in_a_chain_keep_their_ids(hashes, data):
                         mode)  # fmt: skip
             rules = {"x": rule}
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(values, "PARENT_ROWS", 3)
-                patch.setattr(numbering, "ROUND_ROWS", data.draw(st.sampled_from([4, 2**20])))
-                learned = Learned(f"{folder}/{step}", shards, rules, hashes=hashes, parent=parent,
+                patch.setattr(parent, "_ROWS", 3)
+                patch.setattr(assigning, "ROUND_ROWS", data.draw(st.sampled_from([4, 2**20])))
+                made = Vocabularies(f"{folder}/{step}", shards, rules, hashes=hashes, old=old,
                                   groups=data.draw(cuts(["x"])))  # fmt: skip
-            check(learned, shards, rules, {"x": before} if before is not None else None)
-            now = learned.vocabulary("x")
+            check(made, shards, rules, {"x": before} if before is not None else None)
+            now = made.vocabulary("x")
             assert [v for v, _ in now][: len(before or [])] == [v for v, _ in before or []]
-            parent, before = learned.data, now
+            old, before = made.data, now
 
 
 def test_a_hashed_column_needs_no_vocabulary(tmp_path, c_or_python):
     pairs = [("", 3), ("é", 0), ("a\0", 1), *((f"value {i}", i) for i in range(500))]
-    learned = Learned(tmp_path, [{"x": pairs}], {})
-    table = hash_table(learned.store, learned.indices[0], "x", 100)
+    made = Vocabularies(tmp_path, [{"x": pairs}], {})
+    table = shard_ids.hashed_id_table(made.store, made.indices[0], "x", 100)
     wanted = 2 + hashing.hash_values(pa.array([v for v, _ in pairs])) % np.uint64(100)
     assert table.dtype == np.int32 and table.tolist() == [*wanted.tolist(), 1]
 
@@ -276,8 +269,8 @@ def test_groups_hold_every_bucket_once_and_stay_in_their_memory():
     sizes = {"small": 10, "tiny": 1, "large": 1_000_000, "huge": 10**9, "other": 20}
     index = ValuesIndex("f", [*sizes, "hashed"], [*sizes.values(), 5], [0] * 6, 0)
     limit = 2**24
-    groups = vocabularies.plan_groups([index] * 2, list(sizes), max_bytes=limit)
-    covered = sorted(part for group in groups for part in group.parts)
+    groups = plan_groups([index] * 2, list(sizes), max_bytes=limit)
+    covered = [part for group in groups for part in group.parts]
     for name in sizes:
         edges = [(p.first, p.last) for p in covered if p.column == name]
         assert [a for a, _ in edges] == [0, *(b for _, b in edges[:-1])] and edges[-1][1] == 256
@@ -294,15 +287,15 @@ def test_slices_and_large_strings_are_values_too(tmp_path):
     counts = np.array([1, 2, 3])
     store = Store(str(tmp_path))
     index = write_values(store, "f", {"x": ColumnValues(array, stable(array), counts)})
-    edges = values.edges_of(store, index, ["x"])["x"]
-    _, found, texts = read_blocks(values.read_range(store, index, edges, 0, 256), edges[:, 0])
-    codes = values.read_codes(store, index, edges)
-    assert {(texts[i].decode(), found[i], codes[i]) for i in range(3)} == {
+    edges = shard_values.edges_of(store, index, ["x"])["x"]
+    _, found, texts = read_blocks(shard_values.read_range(store, index, edges, 0, 256), edges[:, 0])
+    local_ids = shard_values.read_local_ids(store, index, edges)
+    assert {(texts[i].decode(), found[i], local_ids[i]) for i in range(3)} == {
         ("a", 1, 0), ("", 2, 1), ("bc", 3, 2)
     }  # fmt: skip
 
 
-def test_new_values_cannot_take_the_ids_of_a_hashed_tail():
+def test_new_values_cannot_take_the_ids_of_hash_buckets():
     column = ColumnConfig(name="site", num_buckets=10)
     config = PreprocessConfig(
         columns=[ColumnConfig(name="y", role="label"), column], parent="old", min_count=3
@@ -322,7 +315,7 @@ def test_new_values_cannot_take_the_ids_of_a_hashed_tail():
         (b"PAR0", "is no Parquet file"),
     ],
 )
-def test_a_parent_that_is_not_whole_is_refused(tmp_path, table, message):
+def test_a_damaged_parent_is_refused(tmp_path, table, message):
     old = Store(str(tmp_path / "old"))
     if isinstance(table, bytes):
         old.put("vocabulary/x.parquet", table)
@@ -330,14 +323,15 @@ def test_a_parent_that_is_not_whole_is_refused(tmp_path, table, message):
         with old.write("vocabulary/x.parquet") as file:
             pq.write_table(pa.table(table), file)
     with pytest.raises(DataError, match=message):
-        Learned(tmp_path / "new", [{"x": [("a", 1)]}], {"x": Rule()}, parent=old)
+        Vocabularies(tmp_path / "new", [{"x": [("a", 1)]}], {"x": Rule()}, old=old)
 
 
 def test_more_values_than_ids_are_refused(tmp_path):
-    part = numbering.MergedPart("x", 0, 256, 0, 2**31, 2**31, 0, 0, False)
+    part = MergedPart("x", 0, 256, 0, 2**31, 2**31, 0, 0, False)
     with pytest.raises(DataError, match=r"2,147,483,648 values.*min_count"):
-        number(Store(str(tmp_path)), "x", [MergeSummary("m", 1, 0, [part])], None,
-               Store(str(tmp_path)), "v.parquet", "ids")  # fmt: skip
+        store = Store(str(tmp_path))
+        group = MergedGroup("m", 1, 0, [part])
+        assigning.assign_ids(store, "x", [group], None, store, "v.parquet", "ids")
 
 
 def test_values_of_one_hash_stay_apart(tmp_path, c_or_python):
@@ -347,7 +341,7 @@ def test_values_of_one_hash_stay_apart(tmp_path, c_or_python):
     ]
     shards = [{"x": [(name, i + 1) for i, name in enumerate(names[start:])]} for start in (0, 30)]
     rules = {"x": Rule()}
-    learned = Learned(
+    made = Vocabularies(
         tmp_path, shards, rules, hashes=lambda array: np.full(len(array), 7 << 56, np.uint64)
     )
-    check(learned, shards, rules)
+    check(made, shards, rules)

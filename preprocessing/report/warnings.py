@@ -1,4 +1,4 @@
-"""What a data scientist would want to be warned of; each says what to do about it."""
+"""Warnings of the report: what may spoil a training run, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ DRIFT_PSI = 0.25
 NULL_RATE = 0.95
 DOMINANT_SHARE = 0.99
 RATE_ERRORS, RATE_RATIO = 4.0, 0.05
-"""Click rates of splits differ by more than so many standard errors, and by more than 5 %."""
+"""Two splits are warned of whose click rates differ by more than 4 standard errors and 5 %."""
 
 
 def split_warnings(
     splits: dict[str, dict[str, Any]], rows_read: int, quarantined: int
 ) -> list[dict[str, Any]]:
-    """Of the data set as a whole: kind, text and weight."""
+    """Warnings of the data set as a whole, each with kind, text and weight."""
     found = []
     if quarantined:
         share = _percent(quarantined / max(1, rows_read))
@@ -46,7 +46,7 @@ def split_warnings(
 
 
 def column_warnings(column: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of a column of the report: kind, text and weight."""
+    """Warnings of a column of the report, each with kind, text and weight."""
     found = []
     auc = column["auc"]
     if column["constant"]:
@@ -89,7 +89,7 @@ def _warning(kind: str, text: str, weight: int) -> dict[str, Any]:
 
 
 def _percent(share: float) -> str:
-    """Two digits, and never 100 % for what is not all."""
+    """A share in percent; 100 % only where it is exactly that."""
     percent = 100 * share
     digits = 1 if percent >= 1 else 3
     text = f"{percent:.{digits}f}"

@@ -1,16 +1,14 @@
-"""What is learned of numbers is that of a straight count, however the rows are cut into blocks."""
+"""Fitted parameters are those of all training rows, however the rows are cut into blocks."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
 
 from ctrdist.features.transforms import quantile_ids, transformed
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.statistics.moments import Moments
-from preprocessing.statistics.numeric import NumberStatistics
+from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.statistics.numeric import Moments, NumberStatistics
 
 CONFIG = PreprocessConfig(
     columns=[
@@ -49,24 +47,24 @@ def test_no_values_or_equal_ones_divide_by_one():
     assert (Moments() + Moments.of(np.ones(2))).count == 2
 
 
-def learned(values: np.ndarray, train: np.ndarray, cuts: list[int]) -> dict:
-    """Through as many shards as there are parts, each in two blocks, as the marks keep them."""
-    total = NumberStatistics(CONFIG)
+def fitted(values: np.ndarray, train: np.ndarray, cuts: list[int]) -> dict:
+    """Parameters fitted to as many shards as there are parts, each added in two blocks."""
+    total = NumberStatistics.empty(CONFIG)
     for part, chosen in zip(np.split(values, cuts), np.split(train, cuts), strict=True):
-        shard = NumberStatistics(CONFIG)
+        shard = NumberStatistics.empty(CONFIG)
         half = len(part) // 2
-        shard.add(dict.fromkeys(NAMES, part[:half]), chosen[:half])
-        shard.add(dict.fromkeys(NAMES, part[half:]), chosen[half:])
-        total.merge(json.loads(json.dumps(shard.summary())))
-    return total.learn()
+        shard.add(dict.fromkeys(NAMES, part[:half]), chosen[:half], CONFIG)
+        shard.add(dict.fromkeys(NAMES, part[half:]), chosen[half:], CONFIG)
+        total.merge(from_json(NumberStatistics, to_json(shard)))
+    return total.fit(CONFIG)
 
 
 @pytest.mark.parametrize("cuts", [[], [10], [1, 400, 401, 900]])
-def test_transforms_are_learned_from_training_rows_alone(rng, cuts):
+def test_transforms_are_fitted_to_training_rows_alone(rng, cuts):
     values = np.round(np.exp(rng.normal(3, 2, 1000)))
     values[rng.random(1000) < 0.1] = np.nan
     train = rng.random(1000) < 0.7
-    found = learned(values, train, cuts)
+    found = fitted(values, train, cuts)
     own = values[train & ~np.isnan(values)]
     logs = np.log1p(own)
     expected = {
@@ -92,7 +90,7 @@ def test_the_logarithm_keeps_the_sign_and_a_missing_value_becomes_zero():
 def test_numbers_are_cut_into_parts_of_equal_size(rng):
     values = rng.integers(0, 100, 4000).astype(np.float64)
     values[::10] = np.nan
-    found = learned(values, np.ones(4000, bool), [1234])["part"]
+    found = fitted(values, np.ones(4000, bool), [1234])["part"]
     ids = quantile_ids(values, found)
     assert len(found["edges"]) == 3
     shares = np.bincount(ids, minlength=7)[2:6] / 3600
@@ -102,8 +100,8 @@ def test_numbers_are_cut_into_parts_of_equal_size(rng):
     assert (np.diff(ids[~np.isnan(values)][order]) >= 0).all()
 
 
-def test_a_column_without_any_value_is_learned_too():
-    found = learned(np.full(10, np.nan), np.ones(10, bool), [])
+def test_a_column_without_any_value_is_fitted_too():
+    found = fitted(np.full(10, np.nan), np.ones(10, bool), [])
     for name in ("log", "plain", "unit"):
         assert (transformed(np.array([np.nan, 2.0]), of(name), found[name])[:1] == 0).all()
     assert quantile_ids(np.array([np.nan, 1.0]), found["part"]).tolist() == [3, 2]

@@ -1,0 +1,63 @@
+"""Hash partition of the vocabularies: the parts of columns that one process merges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ctrdist.native.distinct import BUCKETS
+from preprocessing.scan.shard_values import ValuesIndex
+
+ENTRY_BYTES = 72
+"""Measured bytes of memory that merging takes for each value, beside its text."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The buckets [first, last) of a column."""
+
+    column: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The parts that one process merges."""
+
+    parts: list[Part]
+
+
+def plan_groups(
+    indices: Sequence[ValuesIndex], columns: Sequence[str], *, max_bytes: int
+) -> list[Group]:
+    """Partitions the columns that have a vocabulary into groups.
+
+    Args:
+        indices: of the shards, and of a parent.
+        columns: that have a vocabulary.
+        max_bytes: memory for merging a group, as if no two shards had a value in common. A column
+            is cut into 256 parts at most.
+    """
+    needs = dict.fromkeys(columns, 0)
+    for index in indices:
+        for column, entries, size in zip(index.columns, index.entries, index.bytes, strict=True):
+            if column in needs:
+                needs[column] += entries * ENTRY_BYTES + size
+    groups: list[Group] = []
+    small: list[Part] = []  # columns that share a group, and the memory that they need
+    needed = 0
+    for column, need in needs.items():
+        parts = 1
+        while parts < BUCKETS and need > parts * max_bytes:
+            parts *= 2
+        width = BUCKETS // parts
+        if parts > 1:
+            groups += [Group([Part(column, b, b + width)]) for b in range(0, BUCKETS, width)]
+            continue
+        if small and needed + need > max_bytes:
+            groups.append(Group(small))
+            small, needed = [], 0
+        small.append(Part(column, 0, BUCKETS))
+        needed += need
+    return groups + ([Group(small)] if small else [])

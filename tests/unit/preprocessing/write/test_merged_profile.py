@@ -1,0 +1,48 @@
+"""Many profiles are merged by tasks: the driver reads few, however long the log is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from ctrdist.schema import CategoricalField, Schema
+from ctrdist.storage import Store
+from preprocessing.runtime.messages import to_json
+from preprocessing.statistics.profile import Profile
+from preprocessing.write import task
+
+SCHEMA = Schema(
+    name="s", numeric=("x",), categorical=(CategoricalField(name="c", vocabulary_size=9),)
+)
+
+
+class Runner:
+    """Runs tasks in this process, and counts them."""
+
+    calls = 0
+
+    def mark(self, name: str) -> str:
+        return name
+
+    def run(self, title, task, calls, kind):
+        self.calls += len(calls)
+        return [task(*call.arguments) for call in calls]
+
+
+def test_profiles_are_merged_in_a_tree(tmp_path, rng, monkeypatch):
+    store, whole = Store(str(tmp_path)), Profile.empty(SCHEMA)
+    names = [f"profile/{k}" for k in range(10)]
+    for k, name in enumerate(names):
+        part = Profile.empty(SCHEMA)
+        split = rng.integers(0, 3, 20).astype(np.int8)
+        numbers, ids = {"x": rng.integers(0, 9, 20).astype(float)}, rng.integers(1, 9, 20)
+        label = np.ones(20, np.float32)
+        part.add(split, label, numbers, {"c": ids.astype(np.int32)}, {}, first_row=20 * k)
+        store.put(name, to_json(part))
+        whole.merge(part)
+    monkeypatch.setattr(task, "PROFILES_PER_TASK", 3)
+    writing, runner = SimpleNamespace(work=SimpleNamespace(store=store)), Runner()
+    found = task._merged_profile(writing, names, runner)  # type: ignore[arg-type]
+    assert to_json(found) == to_json(whole)
+    assert runner.calls == 4 + 2

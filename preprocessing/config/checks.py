@@ -71,12 +71,12 @@ def _check_columns(config: PreprocessConfig) -> None:
 def _check_name(name: str) -> None:
     """Any text may name a column that can be stored, and whose files can have its name."""
     try:
-        size = len(file_stem(name).encode())
+        size = len(file_stem(name).encode()) if name else 0
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"columns: the name {name!r} has half of a surrogate pair. Correct it in the YAML."
         ) from error
-    if not name or size > MOST_NAME_BYTES:
+    if not 0 < size <= MOST_NAME_BYTES:
         raise ConfigError(
             f"columns: the name {name[:50]!r} takes {size} bytes in a file's name; give one of 1 "
             f"to {MOST_NAME_BYTES}."

@@ -27,8 +27,9 @@ import pyarrow.compute as pc  # noqa: E402
 from ctrdist.config.parse import parse  # noqa: E402
 from preprocessing.config.settings import PreprocessConfig, SplitConfig  # noqa: E402
 from preprocessing.scan.scanner import Scanner  # noqa: E402
-from preprocessing.sources.delimited import count_lines, parse_text  # noqa: E402
-from preprocessing.sources.shards import Piece  # noqa: E402
+from preprocessing.sources.byte_range import ByteRange  # noqa: E402
+from preprocessing.sources.delimited import DelimitedBlock, count_lines, parse_text  # noqa: E402
+from preprocessing.sources.raw_block import TableConfig  # noqa: E402
 from preprocessing.sources.synthetic import LogConfig, write_log  # noqa: E402
 from preprocessing.sources.text_blocks import TextBlock, read_text  # noqa: E402
 
@@ -59,9 +60,9 @@ def main() -> None:
     report(times, rows, blocks, args)
 
 
-def whole(path: str) -> Piece:
+def whole(path: str) -> ByteRange:
     """All of a file."""
-    return Piece(url=path, name=path, start=0, end=2**62)
+    return ByteRange(url=path, name=path, start=0, end=2**62)
 
 
 def all_subjects(
@@ -99,8 +100,9 @@ def only(config: PreprocessConfig, role: str, most: int = 100) -> PreprocessConf
 def scan(config: PreprocessConfig, blocks: Sequence[TextBlock]) -> None:
     """The fast scan, as of one shard."""
     scanner, names = Scanner(config), [c.name for c in config.columns]
+    table = TableConfig(config.format, config.columns, names)
     for block in blocks:
-        assert scanner.scan(block, names) is not None
+        assert scanner.scan(DelimitedBlock(block, table, names)) is not None
 
 
 def copy(blocks: Sequence[TextBlock]) -> None:

@@ -28,6 +28,7 @@ from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, 
 from ctrdist.errors import DataError, UserError
 from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
 from ctrdist.storage import is_storage_error
+from preprocessing.config.checks import check_config
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.report.build import build_report
 from preprocessing.report.page import render
@@ -42,8 +43,8 @@ from preprocessing.scan.task import (
     scan,
     scan_mark,
 )
-from preprocessing.sources.shards import Shard, find_beside, find_shards, versions
-from preprocessing.sources.side_tables import load_sides
+from preprocessing.sources.shards import InputSplit, find_input_splits, versions
+from preprocessing.sources.side_tables import load_side_tables, side_table_versions
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
 from preprocessing.vocabulary.file import first_values
@@ -87,30 +88,31 @@ class Result:
         return self.rows / self.seconds
 
 
-def check(config: PreprocessConfig) -> list[Shard]:
-    """Checks all that can be checked without reading rows, and changes nothing.
+def check(config: PreprocessConfig) -> list[InputSplit]:
+    """Finds the input and checks all that can be checked without reading rows; changes nothing.
 
     Raises:
         DataError: inputs or side tables that do not exist, or an output that may not be written.
         ConfigError: settings that conflict.
     """
+    check_config(config)
     config = _with_absolute_paths(config)
     if not config.output:
         raise DataError("no output: give --output a directory.")
     rules_of(config)
-    shards = find_shards(config)
+    inputs = find_input_splits(config)
     output = Output(config.output)
-    if not output.was_made_of(_source(config, shards)):
+    if not output.was_made_of(_source(config, inputs)):
         output.check(overwrite=config.overwrite)
-    return shards
+    return inputs
 
 
-def finished(config: PreprocessConfig, shards: list[Shard]) -> Result | None:
+def finished(config: PreprocessConfig, inputs: list[InputSplit]) -> Result | None:
     """The data set, where it is there already and was made of the same; needs no Ray."""
     start = time.monotonic()
     config = _with_absolute_paths(config)
     output = Output(config.output)
-    if not output.was_made_of(_source(config, shards)):
+    if not output.was_made_of(_source(config, inputs)):
         return None
     _work_dir(config, output).remove()
     there = open_dataset(config.output)
@@ -132,8 +134,8 @@ def preprocess(config: PreprocessConfig) -> Result:
     """
     start = time.monotonic()
     config = _with_absolute_paths(config)
-    shards = check(config)
-    there = finished(config, shards)
+    inputs = check(config)
+    there = finished(config, inputs)
     if there is not None:
         return there
     output = Output(config.output)
@@ -143,12 +145,12 @@ def preprocess(config: PreprocessConfig) -> Result:
     runner: TaskRunner | None = None
     resumed = False
     try:
-        source = _source(config, shards)
+        source = _source(config, inputs)
         resumed = work.open({key: source[key] for key in ("config", "parent")})
         runner = TaskRunner(work, config.workers, source["files"])
         if resumed and runner.done:
             logger.warning("resuming: %d tasks of an earlier run are done", len(runner.done))
-        result = _Run(config, output, work, parent, runner).passes(shards)
+        result = _Run(config, output, work, parent, runner).passes(inputs)
         output.store.put(SOURCE, json.dumps(source).encode())
         output.store.put(MANIFEST_NAME, result.manifest.to_json().encode())
     except BaseException as error:
@@ -180,11 +182,12 @@ class _Run:
     parent: Parent | None
     runner: TaskRunner
 
-    def passes(self, inputs: list[Shard]) -> Result:
+    def passes(self, inputs: list[InputSplit]) -> Result:
         """Runs all passes; writes everything but the manifest."""
         config, runner = self.config, self.runner
-        shared = ray.put(Plan(config, load_sides(config), self.work))
-        shards, splits = self._scan(shared, inputs)
+        plan = Plan(config, load_side_tables(config), self.work)
+        shared = ray.put(plan)
+        shards, splits = self._scan(plan, shared, inputs)
         reasons = self._check_bad_rows(shards)
         rows = sum(shard.split_counts.rows for shard in shards)
         if not rows:
@@ -240,15 +243,14 @@ class _Run:
         return ", ".join(self.config.input)
 
     def _scan(
-        self, shared: ray.ObjectRef, inputs: list[Shard]
+        self, plan: Plan, shared: ray.ObjectRef, inputs: list[InputSplit]
     ) -> tuple[list[ShardSummary], list[str | None]]:
         """The shards in the order of the log, and the split of each where files decide it."""
-        sides = _side_versions(self.config)
         calls = [
-            Call(scan_mark(index, shard, sides), shard.name, (shared, index, shard))
-            for index, shard in enumerate(inputs)
+            Call(scan_mark(plan, index, one), one.name, (shared, index, one))
+            for index, one in enumerate(inputs)
         ]
-        total = sum(shard.bytes for shard in inputs)
+        total = sum(one.bytes for one in inputs)
         scans = self.runner.run("reading", scan, calls, ShardScan, total)
         found = [
             (shard, one.split)
@@ -351,19 +353,13 @@ def _splits(written: Written) -> dict[str, Split]:
     return found
 
 
-def _source(config: PreprocessConfig, shards: list[Shard]) -> dict[str, Any]:
-    """Hashes of the settings, files and parent that a data set is made of."""
+def _source(config: PreprocessConfig, inputs: list[InputSplit]) -> dict[str, Any]:
+    """Hashes of the settings, files (side tables included) and parent of a data set."""
     return {
         "config": digest(config.for_manifest()),
-        "files": digest(versions(shards) + _side_versions(config)),
+        "files": digest([*versions(inputs), *side_table_versions(config)]),
         "parent": config.parent and open_dataset(config.parent).manifest.fingerprint,
     }
-
-
-def _side_versions(config: PreprocessConfig) -> list[list[Any]]:
-    """The versions of the side tables' files, as those of the log's."""
-    files = [find_beside(join.file, config) for join in config.joins]
-    return versions([Shard(pieces=(file,)) for file in files])
 
 
 def _with_absolute_paths(config: PreprocessConfig) -> PreprocessConfig:

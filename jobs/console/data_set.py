@@ -10,10 +10,10 @@ from rich.table import Table
 from ctrdist.features.columns import ColumnConfig
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.pipeline import Result
-from preprocessing.sources.shards import Shard
+from preprocessing.sources.shards import InputSplit
 
 
-def show_data_plan(config: PreprocessConfig, shards: Sequence[Shard]) -> None:
+def show_data_plan(config: PreprocessConfig, shards: Sequence[InputSplit]) -> None:
     """Columns and inputs of a dry run."""
     console = Console()
     columns = Table("column", "role", "becomes", title=f"{config.name}: columns")
@@ -22,11 +22,11 @@ def show_data_plan(config: PreprocessConfig, shards: Sequence[Shard]) -> None:
     console.print(columns)
     lines = [f"{len(shards)} shards, split by {config.split.by}:"]
     for shard in shards:
-        first, last = shard.pieces[0], shard.pieces[-1]
-        if len(shard.pieces) == 1:
+        first, last = shard.ranges[0], shard.ranges[-1]
+        if len(shard.ranges) == 1:
             what = f"{first.name}: bytes {first.start:,} to {first.end:,}"
         else:
-            what = f"{first.name} … {last.name}: {len(shard.pieces):,} files, {shard.bytes:,} bytes"
+            what = f"{first.name} … {last.name}: {len(shard.ranges):,} files, {shard.bytes:,} bytes"
         lines.append(f"  {what}{f', {shard.split}' if shard.split else ''}")
     lines.append(f"would write {config.output}; nothing was started")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

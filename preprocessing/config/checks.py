@@ -16,8 +16,8 @@ MOST_BUCKETS = 2**31 - 1 - FIRST_VALUE_ID
 """Ids are int32."""
 
 
-def check(config: PreprocessConfig) -> None:
-    """Raises ConfigError for settings that cannot work."""
+def check_config(config: PreprocessConfig) -> None:
+    """Refuses settings that cannot work; raises ConfigError."""
     _check_joins(config)
     _check_columns(config)
     _check_split(config)
@@ -57,7 +57,7 @@ def _check_columns(config: PreprocessConfig) -> None:
     if repeated:
         raise ConfigError(f"columns: each name may occur once, repeated: {', '.join(repeated)}.")
     columns = (*config.numeric, *config.categorical, *config.of_role("timestamp"))
-    written = [c.name for c in columns] + [c.name for c in config.crosses]
+    written = [*(c.name for c in columns), *(c.name for c in config.crosses)]
     for name in written:
         _check_name(name)
     reserved = [name for name in (LABEL, USER) if name in written]

@@ -1,4 +1,4 @@
-"""Fields that are made of others: hour and weekday of the timestamp, crosses of columns."""
+"""Derived fields: parts of the timestamp, and crosses of columns."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ _MISSING = hash_values(pa.array([""]))
 """(1,) hash of a missing value, which counts as the empty text."""
 
 
-class Derived:
-    """Adds the derived fields of a shard's rows, block by block."""
+class DerivedFeatures:
+    """Adds the derived fields to the blocks of a shard."""
 
     def __init__(self, config: PreprocessConfig) -> None:
         self._time = config.derived
         self._crosses = config.crosses
         self._hashes: dict[str, np.ndarray] = {}
         self.dictionaries: dict[str, Dictionary] = {name: new_dictionary() for name in self._time}
-        """Of the fields made of the timestamp: each of their values is counted like any other."""
+        """Field made from the timestamp → its values, which have a vocabulary like any others."""
 
     def add(self, rows: LocalRows, dictionaries: Mapping[str, Dictionary]) -> None:
-        """Adds the fields to a block; `dictionaries` are those of its columns."""
+        """Adds the fields to a block.
+
+        Args:
+            rows: the block.
+            dictionaries: column → its values.
+        """
         for name in self._time:
             assert rows.timestamp is not None
             parts = TIME_PARTS[name.rpartition("_")[2]](rows.timestamp)
@@ -41,10 +46,10 @@ class Derived:
             rows.crosses[cross.name] = cross_ids(hashes, cross.num_buckets)
 
     def _hashes_of(self, name: str, dictionary: Dictionary) -> np.ndarray:
-        """(V + 1,) hash of each of a column's values; the last is that of a missing one."""
+        """(V + 1,) uint64: the hash of each value of a column; the last is for a missing value."""
         known = self._hashes.get(name, np.zeros(1, np.uint64))
         if len(known) <= len(dictionary):
-            # only what is new since the block before
+            # those that are new since the block before
             new = hash_values(dictionary.values().slice(len(known) - 1))
             known = np.concatenate([known[:-1], new, _MISSING])
             self._hashes[name] = known

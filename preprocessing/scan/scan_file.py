@@ -1,9 +1,9 @@
-"""The rows of a section between scanning and encoding: blocks of arrays, as narrow as they can be.
+"""Scan files: the rows of a shard with local ids, in blocks of arrays of the narrowest types.
 
-A file has the bytes of all arrays one after the other, then a JSON list of the blocks (number of
-rows, and for each array its title, type, length and place), and at its end where that list begins.
-Codes are small while a dictionary is, and most numbers of logs are exact in 32 bits: so a row takes
-half of what it would in an Arrow file, whose columns have one type throughout.
+A file has the bytes of all arrays, then a JSON list of the blocks (for each array its title, type,
+length, offset, size and whether it is compressed), and last the size of that list. Local ids are
+small while a dictionary is, and most numbers of logs are exact in 32 bits: a row takes half the
+bytes that it would in an Arrow file, whose columns have one type throughout.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from ctrdist.storage import Store
 
 _ALIGNED = 8
 _PACKED = 64
-"""Arrays from so many bytes on are compressed, where bytes cost more than time."""
+"""Bytes from which an array is compressed, in stores that are not local."""
 
 
-class CodedWriter:
-    """Writes the blocks of a section. Use as a context; the file is there once it ends well."""
+class ScanFileWriter:
+    """Writes a scan file. A context manager: the file exists once the block ends without error."""
 
     def __init__(self, store: Store, name: str) -> None:
         self._opening = store.write(name)
         self._codec = None if store.local else pa.Codec("lz4")
         self._blocks: list[Any] = []
-        self._place = 0
+        self._offset = 0
 
-    def __enter__(self) -> CodedWriter:
+    def __enter__(self) -> ScanFileWriter:
         self._file: IO[bytes] = self._opening.__enter__()
         return self
 
@@ -64,16 +64,16 @@ class CodedWriter:
         packed = self._codec is not None and array.nbytes >= _PACKED
         if self._codec is not None and packed:
             content = self._codec.compress(content, asbytes=True)
-        entry = [title, array.dtype.str, len(array), self._place, len(content), packed]
+        entry = [title, array.dtype.str, len(array), self._offset, len(content), packed]
         self._file.write(content)
         padding = -len(content) % _ALIGNED
         self._file.write(bytes(padding))
-        self._place += len(content) + padding
+        self._offset += len(content) + padding
         return entry
 
 
-def read_coded(store: Store, name: str) -> Iterator[LocalRows]:
-    """The blocks of a section, in order; local ones lie in the file's memory map."""
+def read_scan_file(store: Store, name: str) -> Iterator[LocalRows]:
+    """Reads the blocks of a shard in order; those of a local file are in its memory map."""
     if store.local:
         with open(store.path(name), "rb") as file:
             content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -84,16 +84,16 @@ def read_coded(store: Store, name: str) -> Iterator[LocalRows]:
         yield _rows({entry[0]: _read(content, *entry[1:]) for entry in block})
 
 
-def _read(content: Any, kind: str, length: int, place: int, size: int, packed: bool) -> np.ndarray:
+def _read(content: Any, kind: str, length: int, offset: int, size: int, packed: bool) -> np.ndarray:
     dtype = np.dtype(kind)
     if not packed:
-        return np.frombuffer(content, dtype, length, place)
-    raw = pa.Codec("lz4").decompress(content[place : place + size], length * dtype.itemsize)
+        return np.frombuffer(content, dtype, length, offset)
+    raw = pa.Codec("lz4").decompress(content[offset : offset + size], length * dtype.itemsize)
     return np.frombuffer(raw, dtype)
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:
-    """The same values in fewer bytes, where that is quickly told."""
+    """The same values in fewer bytes, where one pass can tell that they fit."""
     if array.dtype == np.int32 and len(array):
         low, high = int(array.min()), int(array.max())
         for kind in (np.int8, np.int16):

@@ -1,4 +1,4 @@
-"""Scans the blocks of a shard: fast where all in a block is plain, else with all cases known."""
+"""Scans the blocks of a shard: in C where a block is plain, in Arrow otherwise."""
 
 # n rows of a block, C columns of the file
 
@@ -15,11 +15,11 @@ from ctrdist.features.transforms import bucket_numbers
 from ctrdist.features.typed_columns import UNITS, read_typed_columns
 from ctrdist.native.dictionary import Dictionary, new_dictionary
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
-from preprocessing.config.settings import FormatConfig, PreprocessConfig
-from preprocessing.sources.delimited import quote_of, separator_of
-from preprocessing.sources.reader import Block
-from preprocessing.sources.side_tables import Side, attach
-from preprocessing.sources.text_blocks import TextBlock
+from preprocessing.config.formats import INPUT_FORMATS
+from preprocessing.config.settings import PreprocessConfig
+from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
+from preprocessing.sources.raw_block import Block, RawBlock
+from preprocessing.sources.side_tables import SideTable, attach
 from preprocessing.split.assign import row_hash, row_hash_key
 
 _MOST_BYTES = 2**31 - 1
@@ -27,42 +27,40 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Scanner:
-    """Columns of blocks, with dictionaries that all blocks of a shard share.
+    """Turns blocks into rows with local ids; all blocks of a shard share its dictionaries.
 
     Attributes:
         dictionaries: field of FeatureColumns.counted → its values.
     """
 
-    def __init__(self, config: PreprocessConfig, sides: Sequence[Side] = ()) -> None:
+    def __init__(self, config: PreprocessConfig, side_tables: Sequence[SideTable] = ()) -> None:
         """Begins a shard.
 
         Args:
             config: the data set.
-            sides: the joined tables.
+            side_tables: in memory.
         """
         self.config = config
         self.columns: list[str] = []
-        self.sides = list(sides)
+        self.side_tables = side_tables
         self.dictionaries: dict[str, Dictionary] = {
             column.name: new_dictionary() for column in config.counted
         }
         self._layout: TextLayout | None = None
         self._plain = _plain(config) and has_scan()
 
-    def scan(self, block: TextBlock, names: Sequence[str]) -> LocalRows | None:
-        """The rows of a block without its header, or None where anything in it is not plain.
+    def scan(self, block: RawBlock) -> LocalRows | None:
+        """The rows of a block, or None where the block is not plain.
 
         None leaves the dictionaries as they were; :meth:`scan_table` gives the same columns for the
-        same rows, or tells what is wrong.
-
-        Args:
-            block: of a text.
-            names: (C,) of the file's columns in its order.
+        same rows, or names the fault.
         """
-        if self._plain and list(names) != self.columns:
-            self.columns = list(names)
-            self._layout = _layout(self.config, len(names))
-        raw = block.raw
+        if not self._plain or not isinstance(block, DelimitedBlock):
+            return None
+        if block.names != self.columns:
+            self.columns = block.names
+            self._layout = _layout(self.config, len(block.names))
+        raw = block.text.raw
         if self._layout is None or not 0 < len(raw) <= _MOST_BYTES:
             return None
         found = inspect_text(raw, quote_of(self.config.format))
@@ -75,15 +73,15 @@ class Scanner:
         return self._scan(raw, found.lines)
 
     def scan_table(self, block: Block) -> LocalRows:
-        """The rows of a block of any format.
+        """The rows of a parsed block of any format.
 
         Raises:
-            DataError: a value is not of its column's kind; the message names its place.
+            DataError: a value is not of its column's kind; the message names its row.
         """
         config = self.config
         hashed = config.split.by == "hash"
         rows = row_hash(block.table, config.split.seed) if hashed else None
-        typed = read_typed_columns(attach(block, self.sides).table, config, block.where)
+        typed = read_typed_columns(attach(block.table, self.side_tables), config, block.where)
         found = LocalRows(
             typed.label,
             typed.numbers,
@@ -155,9 +153,10 @@ class Scanner:
         return ScanColumn()
 
     def _finish(self, scanned: LocalRows) -> None:
-        """What is made of columns once they are numbers."""
+        """Derives what is made from parsed numbers, and trims lists."""
         config = self.config
         for column in config.of_role("timestamp"):
+            assert scanned.timestamp is not None
             if UNITS[column.unit] > 1:
                 scanned.timestamp //= UNITS[column.unit]
         for name, (ends, codes) in scanned.lists.items():
@@ -185,9 +184,9 @@ def _layout(config: PreprocessConfig, columns: int) -> TextLayout:
 
 
 def _plain(config: PreprocessConfig) -> bool:
-    """Whether the fast way knows the layout and all columns."""
-    layout: FormatConfig = config.format
-    if layout.type not in ("tsv", "csv") or config.joins:
+    """True if the C code can read the layout and all columns."""
+    layout = config.format
+    if not INPUT_FORMATS[layout.type].separator or config.joins:
         return False
     quote, separator = quote_of(layout), separator_of(layout)
     between = [c.separator for c in config.of_role("multi_valued")]

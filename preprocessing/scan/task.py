@@ -10,7 +10,6 @@ import itertools
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -20,15 +19,15 @@ from ctrdist.native.dictionary import Dictionary
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Step
 from preprocessing.runtime.work_dir import WorkDir, digest
-from preprocessing.scan.derived_features import Derived
-from preprocessing.scan.scan_file import CodedWriter, read_coded
+from preprocessing.scan.derived_features import DerivedFeatures
+from preprocessing.scan.scan_file import ScanFileWriter, read_scan_file
 from preprocessing.scan.scanner import Scanner
 from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, read_values, write_values
 from preprocessing.sources.quarantine import BadRow, clean
-from preprocessing.sources.reader import Block, parse_block, read_blocks, read_text_blocks
-from preprocessing.sources.shards import Shard, versions
-from preprocessing.sources.side_tables import Side
-from preprocessing.sources.text_blocks import TextBlock
+from preprocessing.sources.raw_block import RawBlock
+from preprocessing.sources.reader import read_raw_blocks
+from preprocessing.sources.shards import InputSplit, versions
+from preprocessing.sources.side_tables import SideTable
 from preprocessing.split.plan import Assigner, SplitCounts, SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
 
@@ -43,8 +42,7 @@ class Plan:
     """Arguments that all scan tasks share."""
 
     config: PreprocessConfig
-    sides: Sequence[Side]
-    """The side tables."""
+    side_tables: Sequence[SideTable]
     work: WorkDir
 
 
@@ -79,32 +77,27 @@ class ShardScan:
     shards: list[ShardSummary]
 
 
-def scan(plan: Plan, index: int, shard: Shard) -> Iterator[Step | ShardScan]:
+def scan(plan: Plan, index: int, split: InputSplit) -> Iterator[Step | ShardScan]:
     """Parses an input split once.
 
     One that turns out to be much larger than planned, as a compressed file may, becomes several
     shards: no task ever holds more than one.
     """
     shards: list[ShardSummary] = []
-    blocks = _blocks(plan.config, shard)
+    blocks = read_raw_blocks(split, plan.config)
     while True:
         name = f"{index:05d}-{len(shards):04d}"
-        summary = yield from _scan_shard(plan, name, shard, blocks)
+        summary = yield from _scan_shard(plan, name, split, blocks)
         if summary is None:
             break
         shards.append(summary)
     yield ShardScan(shards)
 
 
-def scan_mark(index: int, shard: Shard, sides: list[list[Any]]) -> str:
-    """The mark of the scan of an input split, which changes with its files.
-
-    Args:
-        index: of the input split.
-        shard: the input split.
-        sides: versions of the side tables' files.
-    """
-    return f"scan-{index:05d}-{digest(versions([shard]) + sides)}"
+def scan_mark(plan: Plan, index: int, split: InputSplit) -> str:
+    """The mark of the scan of an input split, which changes with its files and side tables."""
+    seen = [*versions([split]), *(side.version for side in plan.side_tables)]
+    return f"scan-{index:05d}-{digest(seen)}"
 
 
 def count_training_rows(
@@ -124,11 +117,11 @@ def count_training_rows(
     return replace(shard, values=found, numbers=numbers, rows=rows)
 
 
-def known_split_plan(config: PreprocessConfig, shard: Shard) -> SplitPlan | None:
-    """The split plan of a shard, where it does not depend on other shards."""
+def known_split_plan(config: PreprocessConfig, part: InputSplit) -> SplitPlan | None:
+    """The split plan of an input split, where it does not depend on others."""
     split = config.split
-    alone = shard.split is not None or split.by == "hash" or (split.by == "time" and split.times)
-    return SplitPlan.of(split, [SplitCounts()], [shard.split]) if alone else None
+    alone = part.split is not None or split.by == "hash" or (split.by == "time" and split.times)
+    return SplitPlan.of(split, [SplitCounts()], [part.split]) if alone else None
 
 
 def split_of(assigner: Assigner, rows: LocalRows) -> np.ndarray:
@@ -136,43 +129,30 @@ def split_of(assigner: Assigner, rows: LocalRows) -> np.ndarray:
     return assigner.next(rows.label, rows.timestamp, rows.row_hash)
 
 
-Raw = tuple[TextBlock, list[str]] | Block
-
-
-def _blocks(config: PreprocessConfig, shard: Shard) -> Iterator[tuple[Raw, int]]:
-    """Yields blocks that are not parsed yet, each with its bytes in memory."""
-    if config.format.type == "parquet":
-        for block in read_blocks(shard, config):
-            yield block, block.table.nbytes
-    else:
-        for text, names in read_text_blocks(shard, config):
-            yield (text, names), len(text.raw)
-
-
 def _scan_shard(
-    plan: Plan, name: str, shard: Shard, blocks: Iterator[tuple[Raw, int]]
+    plan: Plan, name: str, split: InputSplit, blocks: Iterator[RawBlock]
 ) -> Generator[Step, None, ShardSummary | None]:
     """Scans blocks until the shard is full; returns None where there are no more."""
     config, store = plan.config, plan.work.store
     first = next(blocks, None)
     if first is None:
         return None
-    scanner, derived = Scanner(config, plan.sides), Derived(config)
+    scanner, derived = Scanner(config, plan.side_tables), DerivedFeatures(config)
     counts, bad, taken = SplitCounts.empty(config.split), list[BadRow](), 0
-    with CodedWriter(store, coded_name(name)) as coded:
-        for raw, size in itertools.chain([first], blocks):
-            rows, found, stored = _parsed(config, raw, scanner)
+    with ScanFileWriter(store, scan_file_name(name)) as coded:
+        for raw in itertools.chain([first], blocks):
+            rows, found = _parsed(config, raw, scanner)
             derived.add(rows, scanner.dictionaries)
             counts.add(rows.label, rows.timestamp)
             coded.write(rows)
             bad += found
-            taken += size
-            yield Step(len(rows.label) + len(found), stored)
+            taken += raw.size
+            yield Step(len(rows.label) + len(found), raw.consumed)
             if taken >= _FULL * config.shard_bytes:
                 break
     if bad:
         store.put(f"bad/{name}", "".join(f"{row.to_json()}\n" for row in bad).encode())
-    known = known_split_plan(config, shard)
+    known = known_split_plan(config, split)
     words: Words = {**scanner.dictionaries, **derived.dictionaries}
     values = {n: ColumnValues(w.values(), w.hashes(), _NO_COUNTS) for n, w in words.items()}
     assigner = None if known is None else known.shard(0)
@@ -182,21 +162,16 @@ def _scan_shard(
 
 
 def _parsed(
-    config: PreprocessConfig, raw: Raw, scanner: Scanner
-) -> tuple[LocalRows, list[BadRow], int]:
-    """The rows of a block, those that were left out, and the block's bytes as they are stored."""
-    lenient = config.bad_rows.policy == "quarantine"
-    if isinstance(raw, Block):
-        good, bad = clean(raw, [], config) if lenient else (raw, [])
-        return scanner.scan_table(good), bad, raw.consumed
-    text, names = raw
-    rows = scanner.scan(text, names)
+    config: PreprocessConfig, raw: RawBlock, scanner: Scanner
+) -> tuple[LocalRows, list[BadRow]]:
+    """The rows of a block, and those that were left out."""
+    rows = scanner.scan(raw)
     if rows is not None:
-        return rows, [], text.consumed
-    if not lenient:
-        return scanner.scan_table(parse_block(text, names, config)), [], text.consumed
-    good, bad = clean(text, names, config)
-    return scanner.scan_table(good), bad, text.consumed
+        return rows, []
+    if config.bad_rows.policy == "fail":
+        return scanner.scan_table(raw.parse()), []
+    good, bad = clean(raw, config)
+    return scanner.scan_table(good), bad
 
 
 def _count(
@@ -216,7 +191,7 @@ def _count(
     numbers = NumberStatistics.empty(config)
     rows_of = np.zeros(len(SPLITS), np.int64)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for rows in read_coded(store, coded_name(name)):
+    for rows in read_scan_file(store, scan_file_name(name)):
         train = None
         if assigner is not None:
             chosen = split_of(assigner, rows)
@@ -242,6 +217,6 @@ def _train_ids(rows: LocalRows, name: str, train: np.ndarray | None) -> np.ndarr
     return local_ids if train is None else local_ids[np.repeat(train, np.diff(ends))]
 
 
-def coded_name(name: str) -> str:
+def scan_file_name(name: str) -> str:
     """Name of the file with a shard's rows."""
     return f"scan/{name}.arrow"

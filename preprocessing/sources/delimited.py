@@ -1,4 +1,4 @@
-"""Rows of text whose columns are separated by a character, and what is wrong with a line."""
+"""Rows of text whose columns are separated by a character, and the faults of lines."""
 
 from __future__ import annotations
 
@@ -6,37 +6,41 @@ import codecs
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
-from ctrdist.features.columns import ColumnConfig
-from preprocessing.config.settings import FormatConfig
+from preprocessing.config.formats import INPUT_FORMATS, FormatConfig
+from preprocessing.sources.byte_range import ByteRange
+from preprocessing.sources.raw_block import Block, TableConfig
 from preprocessing.sources.row_errors import Fault
-from preprocessing.sources.shards import Piece
 from preprocessing.sources.text_blocks import (
     MAX_LINE_BYTES,
     TextBlock,
+    TextRows,
     read_text,
     without_blank_lines,
 )
 
-_STAND_IN = "\x1f"  # Arrow separates at one byte: longer separators are replaced by this
+_STAND_IN = "\x1f"
+"""Arrow separates at one byte; it replaces longer separators."""
 _HEADER_BYTES = 2**16
 
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
 class LineCheck:
-    """Tells what is wrong with a line; accepts those that :func:`parse_text` accepts.
+    """Finds the fault of a line; accepts the lines that :func:`parse_text` accepts.
 
-    Python's csv module takes the same lines apart in the same way as Arrow; a test holds that.
+    Python's csv module splits lines as Arrow does; a test holds that.
     """
 
     def __init__(self, layout: FormatConfig, names: Sequence[str]) -> None:
-        """`names`: all columns of the file, in its order."""
+        """Makes the check of a file with these columns, in its order."""
         self._layout = layout
         self._names = names
         self._codec = _codec(layout.encoding)
@@ -45,7 +49,7 @@ class LineCheck:
         self._shown = {"\t": "tab"}.get(self._separator, self._separator)
 
     def __call__(self, line: bytes) -> Fault | None:
-        """What is wrong with a line as it is in the file, without its line feed; None: nothing."""
+        """The fault of a line as it is in the file, without its line feed; None for a good one."""
         line = line.removesuffix(b"\r")
         try:
             text = line.decode(self._codec)
@@ -77,39 +81,66 @@ class LineCheck:
         return None
 
 
-def delimited_blocks(
-    piece: Piece,
-    layout: FormatConfig,
-    columns: Sequence[ColumnConfig],
-    block_bytes: int | None = None,
-) -> Iterator[tuple[TextBlock, list[str]]]:
-    """Blocks without the header, and the names of all columns of the file in its order.
+@dataclass
+class DelimitedBlock(TextRows):
+    """Rows of a text with separators."""
+
+    names: list[str]
+    """All columns of the file, in its order."""
+
+    def parse(self) -> Block:
+        """The rows; raises DataError for a malformed line."""
+        return self.block(parse_text(self.text, self.table.layout, self.names, self._wanted))
+
+    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The well-formed lines, their indices, and the faults of the others."""
+        layout, lines = self.table.layout, self.text.lines
+        check = LineCheck(layout, self.names)
+        found = [check(line) for line in lines]
+        faults = [(row, fault) for row, fault in enumerate(found) if fault]
+        good = [row for row, fault in enumerate(found) if not fault]
+        raw = b"".join(lines[row] + b"\n" for row in good)
+        parsed = parse_lines(raw, layout, self.names, self._wanted)
+        if parsed is None:
+            raise _not_readable(self.text, layout)
+        return self.block(parsed).table, np.asarray(good, np.int64), faults
+
+    @property
+    def _wanted(self) -> Sequence[str]:
+        return self.names if self.table.wanted is None else self.table.wanted
+
+
+def raw_blocks(
+    byte_range: ByteRange, table: TableConfig, block_bytes: int
+) -> Iterator[DelimitedBlock]:
+    """Blocks of a byte range without the header.
 
     Raises:
         DataError: the header lacks a column or has one twice, or see :func:`read_text`.
     """
-    names = None if layout.header else [c.name for c in columns]
-    if names is None and piece.start:
-        names = _names_in_header(piece, layout, columns)
-    for block in read_text(piece, block_bytes):
-        if names is None and count_lines(block):
-            names = _header(block, layout, columns)
-            block = _drop_header(block)
+    needed = [c.name for c in table.columns]
+    names = None if table.layout.header else needed
+    if names is None and byte_range.start:
+        names = _names_in_header(byte_range, table.layout, needed)
+    for text in read_text(byte_range, block_bytes):
+        if names is None and count_lines(text):
+            names = _header(text, table.layout, needed)
+            text = _drop_header(text)
         if names is not None:
-            yield block, names
+            yield DelimitedBlock(text, table, names)
     if names is None:
-        raise _no_header(piece)
+        raise _no_header(byte_range)
 
 
 def count_lines(block: TextBlock) -> int:
-    """Rows of a block, a header included."""
+    """Rows of a block, including a header."""
     return without_blank_lines(block.raw).count(b"\n")
 
 
 def parse_text(
     block: TextBlock, config: FormatConfig, names: Sequence[str], wanted: Sequence[str]
 ) -> pa.Table:
-    """Columns of a block as text; one row per line that is not blank.
+    """Parses the columns of a block as texts, one row per line that is not blank.
 
     Args:
         block: without the header.
@@ -118,7 +149,7 @@ def parse_text(
         wanted: the columns to keep.
 
     Raises:
-        DataError: a line has another number of columns, or bytes that are not of the encoding.
+        DataError: a line has another number of columns, or bytes that its encoding lacks.
     """
     raw = without_blank_lines(block.raw)
     table = parse_lines(raw, config, names, wanted)
@@ -128,13 +159,13 @@ def parse_text(
     for row, line in enumerate(raw.split(b"\n")[:-1]):
         if fault := check(line):
             raise fault.error(block.line(row))
-    raise DataError(f"{block.line(0)} and following: not readable as {config.type}. Fix the rows.")
+    raise _not_readable(block, config)
 
 
 def parse_lines(
     raw: bytes, config: FormatConfig, names: Sequence[str], wanted: Sequence[str]
 ) -> pa.Table | None:
-    """The wanted columns of lines of which none is blank; None where a line cannot be right."""
+    """The wanted columns of lines, none of them blank; None if a line may be malformed."""
     rows = raw.count(b"\n")
     if rows == 0:
         return pa.table({name: pa.array([], pa.string()) for name in wanted})
@@ -170,7 +201,7 @@ def parse_lines(
 
 
 def not_decoded(layout: FormatConfig, error: UnicodeError) -> Fault:
-    """Bytes that are not of the encoding."""
+    """The fault of bytes that the encoding lacks."""
     reason = getattr(error, "reason", str(error))
     return Fault(
         f"not {layout.encoding} ({reason})",
@@ -180,23 +211,23 @@ def not_decoded(layout: FormatConfig, error: UnicodeError) -> Fault:
 
 
 def decoded(raw: bytes, layout: FormatConfig) -> bytes:
-    """Text in UTF-8; raises UnicodeError."""
+    """The text in UTF-8; raises UnicodeError."""
     return raw if raw.isascii() else raw.decode(_codec(layout.encoding)).encode()
 
 
 def _names_in_header(
-    piece: Piece, layout: FormatConfig, columns: Sequence[ColumnConfig]
+    byte_range: ByteRange, layout: FormatConfig, needed: Sequence[str]
 ) -> list[str]:
-    """Of a file that is read from somewhere in its middle."""
-    top = Piece(url=piece.url, name=piece.name, start=0, end=2**62)
-    for block in read_text(top, _HEADER_BYTES):
-        if count_lines(block):
-            return _header(block, layout, columns)
-    raise _no_header(piece)
+    """The names of the columns of a file that is read from its middle."""
+    top = ByteRange(url=byte_range.url, name=byte_range.name, start=0, end=2**62)
+    for text in read_text(top, _HEADER_BYTES):
+        if count_lines(text):
+            return _header(text, layout, needed)
+    raise _no_header(byte_range)
 
 
-def _header(block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConfig]) -> list[str]:
-    """Names in the first line that is not blank. Those that nobody needs are made unique."""
+def _header(block: TextBlock, layout: FormatConfig, needed: Sequence[str]) -> list[str]:
+    """The names in the first line that is not blank; repeated names become unique if not needed."""
     line = next(line for line in block.raw.split(b"\n") if line.strip(b"\r")).removesuffix(b"\r")
     try:
         text = line.decode(_codec(layout.encoding))
@@ -205,14 +236,14 @@ def _header(block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConf
     fields, opened = _taken_apart(text, layout)
     counts = Counter(fields)
     remedy = "Correct `columns` or `format` in the data-set YAML."
-    lacking = [c.name for c in columns if c.name not in counts]
+    lacking = [name for name in needed if name not in counts]
     if lacking or opened:
         shown = ", ".join(fields if len(text) < 2000 else [*fields[:5], "…"])[:2000]
         raise DataError(
             f"{block.line(0)}: the header has no column {', '.join(lacking)}; it has {shown}. "
             + remedy
         )
-    twice = [c.name for c in columns if counts[c.name] > 1]
+    twice = [name for name in needed if counts[name] > 1]
     if twice:
         raise DataError(
             f"{block.line(0)}: the header has column {', '.join(twice)} more than once. "
@@ -224,22 +255,23 @@ def _header(block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConf
 def _drop_header(block: TextBlock) -> TextBlock:
     lines = block.raw.split(b"\n")
     first = next(i for i, line in enumerate(lines) if line.strip(b"\r"))
-    return TextBlock(
-        piece=block.piece,
-        raw=b"\n".join(lines[first + 1 :]),
-        skipped=block.skipped + first + 1,
-        consumed=block.consumed,
-    )
+    rest = b"\n".join(lines[first + 1 :])
+    return replace(block, raw=rest, skipped=block.skipped + first + 1)
 
 
-def _no_header(piece: Piece) -> DataError:
+def _no_header(byte_range: ByteRange) -> DataError:
     return DataError(
-        f"{piece.name}: empty; it should begin with a header. Set `format.header` if it has none."
+        f"{byte_range.name}: empty; it should begin with a header. Set `format.header` if it has "
+        "none."
     )
+
+
+def _not_readable(block: TextBlock, layout: FormatConfig) -> DataError:
+    return DataError(f"{block.line(0)} and following: not readable as {layout.type}. Fix the rows.")
 
 
 def _taken_apart(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
-    """Its values, and whether a quote stays open."""
+    """The values of a line, and whether a quote stays open."""
     separator, quote = separator_of(layout), quote_of(layout)
     if not quote:
         return line.split(separator), False
@@ -254,7 +286,7 @@ def _taken_apart(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
 
 @lru_cache
 def _codec(encoding: str) -> str:
-    """Python's name of an encoding in which line ends are bytes of their own."""
+    """Python's name of an encoding; raises ConfigError for one that does not keep ASCII."""
     try:
         if bytes(range(128)).decode(encoding).encode() == bytes(range(128)):
             return codecs.lookup("utf-8" if encoding == "ascii" else encoding).name
@@ -267,8 +299,8 @@ def _codec(encoding: str) -> str:
 
 
 def separator_of(layout: FormatConfig) -> str:
-    """What stands between two columns of a text."""
-    separator = layout.separator or {"tsv": "\t", "csv": ","}[layout.type]
+    """The text between two columns."""
+    separator = layout.separator or INPUT_FORMATS[layout.type].separator
     if "\n" in separator or "\r" in separator:
         raise ConfigError("format.separator has a line end in it; rows end there. Give another.")
     return separator
@@ -280,7 +312,7 @@ def _replaced(separator: str) -> bool:
 
 def quote_of(layout: FormatConfig) -> str:
     """The character around values that contain the separator; empty for none."""
-    quote = {"tsv": "", "csv": '"'}[layout.type] if layout.quote is None else layout.quote
+    quote = INPUT_FORMATS[layout.type].quote if layout.quote is None else layout.quote
     if len(quote.encode()) > 1 or (quote and quote in "\r\n" + separator_of(layout)):
         raise ConfigError(
             f"format.quote is {quote!r}; give one ASCII character that is not in the separator, "

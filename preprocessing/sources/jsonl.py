@@ -1,17 +1,18 @@
 """JSON lines: one object per line, whose members are the columns.
 
-What a column becomes follows from its role alone, and not from what a block happens to hold: text
-for a category, a float64 for a number, an int64 for a time, a list of texts where it is
-multi-valued. A number that is a category is its text as the file writes it.
+The type of a column follows from its role alone, not from the values in a block: text for a
+category, float64 for a number, int64 for a time, a list of texts for multi-valued columns. A number
+that is a category is its text as the file writes it.
 
-Arrow reads a block where the first lines tell the types of all; Python reads the others, with the
+Arrow reads a block where the first lines show the types of all; Python reads the others, with the
 same result.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -22,12 +23,15 @@ import pyarrow.json as pa_json
 
 from ctrdist.features.columns import ColumnConfig
 from ctrdist.features.typed_columns import cast_where_possible
-from preprocessing.config.settings import FormatConfig
+from preprocessing.config.formats import FormatConfig
+from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.delimited import decoded, not_decoded
+from preprocessing.sources.raw_block import Block, TableConfig
 from preprocessing.sources.row_errors import Fault, wrong_value_fault
-from preprocessing.sources.text_blocks import TextBlock, without_blank_lines
+from preprocessing.sources.text_blocks import TextRows, read_text, without_blank_lines
 
 _SAMPLE = 20
+"""Lines from which types are guessed."""
 _NUMBERS = ("label", "numeric")
 
 
@@ -39,43 +43,47 @@ class _NotOne(Exception):
     """A value that is an object or a list."""
 
 
-def parse_json(
-    block: TextBlock, layout: FormatConfig, columns: Sequence[ColumnConfig], wanted: Sequence[str]
-) -> pa.Table:
-    """The wanted columns of a block; null where a line has no such member, or null for it.
+@dataclass
+class JsonBlock(TextRows):
+    """Rows of JSON lines."""
 
-    Raises:
-        DataError: a line that is no JSON object, or a value that is not of its column's kind.
-    """
-    kinds = _kinds(columns, wanted)
-    raw = without_blank_lines(block.raw)
-    table = _fast(raw, layout, kinds)
-    if table is None:
-        table, _, faults = read_json_lines(raw.split(b"\n")[:-1], layout, columns, wanted)
-        for row, fault in faults:
-            raise fault.error(block.line(row))
-    return table
+    def parse(self) -> Block:
+        """The rows, null where a line lacks a member; raises DataError for a malformed line."""
+        layout, kinds = self.table.layout, _kinds(self.table)
+        raw = without_blank_lines(self.text.raw)
+        columns = _fast(raw, layout, kinds)
+        if columns is None:
+            columns, _, faults = read_json_lines(raw.split(b"\n")[:-1], layout, kinds)
+            for row, fault in faults:
+                raise fault.error(self.where(row))
+        return self.block(columns)
+
+    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The well-formed lines, their indices, and the faults of the others."""
+        layout, kinds = self.table.layout, _kinds(self.table)
+        columns, rows, faults = read_json_lines(self.text.lines, layout, kinds)
+        return self.block(columns).table, rows, faults
+
+
+def raw_blocks(byte_range: ByteRange, table: TableConfig, block_bytes: int) -> Iterator[JsonBlock]:
+    """Blocks of a byte range; raises DataError, see :func:`read_text`."""
+    return (JsonBlock(text, table) for text in read_text(byte_range, block_bytes))
 
 
 def read_json_lines(
-    lines: Sequence[bytes],
-    layout: FormatConfig,
-    columns: Sequence[ColumnConfig],
-    wanted: Sequence[str],
+    lines: Sequence[bytes], layout: FormatConfig, kinds: Mapping[str, ColumnConfig]
 ) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
     """Reads lines one by one.
 
     Args:
         lines: none of them blank.
         layout: encoding and missing texts.
-        columns: of the log.
-        wanted: those to read.
+        kinds: the columns to read, by name.
 
     Returns:
-        The wanted columns of the good lines, their indices, and what is wrong with the others, in
+        The columns of the good lines, their (n,) indices, and index and fault of the others in
         order.
     """
-    kinds = _kinds(columns, wanted)
     faults: dict[int, Fault] = {}
     rows, objects = [], []
     for index, line in enumerate(lines):
@@ -104,9 +112,10 @@ class _NotGood(Exception):
         self.fault = fault
 
 
-def _kinds(columns: Sequence[ColumnConfig], wanted: Sequence[str]) -> dict[str, ColumnConfig]:
-    by_name = {column.name: column for column in columns}
-    return {name: by_name[name] for name in wanted}
+def _kinds(table: TableConfig) -> dict[str, ColumnConfig]:
+    """The columns to read, by name."""
+    by_name = {column.name: column for column in table.columns}
+    return {name: by_name[name] for name in (by_name if table.wanted is None else table.wanted)}
 
 
 def _object(line: bytes, layout: FormatConfig) -> dict[str, Any]:
@@ -138,7 +147,7 @@ def _object(line: bytes, layout: FormatConfig) -> dict[str, Any]:
 def _column(
     values: list[Any], column: ColumnConfig, layout: FormatConfig
 ) -> tuple[pa.Array, dict[int, Fault]]:
-    """The column, and what is wrong with some of its values."""
+    """The column, and the faults of some of its values by index."""
     faults: dict[int, Fault] = {}
     kind = _kind(column)
     types: set[type] = set(map(type, values))
@@ -154,13 +163,13 @@ def _column(
         return pa.array(values, kind), faults
     cast = cast_where_possible if kind == pa.float64() else _whole
     array, bad = cast(pa.array(values, pa.string()), kind)
-    for i in np.flatnonzero(bad):
-        faults[int(i)] = wrong_value_fault(column, values[i])
+    for i in np.flatnonzero(bad).tolist():
+        faults[i] = wrong_value_fault(column, values[i])
     return array, faults
 
 
 def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-    """As `cast_where_possible`, to integers: 1.7e9 is one too."""
+    """Casts to integers like `cast_where_possible`; 1.7e9 is one too."""
     array, bad = cast_where_possible(texts, kind)
     if bad.any():
         floats, _ = cast_where_possible(texts.filter(pa.array(bad)), pa.float64())
@@ -171,7 +180,7 @@ def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
 
 
 def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
-    """Text, or a list of texts; None where it is missing."""
+    """A text, or a list of texts; None where the value is missing."""
     many = column.role == "multi_valued"
     try:
         if many and isinstance(value, list):
@@ -208,12 +217,12 @@ def _kind(column: ColumnConfig) -> pa.DataType:
 
 
 def _fast(raw: bytes, layout: FormatConfig, kinds: Mapping[str, ColumnConfig]) -> pa.Table | None:
-    """The columns of a block by Arrow; None where that might go wrong."""
+    """The columns of a block, read by Arrow; None where it might read them differently."""
     rows = raw.count(b"\n")
     if rows == 0:
         return pa.table({name: pa.array([], _kind(c)) for name, c in kinds.items()})
-    # Arrow minds no line ends: but where each line begins and ends with a brace, no object goes
-    # over a line's end, and if there are as many objects as lines there is one on each.
+    # Arrow ignores line ends. Where each line begins and ends with a brace, and there are as many
+    # objects as lines, there is one object on each line.
     braces = raw[:1] == b"{" and raw.count(b"\n{") == rows - 1
     if not braces or raw.count(b"}\n") + raw.count(b"}\r\n") != rows:
         return None
@@ -238,7 +247,7 @@ def _fast(raw: bytes, layout: FormatConfig, kinds: Mapping[str, ColumnConfig]) -
 
 
 def _guess(raw: bytes, kinds: Mapping[str, ColumnConfig]) -> pa.Schema | None:
-    """Types for Arrow from the first lines; None where only Python keeps what is written."""
+    """Types for Arrow from the first lines; None where Arrow would not keep the text of a value."""
     try:
         sample = [json.loads(line) for line in raw.split(b"\n", _SAMPLE)[:-1][:_SAMPLE]]
     except (ValueError, RecursionError):
@@ -270,7 +279,7 @@ def _guess(raw: bytes, kinds: Mapping[str, ColumnConfig]) -> pa.Schema | None:
 
 
 def _converted(column: pa.ChunkedArray, config: ColumnConfig, layout: FormatConfig) -> pa.Array:
-    """From the type that was guessed to that of the column's kind."""
+    """Casts a column from the type that was guessed to that of its kind."""
     array = pa.concat_arrays(column.chunks)
     kind = _kind(config)
     if array.type == kind:

@@ -1,78 +1,120 @@
-"""Tables from Parquet files, by whole row groups."""
+"""Blocks of Parquet files, by whole row groups."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
-from ctrdist.features.columns import ColumnConfig
-from preprocessing.sources.shards import Piece
+from preprocessing.sources.byte_range import ByteRange
+from preprocessing.sources.raw_block import Block, RawBlock, TableConfig, with_nulls
+from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.text_blocks import open_stored
 
 PARQUET_ROWS = 65536
 """Rows of a block."""
 _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError)
-"""What pyarrow raises for a file with wrong bytes in it."""
+"""Errors that pyarrow raises for a file with wrong bytes in it."""
 
 
-def parquet_tables(
-    piece: Piece, columns: Sequence[ColumnConfig], wanted: Sequence[str] | None
-) -> Iterator[tuple[pa.Table, int, int]]:
-    """The rows of a piece, in order.
+@dataclass
+class ParquetBlock(RawBlock):
+    """Some rows of a Parquet file."""
+
+    name: str
+    first: int
+    """Index in the file of the first row."""
+    table: pa.Table
+    consumed: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return int(self.table.nbytes)
+
+    def parse(self) -> Block:
+        """The rows, which Parquet has typed already."""
+        return Block(self.table, self.where)
+
+    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """All rows: none is malformed."""
+        return self.table, np.arange(self.table.num_rows), []
+
+    def numbers(self, rows: Sequence[int]) -> list[int]:
+        """The numbers of some rows in the file, from 1."""
+        return [self.first + row + 1 for row in rows]
+
+    def where(self, row: int) -> str:
+        """The place of a row: its file and number."""
+        return f"{self.name}: row {self.first + row + 1}"
+
+    def content(self, row: int) -> bytes:
+        """A row as a JSON object."""
+        return json.dumps(self.table.slice(row, 1).to_pylist()[0], default=str).encode()
+
+
+def raw_blocks(
+    byte_range: ByteRange, table: TableConfig, block_bytes: int
+) -> Iterator[ParquetBlock]:
+    """The rows of the row groups that begin in a byte range, in order.
 
     Args:
-        piece: of a Parquet file.
-        columns: those that the file must have.
-        wanted: those to read; None: all.
-
-    Yields:
-        A table, the index in the file of its first row, and the stored bytes that it stands for.
+        byte_range: of a Parquet file.
+        table: layout and columns.
+        block_bytes: not used; a block has PARQUET_ROWS.
 
     Raises:
         DataError: no Parquet file, a damaged one, or one that lacks a column.
     """
-    with _opened(piece) as (parquet, size):
-        there = parquet.schema_arrow.names
-        lacking = [c.name for c in columns if c.name not in there]
-        if lacking:
-            raise DataError(
-                f"{piece.name}: no column {', '.join(lacking)}; it has {', '.join(there)}. "
-                "Correct `columns` in the data-set YAML."
-            )
-        twice = [c.name for c in columns if there.count(c.name) > 1]
-        if twice:
-            raise DataError(
-                f"{piece.name}: it has column {', '.join(twice)} more than once. Rename one."
-            )
-        mine = _groups(parquet, piece, size)
-        if not mine:
+    with _opened(byte_range) as (parquet, size):
+        names = parquet.schema_arrow.names
+        _check_columns(byte_range, names, [c.name for c in table.columns])
+        groups = _row_groups(parquet, byte_range, size)
+        if not groups:
             return
         rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-        first, total = sum(rows[: mine[0]]), max(1, sum(rows[i] for i in mine))
+        first, total = sum(rows[: groups[0]]), sum(rows[i] for i in groups)
         read = 0
         for batch in parquet.iter_batches(
             batch_size=PARQUET_ROWS,
-            row_groups=mine,
-            columns=list(there if wanted is None else wanted),
+            row_groups=groups,
+            columns=list(names if table.wanted is None else table.wanted),
             use_threads=False,
         ):
             batch.validate(full=True)  # Arrow takes texts as they are, and fails on them later
-            stored = (piece.end - piece.start) * batch.num_rows // total
-            yield pa.table(batch), first + read, stored
+            stored = (byte_range.end - byte_range.start) * batch.num_rows // total
+            rows_of_batch = with_nulls(pa.table(batch), table.layout.missing)
+            yield ParquetBlock(byte_range.name, first + read, rows_of_batch, stored)
             read += batch.num_rows
-        if read != total and any(rows[i] for i in mine):
-            raise _damaged(piece, f"{read:,} rows where {total:,} are announced")
+        if read != total:
+            raise _damaged(byte_range, f"{read:,} rows where {total:,} are announced")
+
+
+def _check_columns(byte_range: ByteRange, names: list[str], needed: Sequence[str]) -> None:
+    lacking = [name for name in needed if name not in names]
+    if lacking:
+        raise DataError(
+            f"{byte_range.name}: no column {', '.join(lacking)}; it has {', '.join(names)}. "
+            "Correct `columns` in the data-set YAML."
+        )
+    twice = [name for name in needed if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{byte_range.name}: it has column {', '.join(twice)} more than once. Rename one."
+        )
 
 
 @contextmanager
-def _opened(piece: Piece) -> Iterator[tuple[pq.ParquetFile, int]]:
+def _opened(byte_range: ByteRange) -> Iterator[tuple[pq.ParquetFile, int]]:
     """The file and its size."""
-    with open_stored(piece) as file:
+    with open_stored(byte_range) as file:
         try:
             size = file.seek(0, io.SEEK_END)
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -80,30 +122,30 @@ def _opened(piece: Piece) -> Iterator[tuple[pq.ParquetFile, int]]:
             raise
         except _DAMAGE as error:
             raise DataError(
-                f"{piece.name}: not a Parquet file ({_first_line(error)}). Correct `format.type`, "
-                "or --input, or copy the file again."
+                f"{byte_range.name}: not a Parquet file ({_first_line(error)}). Correct "
+                "`format.type`, or --input, or copy the file again."
             ) from error
         try:
             yield parquet, size
         except DataError:
             raise
         except _DAMAGE as error:
-            raise _damaged(piece, _first_line(error)) from error
+            raise _damaged(byte_range, _first_line(error)) from error
 
 
-def _groups(parquet: pq.ParquetFile, piece: Piece, size: int) -> list[int]:
-    """The row groups whose first byte is in the piece: each is in exactly one piece of its file."""
+def _row_groups(parquet: pq.ParquetFile, byte_range: ByteRange, size: int) -> list[int]:
+    """The row groups whose first byte is in the range: each is in exactly one range of its file."""
     found = []
     for index in range(parquet.num_row_groups):
         column = parquet.metadata.row_group(index).column(0)
         begin = column.dictionary_page_offset or column.data_page_offset
-        if piece.start <= min(max(begin, 0), size - 1) < piece.end:
+        if byte_range.start <= min(max(begin, 0), size - 1) < byte_range.end:
             found.append(index)
     return found
 
 
-def _damaged(piece: Piece, why: str) -> DataError:
-    return DataError(f"{piece.name}: damaged ({why}). Copy or write the file again.")
+def _damaged(byte_range: ByteRange, why: str) -> DataError:
+    return DataError(f"{byte_range.name}: damaged ({why}). Copy or write the file again.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,17 +11,17 @@ from ctrdist.features.typed_columns import wrong_value
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a line or a value is no good."""
+    """The reason why a line or a value is refused."""
 
     reason: str
-    """Such as: 39 columns, expected 40 (label, …), separated by tab."""
+    """For example: 39 columns, expected 40 (label, …), separated by tab."""
     remedy: str
     column: str | None = None
-    """Whose value it is, where one column's is."""
+    """The column of the value; None for a whole line."""
 
-    def error(self, place: str) -> DataError:
+    def error(self, where: str) -> DataError:
         """The error that ends a run."""
-        return DataError(f"{place}: {self.reason}. {self.remedy}")
+        return DataError(f"{where}: {self.reason}. {self.remedy}")
 
 
 def wrong_value_fault(column: ColumnConfig, given: str | None) -> Fault:

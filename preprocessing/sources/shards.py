@@ -1,4 +1,4 @@
-"""Which raw files there are, and the shards in which they are read."""
+"""Finds the raw files, and cuts them into input splits."""
 
 from __future__ import annotations
 
@@ -15,50 +15,34 @@ from typing import Any
 from ctrdist.data.manifest import SPLITS
 from ctrdist.errors import DataError
 from ctrdist.storage import Store, find_files
-from preprocessing.config.settings import FormatConfig, PreprocessConfig, SplitConfig
+from preprocessing.config.formats import INPUT_FORMATS
+from preprocessing.config.settings import PreprocessConfig, SplitConfig
+from preprocessing.sources.byte_range import ByteRange, compression
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _EXPANSION = 3
-"""About how much text a byte of a compressed file, or of a Parquet file, stands for. Shards are
-measured in text, so that each takes about the same time and memory."""
+"""About how many bytes of text a byte of a compressed file stands for. Input splits are measured in
+text, so that each takes about the same time and memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A file, or a range of an uncompressed text's or of a Parquet file's bytes."""
+class InputSplit:
+    """The part of the log that one task reads."""
 
-    url: str
-    """Where any worker finds it."""
-    name: str
-    """As the user gave it, for messages."""
-    start: int
-    """First byte. Of a text, the lines that begin at or after it and before `end` belong to the
-    piece; of a Parquet file, the row groups that do."""
-    end: int
-    """Byte after the last."""
-    version: str = ""
-    """Of the file: another one means that it has been changed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """What one task reads."""
-
-    pieces: tuple[Piece, ...]
-    """In log order; one at least."""
+    ranges: tuple[ByteRange, ...]
+    """In log order; at least one."""
     split: str | None = None
     """The split of its rows, where whole files are assigned to splits."""
 
     @property
     def bytes(self) -> int:
-        """Of the pieces, as they are stored."""
-        return sum(piece.end - piece.start for piece in self.pieces)
+        """Bytes of its ranges, as they are stored."""
+        return sum(one.end - one.start for one in self.ranges)
 
     @property
     def name(self) -> str:
-        """For messages."""
-        more = len(self.pieces) - 1
-        return self.pieces[0].name + (f" and {more:,} more" if more else "")
+        """A name for messages."""
+        more = len(self.ranges) - 1
+        return self.ranges[0].name + (f" and {more:,} more" if more else "")
 
 
 @dataclass(frozen=True)
@@ -68,9 +52,12 @@ class _File:
     size: int
     version: str
 
+    def range(self, start: int, end: int) -> ByteRange:
+        return ByteRange(url=self.url, name=self.name, start=start, end=end, version=self.version)
 
-def find_shards(config: PreprocessConfig) -> list[Shard]:
-    """The shards of all inputs, in log order; they depend on the files and the config alone.
+
+def find_input_splits(config: PreprocessConfig) -> list[InputSplit]:
+    """The input splits of all inputs in log order, which depend on files and config alone.
 
     Raises:
         DataError: an input does not exist, or files and splits do not fit together.
@@ -79,7 +66,7 @@ def find_shards(config: PreprocessConfig) -> list[Shard]:
         raise DataError("no input: give --input one or more raw files, folders or globs.")
     files = [_expand(path) for path in config.input]
     if config.split.by != "file":
-        split_of = [(file, None) for found in files for file in found]
+        split_of: list[tuple[_File, str | None]] = [(f, None) for found in files for f in found]
     elif config.split.valid or config.split.test:
         split_of = _by_pattern([file for found in files for file in found], config.split)
     elif len(files) == len(SPLITS):
@@ -90,25 +77,25 @@ def find_shards(config: PreprocessConfig) -> list[Shard]:
             "train, valid and test, in this order. Give three, or name the files for validation "
             "and test by split.valid and split.test, or split by position or hash."
         )
-    shards = _shards(((f, split) for f, split in split_of if f.size), config)
-    if not shards:
+    splits = _input_splits(((f, split) for f, split in split_of if f.size), config)
+    if not splits:
         raise DataError(
             f"{', '.join(config.input)}: no rows; all files are empty. Give files with rows."
         )
-    return shards
+    return splits
 
 
-def versions(shards: Sequence[Shard]) -> list[list[Any]]:
-    """What tells whether shards are still the same, without the place of their files."""
+def versions(splits: Sequence[InputSplit]) -> list[Any]:
+    """Values that change when the input splits or their files do; without directories."""
     return [
-        [posixpath.basename(p.name), p.start, p.end, p.version, shard.split]
-        for shard in shards
-        for p in shard.pieces
+        [posixpath.basename(one.name), one.start, one.end, one.version, split.split]
+        for split in splits
+        for one in split.ranges
     ]
 
 
-def find_beside(file: str, config: PreprocessConfig) -> Piece:
-    """A joined file, whole: a path or URL of its own, or beside the first input.
+def find_beside(file: str, config: PreprocessConfig) -> ByteRange:
+    """The whole file of a side table: a path or URL of its own, or a name beside the first input.
 
     Raises:
         DataError: it does not exist, or is empty.
@@ -122,16 +109,11 @@ def find_beside(file: str, config: PreprocessConfig) -> Piece:
     found = _expand(where)[0]
     if not found.size:
         raise DataError(f"{found.name}: empty; it is joined to the log. Give a file with rows.")
-    return Piece(url=found.url, name=found.name, start=0, end=found.size, version=found.version)
-
-
-def compression(path: str) -> str | None:
-    """Arrow's name of the compression that the suffix tells; None for none."""
-    return COMPRESSIONS.get(posixpath.splitext(path)[1])
+    return found.range(0, found.size)
 
 
 def _expand(path: str) -> list[_File]:
-    """Files behind a path, a folder or a glob; of the latter two in the order of their names.
+    """The files of a path, or of a folder or a glob in the order of their names.
 
     Folders are read with everything below them.
     """
@@ -152,11 +134,11 @@ def _expand(path: str) -> list[_File]:
     return files
 
 
-def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File, str]]:
+def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File, str | None]]:
     """Each file with the split whose pattern its name matches; those that match none train."""
     patterns = {"valid": split.valid, "test": split.test}
     used: set[tuple[str, str]] = set()
-    result = []
+    result: list[tuple[_File, str | None]] = []
     for file in files:
         path = PurePosixPath(file.name)
         hits = [(s, p) for s, given in patterns.items() for p in given if path.match(p)]
@@ -184,47 +166,48 @@ def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File,
     return result
 
 
-def _shards(files: Iterable[tuple[_File, str | None]], config: PreprocessConfig) -> list[Shard]:
-    """Cuts large files, and puts small ones that follow one another in a split together."""
-    shards: list[Shard] = []
-    pieces: list[Piece] = []
+def _input_splits(
+    files: Iterable[tuple[_File, str | None]], config: PreprocessConfig
+) -> list[InputSplit]:
+    """Cuts large files, and joins small ones that follow one another in a split."""
+    found: list[InputSplit] = []
+    ranges: list[ByteRange] = []
     filled, current = 0, None
 
     def close() -> None:
-        if pieces:
-            shards.append(Shard(pieces=tuple(pieces), split=current))
-            pieces.clear()
+        if ranges:
+            found.append(InputSplit(ranges=tuple(ranges), split=current))
+            ranges.clear()
 
     for file, split in files:
-        text = file.size * _expansion(file, config.format)
+        text = file.size * _expansion(file, config)
         if split != current or filled + text > config.shard_bytes:
             close()
             filled, current = 0, split
         edges = _edges(file, config)
         for start, end in pairwise(edges):
-            pieces.append(
-                Piece(url=file.url, name=file.name, start=start, end=end, version=file.version)
-            )
+            ranges.append(file.range(start, end))
             if len(edges) > 2:
                 close()
-        filled = filled + text if pieces else 0
+        filled = filled + text if ranges else 0
     close()
-    return shards
+    return found
 
 
 def _edges(file: _File, config: PreprocessConfig) -> list[int]:
-    if config.format.type != "parquet" and compression(file.url):
+    """Bytes at which a file is cut, its beginning and end included."""
+    if INPUT_FORMATS[config.format.type].is_text and compression(file.url):
         return [0, file.size]  # a stream has one beginning
-    count = -(-file.size * _expansion(file, config.format) // config.shard_bytes)
+    count = -(-file.size * _expansion(file, config) // config.shard_bytes)
     return [file.size * i // count for i in range(count + 1)]
 
 
-def _expansion(file: _File, layout: FormatConfig) -> int:
-    return _EXPANSION if layout.type == "parquet" or compression(file.url) else 1
+def _expansion(file: _File, config: PreprocessConfig) -> int:
+    return _EXPANSION if compression(file.url) else INPUT_FORMATS[config.format.type].expansion
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
-    """Sorts day_2 before day_10."""
+    """A key that sorts day_2 before day_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 

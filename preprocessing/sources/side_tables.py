@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,23 +11,31 @@ import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
 from preprocessing.config.settings import JoinConfig, PreprocessConfig
-from preprocessing.sources.reader import Block, read_file
+from preprocessing.sources.raw_block import TableConfig
+from preprocessing.sources.reader import raw_blocks
 from preprocessing.sources.shards import find_beside
 
 
 @dataclass(frozen=True)
-class Side:
-    """A joined table in memory."""
+class SideTable:
+    """A side table in memory."""
 
     key: str
     keys: pa.Array
     """Distinct, string."""
     columns: pa.Table
     """Row i belongs to keys[i]."""
+    version: str = ""
+    """Version of its file."""
 
 
-def load_sides(config: PreprocessConfig) -> list[Side]:
-    """Reads all joined tables.
+def side_table_versions(config: PreprocessConfig) -> list[str]:
+    """The versions of the files of all side tables; raises DataError for one that is missing."""
+    return [find_beside(join.file, config).version for join in config.joins]
+
+
+def load_side_tables(config: PreprocessConfig) -> list[SideTable]:
+    """Reads all side tables.
 
     Raises:
         DataError: a table that is missing, badly formed, or has a key twice.
@@ -34,33 +43,32 @@ def load_sides(config: PreprocessConfig) -> list[Side]:
     return [_load(join, config) for join in config.joins]
 
 
-def _load(join: JoinConfig, config: PreprocessConfig) -> Side:
-    piece = find_beside(join.file, config)
+def _load(join: JoinConfig, config: PreprocessConfig) -> SideTable:
+    file = find_beside(join.file, config)
     wanted = [c.name for c in join.columns if c.role != "ignore" or c.name == join.key]
-    blocks = list(read_file(piece, join.format or config.format, join.columns, wanted))
+    settings = TableConfig(join.format or config.format, join.columns, wanted)
+    blocks = [raw.parse() for raw in raw_blocks(file, settings)]
     if not blocks:
-        raise DataError(f"{piece.name}: no rows; it is joined to the log. Give a file with rows.")
+        raise DataError(f"{file.name}: no rows; it is joined to the log. Give a file with rows.")
     table = pa.concat_tables(block.table for block in blocks).combine_chunks()
     keys = table.column(join.key).cast(pa.string()).combine_chunks()
     counts = pc.value_counts(keys)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
         row = int(np.flatnonzero(pc.equal(keys, twice[0]).to_numpy(zero_copy_only=False))[1])
-        place = blocks[0].where(row) if len(blocks) == 1 else piece.name
+        where = blocks[0].where(row) if len(blocks) == 1 else file.name
         raise DataError(
-            f'{place}: {join.key} "{twice[0]}" occurs a second time; '
+            f'{where}: {join.key} "{twice[0]}" occurs a second time; '
             "a joined table has each key once. Remove one of the two."
         )
-    return Side(join.key, keys, table.drop_columns([join.key]))
+    return SideTable(join.key, keys, table.drop_columns([join.key]), file.version)
 
 
-def attach(block: Block, sides: list[Side]) -> Block:
-    """The block with the columns of the joined tables; null where a key has no partner."""
-    table = block.table
-    for side in sides:
+def attach(table: pa.Table, side_tables: Sequence[SideTable]) -> pa.Table:
+    """The table with the side tables' columns; null where a side table lacks the key."""
+    for side in side_tables:
         keys = table.column(side.key).cast(pa.string())
-        rows = pc.index_in(keys, value_set=side.keys)
-        joined = side.columns.take(rows)
+        joined = side.columns.take(pc.index_in(keys, value_set=side.keys))
         for name in joined.column_names:
             table = table.append_column(name, joined.column(name))
-    return Block(table, block.where, block.consumed)
+    return table

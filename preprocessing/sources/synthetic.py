@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -206,7 +207,7 @@ def _calibrated(planted: _Planted, seed: int) -> _Planted:
     categories, integers = _draw(planted, rng, CHUNK_ROWS)
     parts = _parts(planted, categories, integers)
     scales = tuple(s / part.std() for s, part in zip(STRENGTHS, parts, strict=True))
-    total = sum(scale * part for scale, part in zip(scales, parts, strict=True))
+    total: Any = sum(scale * part for scale, part in zip(scales, parts, strict=True))
     low, high = -20.0, 20.0
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -241,7 +242,7 @@ def _parts(
     planted: _Planted, categories: dict[int, np.ndarray], integers: dict[int, np.ndarray]
 ) -> list[np.ndarray]:
     """First-, second- and third-order parts of the log-odds, (rows,) each, before scaling."""
-    first = sum(effect[categories[field]] for field, effect in planted.first.items())
+    first: Any = sum(effect[categories[field]] for field, effect in planted.first.items())
     for field, slope in planted.slopes.items():
         value = integers[field]
         filled = np.where(
@@ -266,7 +267,7 @@ def _chunks(
         rng = np.random.default_rng([config.seed, 2, index])
         categories, integers = _draw(planted, rng, CHUNK_ROWS)
         parts = _parts(planted, categories, integers)
-        logit = planted.centre + sum(
+        logit: Any = planted.centre + sum(
             s * part for s, part in zip(planted.scales, parts, strict=True)
         )
         label = (rng.random(CHUNK_ROWS) < _sigmoid(logit)).astype(np.int8)

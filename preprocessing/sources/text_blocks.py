@@ -1,7 +1,7 @@
-"""Reads text block by block, so that memory is bounded and each line's number is known.
+"""Blocks of lines: memory is bounded, and each line's number is known.
 
-Blocks end at line ends, and each is parsed on its own: a block's first line is known by counting
-line ends, and the same code reads a whole file, a compressed one and a range of bytes.
+Blocks end at line ends, and each is parsed on its own. The same code reads a whole file, a
+compressed one and a byte range.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import pyarrow as pa
 
 from ctrdist.errors import DataError
 from ctrdist.storage import open_file, retry_unreachable_s3
-from preprocessing.sources.shards import Piece, compression
+from preprocessing.sources.byte_range import ByteRange, compression
+from preprocessing.sources.raw_block import Block, RawBlock, TableConfig, with_nulls
 
 BLOCK_BYTES = 16 * 2**20
 MAX_LINE_BYTES = 64 * 2**20
@@ -27,45 +28,85 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass
 class TextBlock:
-    """Some lines of a piece."""
+    """Some lines of a byte range."""
 
-    piece: Piece
+    byte_range: ByteRange
     raw: bytes
-    """Ends with a line end."""
+    """The lines; it ends with a line end."""
     skipped: int
-    """Line ends between the start of the piece's first line and this block."""
+    """Line ends between the start of the range's first line and this block."""
     consumed: int
-    """Bytes of the file, as it is stored, that were read since the block before."""
+    """Bytes of the stored file that were read since the block before."""
+
+    @cached_property
+    def lines(self) -> list[bytes]:
+        """The lines that are not blank, without line feeds: one for each row."""
+        return without_blank_lines(self.raw).split(b"\n")[:-1]
 
     def numbers(self, rows: Sequence[int]) -> list[int]:
-        """Numbers in the file, from 1, of the lines that hold these rows; blank lines hold none."""
+        """The numbers of these rows' lines in the file, from 1; blank lines hold no row."""
         filled = [i for i, line in enumerate(self.raw.split(b"\n")) if line.strip(b"\r")]
-        first = _lines_before(self.piece) + self.skipped + 1
+        first = _lines_before(self.byte_range) + self.skipped + 1
         return [first + filled[row] for row in rows]
 
     def line(self, row: int) -> str:
-        """file:line of the block's row-th row that is not blank."""
-        return f"{self.piece.name}:{self.numbers([row])[0]}"
+        """The place of a row: file:line."""
+        return f"{self.byte_range.name}:{self.numbers([row])[0]}"
 
 
-def read_text(piece: Piece, block_bytes: int | None = None) -> Iterator[TextBlock]:
-    """Blocks of a piece, in order. The header, where there is one, is still in the first.
+@dataclass
+class TextRows(RawBlock):
+    """Rows of a text format, one per line; a base."""
+
+    text: TextBlock
+    """The lines, without a header."""
+    table: TableConfig
+
+    def __post_init__(self) -> None:
+        self.name, self.consumed = self.text.byte_range.name, self.text.consumed
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self.text.raw)
+
+    def numbers(self, rows: Sequence[int]) -> list[int]:
+        """The numbers of some rows' lines in the file, from 1."""
+        return self.text.numbers(rows)
+
+    def where(self, row: int) -> str:
+        """The place of a row: file:line."""
+        return self.text.line(row)
+
+    def content(self, row: int) -> bytes:
+        """The line of a row."""
+        return self.text.lines[row]
+
+    def block(self, columns: pa.Table) -> Block:
+        """The block of some parsed columns."""
+        return Block(with_nulls(columns, self.table.layout.missing), self.where)
+
+
+def read_text(byte_range: ByteRange, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
+    """Blocks of a byte range, in order. The header, where there is one, is still in the first.
 
     Args:
-        piece: of a text.
-        block_bytes: about how many bytes of text a block has; None: BLOCK_BYTES.
+        byte_range: of a text.
+        block_bytes: about how many bytes of text a block has.
 
     Raises:
         DataError: a file that cannot be read, a damaged compressed one, or a line without an end.
     """
-    skipped, consumed = 0, piece.start
-    codec = compression(piece.url)
-    with open_stored(piece) as file:
+    skipped, consumed = 0, byte_range.start
+    codec = compression(byte_range.url)
+    with open_stored(byte_range) as file:
         # Held here: Arrow's stream closes the file as soon as nobody needs the stream.
         stream = pa.CompressedInputStream(file, codec) if codec else file
-        for raw in _cut(_chunks(stream, piece, block_bytes or BLOCK_BYTES), piece):
-            now = max(consumed, min(file.tell(), piece.end))
-            yield TextBlock(piece=piece, raw=raw, skipped=skipped, consumed=now - consumed)
+        for raw in _cut(_chunks(stream, byte_range, block_bytes), byte_range):
+            now = max(consumed, min(file.tell(), byte_range.end))
+            yield TextBlock(
+                byte_range=byte_range, raw=raw, skipped=skipped, consumed=now - consumed
+            )
             skipped, consumed = skipped + raw.count(b"\n"), now
 
 
@@ -77,28 +118,28 @@ def without_blank_lines(raw: bytes) -> bytes:
 
 
 @contextmanager
-def open_stored(piece: Piece) -> Iterator[StoredFile]:
-    """The stored bytes of a piece's file, whole.
+def open_stored(byte_range: ByteRange) -> Iterator[StoredFile]:
+    """The stored bytes of a byte range's file, whole.
 
     Raises:
         DataError: it cannot be opened or, later, read.
     """
     try:
-        if piece.url.startswith("s3://"):
+        if byte_range.url.startswith("s3://"):
             retry_unreachable_s3()
-        file = open_file(piece.url)
+        file = open_file(byte_range.url)
     except OSError as error:
-        raise _not_read(piece, error) from error
-    with StoredFile(file, piece) as stored:
+        raise _not_read(byte_range, error) from error
+    with StoredFile(file, byte_range) as stored:
         yield stored
 
 
 class StoredFile(io.RawIOBase):
-    """A file that says whose reading failed: Arrow hides it between its own errors."""
+    """A file whose errors name it: Arrow hides the cause among errors of its own."""
 
-    def __init__(self, file: Any, piece: Piece) -> None:
+    def __init__(self, file: Any, byte_range: ByteRange) -> None:
         self._file = file
-        self._piece = piece
+        self._byte_range = byte_range
 
     def readable(self) -> bool:
         """Yes."""
@@ -109,37 +150,37 @@ class StoredFile(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        """Raises DataError where the store does not give the bytes."""
+        """Reads bytes; raises DataError where the store fails."""
         try:
             return self._file.read(-1 if size is None else size)
         except Exception as error:  # each store has its own classes
-            raise _not_read(self._piece, error) from error
+            raise _not_read(self._byte_range, error) from error
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Reads nothing yet."""
+        """Moves to an offset without reading."""
         return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        """Bytes before the next one."""
+        """The offset."""
         return int(self._file.tell())
 
     def close(self) -> None:
-        """Also closes the file beneath."""
+        """Closes the file of the store too."""
         if not self.closed:
             self._file.close()
         super().close()
 
 
-def _not_read(piece: Piece, error: Exception) -> DataError:
+def _not_read(byte_range: ByteRange, error: Exception) -> DataError:
     return DataError(
-        f"{piece.name}: cannot be read ({error or type(error).__name__}). "
+        f"{byte_range.name}: cannot be read ({error or type(error).__name__}). "
         "Check that it is still there, and the access to it; then start again."
     )
 
 
-def _chunks(stream: Any, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]:
-    """Text with the position of its first byte, from one byte before the piece's start."""
-    position = max(0, piece.start - 1)
+def _chunks(stream: Any, byte_range: ByteRange, size: int) -> Iterator[tuple[int, bytes]]:
+    """Text with the offset of its first byte, from one byte before the start of the range."""
+    position = max(0, byte_range.start - 1)
     if position:
         stream.seek(position)
     # A compressed one is read in small parts: where it is damaged, a read loses all that it read.
@@ -156,7 +197,7 @@ def _chunks(stream: Any, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]
                 good += len(part)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{piece.name}: damaged or cut off after {good:,} bytes of text ({error}). "
+                f"{byte_range.name}: damaged or cut off after {good:,} bytes of text ({error}). "
                 "Copy the file again."
             ) from error
         if not parts:
@@ -165,10 +206,10 @@ def _chunks(stream: Any, piece: Piece, size: int) -> Iterator[tuple[int, bytes]]
         position = good
 
 
-def _cut(chunks: Iterator[tuple[int, bytes]], piece: Piece) -> Iterator[bytes]:
-    """Whole lines: from the first that begins in the piece to the last that does."""
-    end = 2**62 if compression(piece.url) else piece.end
-    carry, started = b"", piece.start == 0
+def _cut(chunks: Iterator[tuple[int, bytes]], byte_range: ByteRange) -> Iterator[bytes]:
+    """Whole lines: from the first that begins in the range to the last that does."""
+    end = 2**62 if compression(byte_range.url) else byte_range.end
+    carry, started = b"", byte_range.start == 0
     for position, chunk in chunks:
         if position == 0 and started and chunk.startswith(_BOM):
             chunk, position = chunk[len(_BOM) :], len(_BOM)
@@ -177,7 +218,7 @@ def _cut(chunks: Iterator[tuple[int, bytes]], piece: Piece) -> Iterator[bytes]:
         if not started:
             begin = chunk.find(b"\n") + 1
             if begin == 0:
-                carry = _bounded(chunk, piece)
+                carry = _bounded(chunk, byte_range)
                 continue
             if base + begin >= end:
                 return
@@ -187,30 +228,30 @@ def _cut(chunks: Iterator[tuple[int, bytes]], piece: Piece) -> Iterator[bytes]:
             yield chunk[: last + 1]
             return
         cut = chunk.rfind(b"\n") + 1
-        carry = _bounded(chunk[cut:], piece)
+        carry = _bounded(chunk[cut:], byte_range)
         if cut:
             yield chunk[:cut]
     if carry and started:
         yield carry + b"\n"
 
 
-def _bounded(carry: bytes, piece: Piece) -> bytes:
+def _bounded(carry: bytes, byte_range: ByteRange) -> bytes:
     if len(carry) > MAX_LINE_BYTES:
         raise DataError(
-            f"{piece.name}: a line of more than {MAX_LINE_BYTES:,} bytes. "
+            f"{byte_range.name}: a line of more than {MAX_LINE_BYTES:,} bytes. "
             "Give a text with one row per line."
         )
     return carry
 
 
 @lru_cache(maxsize=16)
-def _lines_before(piece: Piece) -> int:
-    """Line ends before the first line that begins in the piece; read only to word an error."""
-    if piece.start == 0:
+def _lines_before(byte_range: ByteRange) -> int:
+    """Line ends before the first line that begins in the range; read only to word an error."""
+    if byte_range.start == 0:
         return 0
     count = 0
-    with open_stored(piece) as file:
-        left = piece.start - 1
+    with open_stored(byte_range) as file:
+        left = byte_range.start - 1
         while left and (part := file.read(min(left, BLOCK_BYTES))):
             count += part.count(b"\n")
             left -= len(part)

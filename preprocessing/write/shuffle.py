@@ -26,7 +26,7 @@ MOST_BUCKETS = 4096
 """Beyond 256 GiB of log, buckets grow rather than their number."""
 BUCKETS_PER_TASK = 4
 """Upper bound of the neighbouring buckets that a task reads at once from each scatter file."""
-ROW_INDEX = "index in the log"
+ROW_INDEX = ""
 """Column of the rows that are scattered, beside those of the data set."""
 
 

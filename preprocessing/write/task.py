@@ -21,9 +21,9 @@ from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.messages import from_json, to_json
 from preprocessing.runtime.task_runner import Call, Step, TaskRunner
 from preprocessing.runtime.work_dir import WorkDir
-from preprocessing.scan.scan_file import read_coded
+from preprocessing.scan.scan_file import read_scan_file
 from preprocessing.scan.shard_values import ValuesIndex
-from preprocessing.scan.task import ShardSummary, coded_name, split_of
+from preprocessing.scan.task import ShardSummary, scan_file_name, split_of
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.shard_ids import ShardIds, hashed_id_table, id_tables
@@ -163,7 +163,7 @@ def write_shard(
         for split, file in files.items():
             new = PartWriter(writing.output.store, file, target, config.row_group_size)
             parts[split] = stack.enter_context(new)
-        for rows in read_coded(store, coded_name(name)):
+        for rows in read_scan_file(store, scan_file_name(name)):
             chosen = split_of(assigner, rows)
             encoded = encode(rows, tables, writing.fitted, target)
             numbers = {c.name: rows.numbers[c.name] for c in config.numeric}

@@ -16,12 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.data.manifest import open_dataset
-from ctrdist.errors import ConfigError
-from ctrdist.features.hashing import hash_values
+from ctrdist.errors import ConfigError, DataError
+from ctrdist.features.columns import has_vocabulary
+from ctrdist.features.encode import LocalRows, arrow_schema, encode
+from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
+from ctrdist.features.hashing import bucket_ids, cross_ids, hash_values
+from ctrdist.features.transforms import TIME_PARTS
+from ctrdist.features.typed_columns import read_typed_columns
+from ctrdist.schema import UNKNOWN_ID, file_stem
 from preprocessing.config.settings import (
     ColumnConfig,
     CrossConfig,
     FormatConfig,
+    JoinConfig,
     PreprocessConfig,
     SplitConfig,
 )
@@ -270,3 +277,76 @@ def test_the_report_counts_the_rows(log, frame):
     assert columns["plain"]["unknown_rate"]["test"] == pytest.approx(unknown, abs=1e-3)
     page = (Path(result.output) / "report.html").read_text()
     assert "plain" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def ids_of_texts(texts: pa.Array, name: str, fitted: FittedFeatures, output: Path) -> np.ndarray:
+    """The ids of a field's texts, from the files of a data set alone."""
+    column = next((c for c in fitted.categorical if c.name == name), None)
+    if column is not None and not has_vocabulary(column):
+        return bucket_ids(hash_values(texts), column.num_buckets)
+    table = pq.read_table(output / f"vocabulary/{file_stem(name)}.parquet").to_pydict()
+    known = dict(zip(table["value"], table["id"], strict=True))
+    unknown = np.full(len(texts), UNKNOWN_ID, np.int32)
+    if column is not None and column.num_buckets:
+        unknown = bucket_ids(hash_values(texts), column.num_buckets) + np.int32(len(known))
+    found = [known.get(text, -1) for text in texts.to_pylist()]
+    return np.where(np.array(found) < 0, unknown, found).astype(np.int32)
+
+
+def test_the_wheel_alone_encodes_raw_rows_as_preprocessing_did(log, frame):
+    result = preprocess(config(log, crosses=[CROSS]))
+    output = Path(result.output)
+    fitted = FittedFeatures.from_json((output / FEATURES_NAME).read_text(), FEATURES_NAME)
+    assert fitted.schema("").categorical == open_dataset(result.output).schema.categorical
+    raw = pa.table({name: pa.array(frame[name].astype(str)) for name in frame})
+    typed = read_typed_columns(raw, fitted, str)
+    rows, tables = LocalRows(typed.label, typed.numbers, timestamp=typed.timestamp), {}
+    texts = {c.name: typed.texts[c.name] for c in fitted.counted}
+    for name in fitted.derived:
+        part = TIME_PARTS[name.removeprefix("time_")](typed.timestamp)
+        texts[name] = pa.array(part).cast(pa.string())
+    for name, column in texts.items():
+        encoded = column.dictionary_encode()
+        rows.local_ids[name] = encoded.indices.to_numpy()
+        tables[name] = ids_of_texts(encoded.dictionary, name, fitted, output)
+    for cross in fitted.crosses:
+        hashes = [hash_values(raw[name]) for name in cross.columns]
+        rows.crosses[cross.name] = cross_ids(hashes, cross.num_buckets)
+    got = encode(rows, tables, fitted, arrow_schema(fitted.schema(""))).table.to_pandas()
+    expected = [stored(output, split) for split in ("train", "valid", "test")]
+    pd.testing.assert_frame_equal(got, pd.concat(expected, ignore_index=True))
+
+
+def test_columns_may_have_any_name(tmp_path, frame):
+    names = ["a.b", "../up", "x/y", "*", "run[1]", ".hidden", "%2E", "c@d", "index in the log"]
+    columns = [COLUMNS[0], *(ColumnConfig(name=name) for name in names)]
+    made = pd.DataFrame({n: frame["plain"] + n for n in names})
+    made.insert(0, "label", frame["label"])
+    path = write(made, tmp_path / "log.tsv")
+    pairs = [CrossConfig(name="a.b/x", columns=["a.b", "x/y"], num_buckets=9)]
+    result = preprocess(config(path, columns=columns, crosses=pairs, shuffle=True))
+    rows = stored(result.output, "test")
+    for name in names:
+        ids = ids_of(made[name][: int(0.8 * ROWS)])
+        np.testing.assert_array_equal(rows[name], made[name][int(0.9 * ROWS) :].map(ids).fillna(1))
+    there = {p.name for p in tmp_path.iterdir()}
+    assert there == {"log.tsv", "out"}
+    child = preprocess(config(path, "child", columns=columns, crosses=pairs, parent=result.output))
+    assert child.vocabulary == result.vocabulary
+
+
+def test_a_changed_side_table_makes_another_data_set(tmp_path, frame):
+    path = write(frame[["label", "plain"]], tmp_path / "log.tsv")
+    side = tmp_path / "side.tsv"
+    keys = sorted(set(frame["plain"]))
+    side.write_text("".join(f"{key}\told\n" for key in keys))
+    columns = [COLUMNS[0], ColumnConfig(name="plain")]
+    join = JoinConfig(file="side.tsv", key="plain", columns=[columns[1], ColumnConfig(name="kind")])
+    settings = config(path, columns=columns, joins=[join])
+    first = preprocess(settings)
+    assert preprocess(settings).unchanged
+    side.write_text("".join(f"{key}\t{'new' if k % 2 else 'old'}\n" for k, key in enumerate(keys)))
+    with pytest.raises(DataError, match="a finished data set is there"):
+        preprocess(settings)
+    second = preprocess(replace(settings, overwrite=True))
+    assert first.vocabulary["kind"] == 3 and second.vocabulary["kind"] == 4

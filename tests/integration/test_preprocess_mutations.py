@@ -14,7 +14,7 @@ from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import DataError
 from preprocessing.config.settings import BadRowsConfig, SplitConfig
 from preprocessing.pipeline import preprocess
-from tests.unit.preprocessing.test_mutations import (
+from tests.unit.preprocessing.sources.test_mutations import (
     PACKED,
     TEXTS,
     lines_of,

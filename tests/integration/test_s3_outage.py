@@ -13,7 +13,7 @@ import pytest
 from ctrdist.errors import DataError
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
 from preprocessing.sources.reader import read_blocks
-from preprocessing.sources.shards import find_shards
+from preprocessing.sources.shards import find_input_splits
 from tests.s3_server import S3Server
 
 ROWS = 20_000
@@ -43,8 +43,8 @@ def test_a_server_that_is_killed_while_a_log_is_read(server, tmp_path, seconds):
     for name, stored in (("a.tsv", text), ("b.tsv.gz", gzip.compress(text)), ("c.tsv", text)):
         (tmp_path / "logs" / name).write_bytes(stored)
     settings = config("s3://logs/")
-    (shard,) = find_shards(settings)
-    assert [piece.url for piece in shard.pieces] == [
+    (shard,) = find_input_splits(settings)
+    assert [piece.url for piece in shard.ranges] == [
         f"s3://logs/{name}" for name in ("a.tsv", "b.tsv.gz", "c.tsv")
     ]
     blocks = read_blocks(shard, settings)
@@ -66,7 +66,7 @@ def test_folders_globs_and_splits_there(server, tmp_path):
         (folder / "_SUCCESS").write_text("")
     split = SplitConfig(by="file", valid=["day=1/*"], test=["day=2/*"])
     settings = config("s3://logs/day=*", format=FormatConfig(type="jsonl"), split=split)
-    shards = find_shards(settings)
+    shards = find_input_splits(settings)
     assert [shard.split for shard in shards] == ["train", "valid", "test"]
     rows = [b.table.column("c").to_pylist() for s in shards for b in read_blocks(s, settings)]
     assert rows == [["v0"], ["v1"], ["v2"]]
@@ -75,7 +75,7 @@ def test_folders_globs_and_splits_there(server, tmp_path):
 def test_a_file_that_is_gone_by_the_time_it_is_read_is_named(server, tmp_path):
     (tmp_path / "logs" / "a.tsv").write_text("1\tx\n")
     settings = config("s3://logs/a.tsv")
-    (shard,) = find_shards(settings)
+    (shard,) = find_input_splits(settings)
     store, _ = fsspec.core.url_to_fs("s3://logs")
     store.rm_file("logs/a.tsv")
     with pytest.raises(DataError, match=r"s3://logs/a\.tsv: cannot be read \(.*Check that it is"):

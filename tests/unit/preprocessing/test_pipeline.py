@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from preprocessing.config.settings import ColumnConfig, JoinConfig, PreprocessConfig
-from preprocessing.pipeline import _side_versions, _source, _with_absolute_paths, _work_dir
-from preprocessing.scan.task import scan_mark
-from preprocessing.sources.shards import find_shards
+from preprocessing.pipeline import _source, _with_absolute_paths, _work_dir
+from preprocessing.runtime.work_dir import WorkDir
+from preprocessing.scan.task import Plan, scan_mark
+from preprocessing.sources.shards import find_input_splits
+from preprocessing.sources.side_tables import load_side_tables
 from preprocessing.write.output_dir import Output
 
 
@@ -53,10 +55,14 @@ def test_a_changed_side_table_makes_another_data_set(tmp_path: Path):
         input=[str(tmp_path / "log.tsv")],
         output=str(tmp_path / "out"),
     )
-    shards = find_shards(config)
-    before = _source(config, shards), scan_mark(0, shards[0], _side_versions(config))
-    assert before == (_source(config, shards), scan_mark(0, shards[0], _side_versions(config)))
+    inputs = find_input_splits(config)
+
+    def made_of() -> tuple[str, str]:
+        plan = Plan(config, load_side_tables(config), WorkDir(str(tmp_path / "work")))
+        return _source(config, inputs)["files"], scan_mark(plan, 0, inputs[0])
+
+    before = made_of()
+    assert before == made_of()
     side.write_text("1\ta\n2\tx\n")
     os.utime(side, (1, 1))
-    after = _source(config, shards), scan_mark(0, shards[0], _side_versions(config))
-    assert before[0]["files"] != after[0]["files"] and before[1] != after[1]
+    assert not set(before) & set(made_of())

@@ -18,8 +18,9 @@ from ctrdist.errors import DataError
 from ctrdist.features.typed_columns import TypedColumns, read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.sources.quarantine import clean
-from preprocessing.sources.reader import Block, read_blocks, read_text_blocks
-from preprocessing.sources.shards import find_shards
+from preprocessing.sources.raw_block import Block
+from preprocessing.sources.reader import read_blocks, read_raw_blocks
+from preprocessing.sources.shards import find_input_splits
 
 COLUMNS = [
     ColumnConfig(name="label", role="label"),
@@ -90,7 +91,7 @@ def mutations(draw: st.DrawFn, raw: bytes) -> bytes:
 
 def load(path: Path, config: PreprocessConfig) -> int:
     """Rows, read as the pipeline reads them."""
-    shards = find_shards(config)
+    shards = find_input_splits(config)
     fields = [typed(block, config) for shard in shards for block in read_blocks(shard, config)]
     rows = sum(len(f.label) for f in fields)
     return rows
@@ -134,11 +135,9 @@ def check_text(folder: Path, kind: str, packing: str, raw: bytes, stored: bytes 
         refused(error, path, text=True)
         accepted = False
     try:
-        shards = find_shards(config)
+        shards = find_input_splits(config)
         parts = [
-            clean(block, names, config)
-            for shard in shards
-            for block, names in read_text_blocks(shard, config)
+            clean(block, config) for shard in shards for block in read_raw_blocks(shard, config)
         ]
     except DataError as error:
         refused(error, path, text=True)

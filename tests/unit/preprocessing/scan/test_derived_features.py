@@ -12,7 +12,7 @@ from ctrdist.features.hashing import hash_values
 from ctrdist.features.transforms import TIME_PARTS
 from ctrdist.native.dictionary import new_dictionary
 from preprocessing.config.settings import ColumnConfig, CrossConfig, PreprocessConfig
-from preprocessing.scan.derived_features import Derived
+from preprocessing.scan.derived_features import DerivedFeatures
 
 
 def test_time_is_taken_apart_as_the_calendar_does(rng):
@@ -35,7 +35,7 @@ def test_a_cross_is_one_id_for_one_combination_in_any_block():
     a = ["x", "y", "x", "y", "x", "z"]
     b = ["p", "p", "q", None, "p", None]
     found: list[int] = []
-    derived, words = Derived(config), {"a": new_dictionary(), "b": new_dictionary()}
+    derived, words = DerivedFeatures(config), {"a": new_dictionary(), "b": new_dictionary()}
     for start, end in ((0, 3), (3, 6)):
         rows = LocalRows(np.zeros(end - start, np.float32))
         rows.local_ids = {

@@ -12,8 +12,8 @@ import pytest
 
 from ctrdist.errors import DataError
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig, SplitConfig
-from preprocessing.sources.reader import read_blocks, read_text_blocks
-from preprocessing.sources.shards import Shard, find_shards
+from preprocessing.sources.reader import read_blocks, read_raw_blocks
+from preprocessing.sources.shards import InputSplit, find_input_splits
 
 COLUMNS = [ColumnConfig(name="label", role="label"), ColumnConfig(name="c")]
 
@@ -23,11 +23,11 @@ def config(*inputs: object, **settings: object) -> PreprocessConfig:
     return PreprocessConfig(**values)  # type: ignore[arg-type]
 
 
-def files(shard: Shard) -> list[str]:
-    return [Path(piece.url).name for piece in shard.pieces]
+def files(shard: InputSplit) -> list[str]:
+    return [Path(piece.url).name for piece in shard.ranges]
 
 
-def values(shards: list[Shard], settings: PreprocessConfig) -> list[str]:
+def values(shards: list[InputSplit], settings: PreprocessConfig) -> list[str]:
     blocks = [block for shard in shards for block in read_blocks(shard, settings)]
     return [value for block in blocks for value in block.table.column("c").to_pylist()]
 
@@ -41,16 +41,16 @@ def test_a_folder_is_read_whole_in_the_order_of_names_without_leftovers(tmp_path
         path.write_text("" if "empty" in name else f"1\t{index}\n")
     for given in (tmp_path / "log", tmp_path / "log/day=*", tmp_path / "log/**"):
         settings = config(given)
-        shards = find_shards(settings)
+        shards = find_input_splits(settings)
         assert values(shards, settings) == ["0", "1", "3", "2"], given
         assert len(shards) == 1
-    assert values(find_shards(s := config(tmp_path / "log/*/part-1*.tsv")), s) == ["1", "2"]
+    assert values(find_input_splits(s := config(tmp_path / "log/*/part-1*.tsv")), s) == ["1", "2"]
 
 
 def test_a_name_with_the_signs_of_a_glob_is_a_file_first(tmp_path):
     (tmp_path / "a[1].tsv").write_text("1\tx\n")
     settings = config(tmp_path / "a[1].tsv")
-    assert values(find_shards(settings), settings) == ["x"]
+    assert values(find_input_splits(settings), settings) == ["x"]
 
 
 def test_small_files_are_read_together_and_large_ones_cut(tmp_path):
@@ -61,7 +61,7 @@ def test_small_files_are_read_together_and_large_ones_cut(tmp_path):
         row += len(rows)
         (tmp_path / f"{name}.tsv").write_text("".join(rows))
     settings = config(tmp_path, shard_bytes=100)
-    shards = find_shards(settings)
+    shards = find_input_splits(settings)
     assert [files(shard) for shard in shards] == [
         *(["a.tsv", "b.tsv"], ["c.tsv"], ["d.tsv"], ["d.tsv"], ["d.tsv"]),
         *(["e.tsv"], ["f.tsv"], ["g.tsv"]),
@@ -69,7 +69,7 @@ def test_small_files_are_read_together_and_large_ones_cut(tmp_path):
     assert [shard.bytes for shard in shards] == [80, 40, 100, 100, 100, 40, 100, 40]
     assert shards[0].name.endswith("a.tsv and 1 more")
     assert values(shards, settings) == [f"{i:07d}" for i in range(row)]
-    taken = [block.consumed for s in shards for block in read_blocks(s, settings)]
+    taken = [block.consumed for s in shards for block in read_raw_blocks(s, settings)]
     assert sum(taken) == sum(sizes.values())
 
 
@@ -80,12 +80,12 @@ def test_compressed_files_count_as_their_text_and_have_several_members(tmp_path)
     (tmp_path / "b.tsv.zst").write_bytes(frames)
     settings = config(tmp_path)
     expected = [str(i + 1000 * k) for k in range(3) for i in range(500)]
-    assert values(find_shards(settings), settings) == expected * 2
+    assert values(find_input_splits(settings), settings) == expected * 2
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     apart = config(tmp_path, shard_bytes=3 * sum(sizes) - 1)
-    assert [files(s) for s in find_shards(apart)] == [["a.tsv.gz"], ["b.tsv.zst"]]
+    assert [files(s) for s in find_input_splits(apart)] == [["a.tsv.gz"], ["b.tsv.zst"]]
     together = config(tmp_path, shard_bytes=3 * sum(sizes))
-    assert len(find_shards(together)) == 1
+    assert len(find_input_splits(together)) == 1
 
 
 @pytest.mark.parametrize("groups", [1, 7])
@@ -98,7 +98,7 @@ def test_a_large_parquet_file_is_cut_between_row_groups(tmp_path, groups):
         settings = config(
             tmp_path, format=FormatConfig(type="parquet"), shard_bytes=-(-3 * size // parts)
         )
-        shards = find_shards(settings)
+        shards = find_input_splits(settings)
         assert len(shards) == parts
         counts = [sum(b.table.num_rows for b in read_blocks(s, settings)) for s in shards]
         assert sum(counts) == rows
@@ -113,10 +113,10 @@ def test_a_header_is_known_in_every_part_of_a_file(tmp_path):
         rows = [f"x{i},1" if header[0] == "c" else f"1,-,x{i}" for i in range(100)]
         (tmp_path / name).write_text("\n".join([header, *rows]) + "\n")
     settings = config(tmp_path, format=FormatConfig(type="csv", header=True), shard_bytes=150)
-    shards = find_shards(settings)
+    shards = find_input_splits(settings)
     assert len(shards) > 5
     assert values(shards, settings) == [f"x{i}" for i in range(100)] * 2
-    names = {tuple(n) for shard in shards for _, n in read_text_blocks(shard, settings)}
+    names = {tuple(b.names) for shard in shards for b in read_raw_blocks(shard, settings)}
     assert names == {("c", "label"), ("label", "more", "c")}
 
 
@@ -135,7 +135,7 @@ def days(tmp_path: Path) -> Path:
 
 def test_patterns_of_names_choose_the_split(days):
     settings = config(days, split=by_file(valid=["day_1?.tsv"], test=["hour=1/day_9.*"]))
-    shards = find_shards(settings)
+    shards = find_input_splits(settings)
     found = [(shard.split, [int(name[4:-4]) for name in files(shard)]) for shard in shards]
     assert found == [
         *(("train", [0, 2, 4, 6, 8]), ("valid", [10])),
@@ -154,7 +154,7 @@ def test_patterns_of_names_choose_the_split(days):
 )
 def test_patterns_that_do_not_fit_the_files_are_refused(days, split, message):
     with pytest.raises(DataError, match=message):
-        find_shards(config(days, split=split))
+        find_input_splits(config(days, split=split))
 
 
 @pytest.mark.slow
@@ -167,6 +167,6 @@ def test_a_hundred_thousand_files_are_listed_at_once(tmp_path):
             folder.mkdir()
         (folder / f"part-{i}.tsv").write_bytes(b"1\tx\n")
     start = time.monotonic()
-    shards = find_shards(config(tmp_path, shard_bytes=40_000))
+    shards = find_input_splits(config(tmp_path, shard_bytes=40_000))
     assert time.monotonic() - start < 60
-    assert [len(shard.pieces) for shard in shards] == [10_000] * 10
+    assert [len(shard.ranges) for shard in shards] == [10_000] * 10

@@ -8,6 +8,7 @@ import pytest
 
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
+from preprocessing.config.checks import check_config
 from preprocessing.config.settings import (
     ColumnConfig,
     CrossConfig,
@@ -17,7 +18,7 @@ from preprocessing.config.settings import (
     join_paths,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 LABEL = ColumnConfig(name="label", role="label")
 C = ColumnConfig(name="c")
 
@@ -72,7 +73,7 @@ def test_paths_after_one_flag_become_a_list():
 )  # fmt: skip
 def test_what_cannot_work_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        PreprocessConfig(**settings)
+        check_config(PreprocessConfig(**settings))
 
 
 def test_columns_that_are_not_read_may_have_any_name():

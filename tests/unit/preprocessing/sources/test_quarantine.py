@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from ctrdist.errors import DataError
 from ctrdist.features.typed_columns import read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
+from preprocessing.sources.byte_range import ByteRange
+from preprocessing.sources.delimited import DelimitedBlock
+from preprocessing.sources.jsonl import JsonBlock
 from preprocessing.sources.quarantine import BadRow, clean
-from preprocessing.sources.reader import Block, parse_block, read_blocks, read_text_blocks
-from preprocessing.sources.shards import Piece, Shard
+from preprocessing.sources.raw_block import Block, RawBlock, TableConfig
+from preprocessing.sources.reader import read_raw_blocks
+from preprocessing.sources.shards import InputSplit
 from preprocessing.sources.text_blocks import TextBlock
 
 COLUMNS = [
@@ -37,13 +41,16 @@ def config(kind: str = "tsv", **layout: object) -> PreprocessConfig:
     return PreprocessConfig(columns=COLUMNS, format=FormatConfig(type=kind, **layout))  # type: ignore[arg-type]
 
 
-def block_of(raw: bytes) -> TextBlock:
-    piece = Piece(url="memory", name="log", start=0, end=len(raw))
-    return TextBlock(piece=piece, raw=raw, skipped=0, consumed=len(raw))
+def block_of(raw: bytes, settings: PreprocessConfig) -> RawBlock:
+    piece = ByteRange(url="memory", name="log", start=0, end=len(raw))
+    text = TextBlock(byte_range=piece, raw=raw, skipped=0, consumed=len(raw))
+    table = TableConfig(settings.format, settings.columns, NAMES)
+    jsonl = settings.format.type == "jsonl"
+    return JsonBlock(text, table) if jsonl else DelimitedBlock(text, table, NAMES)
 
 
 def cleaned(raw: bytes, settings: PreprocessConfig) -> tuple[list[dict], list[BadRow]]:
-    block, bad = clean(block_of(raw), NAMES, settings)
+    block, bad = clean(block_of(raw, settings), settings)
     typed(block, settings)  # refuses nothing that is left
     return block.table.to_pylist(), bad
 
@@ -128,7 +135,7 @@ def test_a_row_is_good_or_bad_on_its_own(lines, ending, quoted):
     refused = [index for index, (_, faults) in enumerate(alone, 1) if faults]
     assert [b.line for b in bad] == refused
     try:  # the usual way accepts the block where nothing is bad, and only there
-        block = parse_block(block_of(raw), NAMES, settings)
+        block = block_of(raw, settings).parse()
         typed(block, settings)
     except DataError:
         assert bad
@@ -160,10 +167,10 @@ def test_parquet_names_the_row(tmp_path):
     columns = {"n": [1, 2, 3], "x": [1.0, float("inf"), 2.0], "c": ["a", "b", "c"], "t": [1, 2, 3]}
     table = pa.table({"label": pa.array([1, 0, 7], pa.int8()), **columns})
     pq.write_table(table, path)
-    piece = Piece(url=str(path), name="a.parquet", start=0, end=path.stat().st_size)
+    piece = ByteRange(url=str(path), name="a.parquet", start=0, end=path.stat().st_size)
     settings = config("parquet")
-    block = next(read_blocks(Shard(pieces=(piece,)), settings))
-    good, bad = clean(block, [], settings)
+    block = next(read_raw_blocks(InputSplit(ranges=(piece,)), settings))
+    good, bad = clean(block, settings)
     assert good.table.to_pylist() == table.slice(0, 1).to_pylist()
     assert good.where(0) == "a.parquet: row 1"
     assert [(b.line, b.column) for b in bad] == [(2, "x"), (3, "label")]
@@ -180,11 +187,12 @@ def test_numbers_of_lines_in_a_later_part_of_a_file(tmp_path: Path):
     path = tmp_path / "log.tsv"
     path.write_text("\n".join(lines) + "\n")
     size = path.stat().st_size
-    pieces = [Piece(url=str(path), name="log", start=s, end=s + 500) for s in range(0, size, 500)]
+    file = {"url": str(path), "name": "log"}
+    pieces = [ByteRange(**file, start=s, end=s + 500) for s in range(0, size, 500)]
     settings = config()
     found = [
-        clean(block, names, settings)
-        for block, names in read_text_blocks(Shard(pieces=tuple(pieces)), settings)
+        clean(block, settings)
+        for block in read_raw_blocks(InputSplit(ranges=tuple(pieces)), settings)
     ]
     assert [b.line for _, bad in found for b in bad] == list(range(10, 500, 10))
     assert [b.text for _, bad in found for b in bad] == [f"bad {i}" for i in range(10, 500, 10)]
@@ -202,9 +210,9 @@ def test_many_bad_rows_do_not_make_a_block_slow():
     raw = "\n".join(rows).encode() + b"\n"
     settings = config()
     start = time.process_time()
-    typed(parse_block(block_of(good), NAMES, settings), settings)
+    typed(block_of(good, settings).parse(), settings)
     usual = time.process_time() - start
-    kept, bad = clean(block_of(raw), NAMES, settings)
+    kept, bad = clean(block_of(raw, settings), settings)
     took = time.process_time() - start - usual
     assert (kept.table.num_rows, len(bad)) == (98_000, 2000)
     assert took < 15 * usual + 1

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from ctrdist.errors import DataError
 from ctrdist.features.typed_columns import read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.sources import jsonl
-from preprocessing.sources import text_blocks as lines
+from preprocessing.sources import jsonl, reader
+from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.jsonl import read_json_lines
 from preprocessing.sources.reader import Block, read_blocks
-from preprocessing.sources.shards import Piece, Shard
+from preprocessing.sources.shards import InputSplit
 
 LAYOUT = FormatConfig(type="jsonl", missing=["", "NA"])
 COLUMNS = [
@@ -35,11 +35,11 @@ def typed(block: Block, config: PreprocessConfig) -> None:
     read_typed_columns(block.table, config, block.where)
 
 
-def log(path: Path, *rows: object) -> Shard:
+def log(path: Path, *rows: object) -> InputSplit:
     text = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows)
     path.write_text(text)
-    piece = Piece(url=str(path), name=path.name, start=0, end=path.stat().st_size)
-    return Shard(pieces=(piece,))
+    piece = ByteRange(url=str(path), name=path.name, start=0, end=path.stat().st_size)
+    return InputSplit(ranges=(piece,))
 
 
 def table(path: Path, *rows: object) -> list[dict]:
@@ -111,7 +111,9 @@ def blocks(draw: st.DrawFn) -> list[dict]:
 @settings(max_examples=100, deadline=None)
 def test_arrow_and_python_read_the_same(rows):
     raw = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    slow, kept, faults = read_json_lines(raw.split(b"\n")[:-1], LAYOUT, COLUMNS, NAMES)
+    slow, kept, faults = read_json_lines(
+        raw.split(b"\n")[:-1], LAYOUT, {c.name: c for c in COLUMNS}
+    )
     fast = jsonl._fast(raw, LAYOUT, {c.name: c for c in COLUMNS})
     assert not faults and kept.tolist() == list(range(len(rows)))
     assert slow.schema.types == [pa.float64(), pa.float64(), pa.string(), pa.int64(), LIST]
@@ -164,7 +166,7 @@ GOOD = {"label": 0, "n": 1, "c": "x", "t": 1, "m": []}
 def test_a_bad_line_is_named(tmp_path, monkeypatch, row, message):
     rows = [GOOD, "", GOOD, row, GOOD]
     for block_bytes in (60, 2**20):
-        monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(reader, "BLOCK_BYTES", block_bytes)
         with pytest.raises(DataError, match=rf"^a\.jsonl:4: {message}"):
             table(tmp_path / "a.jsonl", *rows)
 
@@ -178,5 +180,6 @@ def test_line_ends_blank_lines_and_marks_of_other_systems(tmp_path):
     path = tmp_path / "a.jsonl"
     text = "\ufeff" + "\r\n".join([json.dumps(GOOD), "", json.dumps(GOOD)])
     path.write_bytes(text.encode())
-    shard = Shard(pieces=(Piece(url=str(path), name="a", start=0, end=path.stat().st_size),))
+    whole = ByteRange(url=str(path), name="a", start=0, end=path.stat().st_size)
+    shard = InputSplit(ranges=(whole,))
     assert sum(block.table.num_rows for block in read_blocks(shard, CONFIG)) == 2

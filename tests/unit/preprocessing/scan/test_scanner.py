@@ -22,9 +22,10 @@ from preprocessing.config.settings import (
     SplitConfig,
 )
 from preprocessing.scan.scanner import Scanner
-from preprocessing.sources.reader import Block, parse_block
-from preprocessing.sources.shards import Piece
-from preprocessing.sources.side_tables import Side
+from preprocessing.sources.byte_range import ByteRange
+from preprocessing.sources.delimited import DelimitedBlock
+from preprocessing.sources.raw_block import Block, TableConfig
+from preprocessing.sources.side_tables import SideTable
 from preprocessing.sources.text_blocks import TextBlock
 from preprocessing.split.assign import row_hash
 
@@ -94,16 +95,25 @@ def logs(draw: st.DrawFn, odd: bool) -> tuple[PreprocessConfig, list[bytes]]:
 
 
 def text_block(raw: bytes) -> TextBlock:
-    piece = Piece(url="", name="log", start=0, end=0)
-    return TextBlock(piece=piece, raw=raw, skipped=0, consumed=0)
+    piece = ByteRange(url="", name="log", start=0, end=0)
+    return TextBlock(byte_range=piece, raw=raw, skipped=0, consumed=0)
 
 
 def fast_scan(scanner: Scanner, block: TextBlock) -> LocalRows | None:
-    return scanner.scan(block, [c.name for c in scanner.config.columns])
+    return scanner.scan(raw_block(block, scanner.config))
+
+
+def raw_block(
+    text: TextBlock, config: PreprocessConfig, names: list[str] | None = None
+) -> DelimitedBlock:
+    known = [c.name for c in config.columns]
+    names = known if names is None else names
+    wanted = names if config.split.by == "hash" else known
+    return DelimitedBlock(text, TableConfig(config.format, config.columns, wanted), names)
 
 
 def slow_block(block: TextBlock, config: PreprocessConfig) -> Block:
-    return parse_block(block, [c.name for c in config.columns], config)
+    return raw_block(block, config).parse()
 
 
 def plain(scanned: LocalRows) -> dict[str, object]:
@@ -231,15 +241,18 @@ def test_a_file_of_one_column_is_read_to_its_end(rows):
     config = replace(config, split=SplitConfig(by="hash"))
     narrow = Scanner(config)
     raw = "".join(f"{i % 10}\n" for i in range(rows)).encode()
-    scanned = narrow.scan(text_block(raw), ["c"])
+    scanned = narrow.scan(raw_block(text_block(raw), narrow.config, ["c"]))
     assert scanned is not None
     assert scanned.local_ids["c"].tolist() == [i % 10 for i in range(rows)]
-    assert narrow.scan(text_block(raw + b"\n"), ["c"]) is None  # a blank line
+    assert (
+        narrow.scan(raw_block(text_block(raw + b"\n"), narrow.config, ["c"])) is None
+    )  # a blank line
 
 
 def test_columns_that_are_not_named_are_passed_over():
     config = PreprocessConfig(columns=[LABEL, ColumnConfig(name="c")])
-    scanned = Scanner(config).scan(text_block(b"x\ty\t1\t\n"), ["other", "c", "label", "last"])
+    names = ["other", "c", "label", "last"]
+    scanned = Scanner(config).scan(raw_block(text_block(b"x\ty\t1\t\n"), config, names))
     assert scanned is not None
     assert (scanned.label.tolist(), scanned.local_ids["c"].tolist()) == ([1], [0])
     assert set(scanned.local_ids) == {"c"}
@@ -312,7 +325,7 @@ def test_joined_columns_are_scanned_from_the_table_and_are_no_part_of_the_row_ha
     config = PreprocessConfig(
         columns=columns, joins=[JoinConfig(**join)], split=SplitConfig(by="hash")
     )
-    side = Side("u", pa.array(["a", "b"]), pa.table({"age": pa.array(["30", None])}))
+    side = SideTable("u", pa.array(["a", "b"]), pa.table({"age": pa.array(["30", None])}))
     scanner = Scanner(config, [side])
     raw = text_block(b"1\ta\n0\tb\n0\tc\n")
     assert fast_scan(scanner, raw) is None

@@ -11,22 +11,28 @@ import pytest
 from ctrdist.errors import DataError
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.sources import text_blocks as lines
-from preprocessing.sources.reader import read_file
-from preprocessing.sources.shards import Piece, find_shards
+from preprocessing.sources.byte_range import ByteRange
+from preprocessing.sources.raw_block import TableConfig
+from preprocessing.sources.reader import raw_blocks
+from preprocessing.sources.shards import find_input_splits
 
 TSV = FormatConfig(type="tsv")
 COLUMNS = [ColumnConfig(name=n) for n in ("a", "b")]
 
 
-def whole(path: Path) -> Piece:
-    return Piece(url=str(path), name=path.name, start=0, end=path.stat().st_size)
+def whole(path: Path) -> ByteRange:
+    return ByteRange(url=str(path), name=path.name, start=0, end=path.stat().st_size)
 
 
 def rows_of(
-    piece: Piece, layout: FormatConfig = TSV, columns: list[ColumnConfig] = COLUMNS
+    piece: ByteRange,
+    layout: FormatConfig = TSV,
+    columns: list[ColumnConfig] = COLUMNS,
+    block_bytes: int = 10_000,
 ) -> list[tuple]:
     names = [c.name for c in columns]
-    blocks = read_file(piece, layout, columns, names)
+    raw = raw_blocks(piece, TableConfig(layout, columns, names), block_bytes)
+    blocks = [block.parse() for block in raw]
     return [
         row
         for b in blocks
@@ -37,10 +43,7 @@ def rows_of(
 @pytest.mark.parametrize("block_bytes", [7, 64, 10_000])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("closed", [True, False])
-def test_all_ranges_together_give_every_line_once(
-    tmp_path, monkeypatch, rng, block_bytes, ending, closed
-):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
+def test_all_ranges_together_give_every_line_once(tmp_path, rng, block_bytes, ending, closed):
     expected = [(f"x{i}", "y" * int(rng.integers(1, 30))) for i in range(60)]
     path = tmp_path / "log.tsv"
     body = ending.join("\t".join(row) for row in expected) + (ending if closed else "")
@@ -52,15 +55,16 @@ def test_all_ranges_together_give_every_line_once(
         sorted({0, size, *rng.integers(1, size, 9).tolist()}),
     ):
         ranges = pairwise(edges)
-        pieces = [Piece(url=str(path), name="log", start=low, end=high) for low, high in ranges]
-        assert [row for piece in pieces for row in rows_of(piece)] == expected
+        pieces = [ByteRange(url=str(path), name="log", start=low, end=high) for low, high in ranges]
+        assert [
+            row for piece in pieces for row in rows_of(piece, block_bytes=block_bytes)
+        ] == expected
 
 
-def test_bytes_read_add_up_to_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", 100)
+def test_bytes_read_add_up_to_the_file(tmp_path):
     path = tmp_path / "log.tsv"
     path.write_text("1\t2\n" * 500)
-    assert sum(b.consumed for b in lines.read_text(whole(path))) == path.stat().st_size
+    assert sum(b.consumed for b in lines.read_text(whole(path), 100)) == path.stat().st_size
 
 
 def test_a_larger_text_is_cut_into_ranges_and_a_compressed_one_is_not(tmp_path):
@@ -68,25 +72,24 @@ def test_a_larger_text_is_cut_into_ranges_and_a_compressed_one_is_not(tmp_path):
     plain.write_text("1\t2\n" * 300)
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     columns = [ColumnConfig(name="label", role="label"), ColumnConfig(name="x")]
-    shards = find_shards(
+    shards = find_input_splits(
         PreprocessConfig(input=[str(plain), str(packed)], columns=columns, shard_bytes=400)
     )
-    pieces = [[(p.url, p.start, p.end) for p in shard.pieces] for shard in shards]
+    pieces = [[(p.url, p.start, p.end) for p in shard.ranges] for shard in shards]
     plain_pieces = [[(str(plain), i, i + 400)] for i in (0, 400, 800)]
     assert pieces == [*plain_pieces, [(str(packed), 0, packed.stat().st_size)]]
 
 
-def test_the_line_is_named_also_after_blank_lines_and_in_a_later_range(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", 16)
+def test_the_line_is_named_also_after_blank_lines_and_in_a_later_range(tmp_path):
     path = tmp_path / "log.tsv"
     rows = ["1\t2", "", "3\t4", "5\t6", "", "", "7\t8", "9\t10\t11", "12\t13"]
     path.write_text("\n".join(rows) + "\n")
-    late = Piece(url=str(path), name="log.tsv", start=9, end=path.stat().st_size)
+    late = ByteRange(url=str(path), name="log.tsv", start=9, end=path.stat().st_size)
     for piece in (whole(path), late):
         with pytest.raises(
             DataError, match=r"^log\.tsv:8: 3 columns, expected 2 \(a, b\), separated by tab\. Fix"
         ):
-            rows_of(piece)
+            rows_of(piece, block_bytes=16)
 
 
 def test_long_separators_foreign_encodings_and_marks_at_the_start(tmp_path):

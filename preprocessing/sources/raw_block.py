@@ -1,0 +1,91 @@
+"""Blocks of raw rows, before and after they are parsed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ctrdist.features.columns import ColumnConfig
+from preprocessing.config.formats import FormatConfig
+from preprocessing.sources.row_errors import Fault
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Layout and columns of the log, or of a side table."""
+
+    layout: FormatConfig
+    columns: Sequence[ColumnConfig]
+    """The columns that a file must have."""
+    wanted: Sequence[str] | None = None
+    """Names of the columns to read; None: all that the file has."""
+
+
+@dataclass
+class Block:
+    """Some rows of the log."""
+
+    table: pa.Table
+    """Raw columns, null where a value is missing: text where the file is one, any type where it is
+    Parquet."""
+    where: Callable[[int], str]
+    """Names the place of a row of the block in the log."""
+
+
+class RawBlock(ABC):
+    """Some rows of a file before they are parsed."""
+
+    name: str
+    """Name of the file, for messages."""
+    consumed: int
+    """Bytes of the stored file that were read since the block before."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes in memory."""
+
+    @abstractmethod
+    def parse(self) -> Block:
+        """The rows.
+
+        Raises:
+            DataError: a row that is malformed; the message names the first.
+        """
+
+    @abstractmethod
+    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The well-formed rows, their (n,) indices in the block, and index and fault of others."""
+
+    @abstractmethod
+    def numbers(self, rows: Sequence[int]) -> list[int]:
+        """The numbers of some of the block's rows in the file, from 1."""
+
+    @abstractmethod
+    def where(self, row: int) -> str:
+        """The place of a row of the block in the log."""
+
+    @abstractmethod
+    def content(self, row: int) -> bytes:
+        """A row as quarantine keeps it."""
+
+
+def with_nulls(table: pa.Table, missing: Sequence[str]) -> pa.Table:
+    """The table with null for texts that stand for a missing value, and no dictionaries."""
+    texts = pa.array(missing, pa.string())
+    for index, name in enumerate(table.column_names):
+        column = table.column(index)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = column.cast(pa.string())
+            column = pc.if_else(
+                pc.is_in(column, value_set=texts), pa.scalar(None, pa.string()), column
+            )
+        table = table.set_column(index, name, column)
+    return table

@@ -253,11 +253,6 @@ class Store:
         """True if the file is there; raises an error where that cannot be known."""
         return self.kind(name) == "file"
 
-    def size(self, name: str) -> int:
-        """Bytes of a file."""
-        with self._access():
-            return int(self._fs.size(self.path(name)))
-
     def files(self) -> dict[str, int]:
         """Names and sizes of the files directly in the directory; none where it does not exist."""
         return {name: size for name, (kind, size) in self._list().items() if kind == "file"}

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import TensorProperties
 from torch.futures import Future
 
 from ctrdist.checkpoint.folder import Folder
-from ctrdist.checkpoint.writer import CHUNK_ALIGN, Chunk
+from ctrdist.checkpoint.writer import CHUNK_ALIGN, Chunk, UsedOnce
 
 _READ_BYTES = 16 * 2**20
 """Most bytes of neighbouring blocks that are read at once."""
@@ -35,7 +35,7 @@ _READERS = 4
 """Number of concurrent reads. Object stores need several; disks are no slower with them."""
 
 
-class Reader(StorageReader):
+class Reader(UsedOnce, StorageReader):
     """Reads the parts of a checkpoint that a rank needs, and checks each byte."""
 
     def __init__(self, folder: Folder, metadata: bytes, read_checked: Callable[[str], bytes]):
@@ -56,9 +56,6 @@ class Reader(StorageReader):
             if 0 not in chunk["sizes"]  # An empty one may begin where another one does.
         }
         self._memory = threading.local()
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """Does nothing, as a reader is used once."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Returns the sizes and chunks of all tensors."""
@@ -81,18 +78,9 @@ class Reader(StorageReader):
     ) -> None:
         """Does nothing."""
 
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Returns False: torch must not choose this reader by an address."""
-        return False
-
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Returns the plan as it is."""
         return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Returns the plans as they are."""
-        return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads the blocks that hold the planned parts, and copies these into the tensors.

@@ -93,7 +93,23 @@ class HostBuffer:
         return self._bytes[:size]
 
 
-class Writer(StorageWriter):
+class UsedOnce:
+    """The parts of torch's interface that neither :class:`Writer` nor its reader needs."""
+
+    def reset(self, checkpoint_id: Any = None) -> None:
+        """Does nothing, as each object is used once."""
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        """Returns False: torch must not choose this class by an address."""
+        return False
+
+    def prepare_global_plan(self, plans: list[Any]) -> list[Any]:
+        """Returns the plans as they are: each rank has its own file."""
+        return plans
+
+
+class Writer(UsedOnce, StorageWriter):
     """Writes one rank's part of one save.
 
     The planner's calls, which are collective, only lay out the file and take the snapshot.
@@ -117,9 +133,6 @@ class Writer(StorageWriter):
         self._buffer = buffer
         self._chunks: list[tuple[Chunk, Tensor]] = []
 
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """Does nothing, as a writer is used once."""
-
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Checks that this rank sees the directory that rank 0 has made.
 
@@ -137,11 +150,6 @@ class Writer(StorageWriter):
                 "or --runs, to one, or to s3://."
             )
 
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Returns False: torch must not choose this writer by an address."""
-        return False
-
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Returns the plan as it is.
 
@@ -155,10 +163,6 @@ class Writer(StorageWriter):
                     "state, which is stored as JSON, or make it a tensor."
                 )
         return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Returns the plans as they are: each rank lays out its own file."""
-        return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Lays out the file and takes the snapshot; writes nothing yet."""

@@ -39,10 +39,10 @@ def read_report(path: str) -> DataReport:
     store = Store(path)
     try:
         summary = json.loads(store.get(REPORT_NAME))["summary"]
-        page = store.get(REPORT_PAGE).decode() if store.size(REPORT_PAGE) < PAGE_BYTES else ""
+        page = store.get(REPORT_PAGE).decode()
     except FileNotFoundError:
         return DataReport()
     except (OSError, ValueError, LookupError, TypeError) as error:
         log.warning("%s: its report cannot be read (%s) and is not recorded", path, error)
         return DataReport()
-    return DataReport(summary, page)
+    return DataReport(summary, page if len(page) < PAGE_BYTES else "")

@@ -54,7 +54,7 @@ def test_a_written_file_is_read_in_any_process(url):
         and store.kind() == "directory"
         and Store(f"{url}/a/b").kind() == "file"
     )
-    assert store.get("a/b") == b"0123456789" and store.size("a/b") == 10
+    assert store.get("a/b") == b"0123456789"
     assert store.get_range("a/b", 3, 6) == b"345" and store.get_range("a/b", 6, 6) == b""
     with store.input("a/b") as source:
         source.seek(8)
@@ -68,7 +68,7 @@ def test_a_written_file_is_read_in_any_process(url):
         store.read_into("a/b", 8, view)
     store.put("a/b", b"new")
     assert pickle.loads(pickle.dumps(store)).get("a/b") == b"new"
-    for access in (store.get, store.size, store.input, lambda n: store.get_range(n, 0, 1)):
+    for access in (store.get, store.input, lambda n: store.get_range(n, 0, 1)):
         with pytest.raises(FileNotFoundError):
             access("c")
 

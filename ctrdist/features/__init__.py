@@ -1,1 +1,1 @@
-"""What a raw value becomes, as pure functions: preprocessing and serving share them."""
+"""The encoding of raw values as pure functions, which preprocessing and serving share."""

@@ -114,7 +114,7 @@ class FeatureColumns:
         return self.of_role("label")[0]
 
     def numeric_of(self, column: ColumnConfig) -> NumericAs:
-        """What a numeric column becomes: number, bucket or both."""
+        """The form of a numeric column: number, bucket or both."""
         return column.numeric_as or self.numeric_as
 
     @property

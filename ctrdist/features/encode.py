@@ -1,4 +1,4 @@
-"""From rows with local ids to the columns of a data set."""
+"""Encodes rows with local ids as the columns of a data set."""
 
 # n rows
 
@@ -48,7 +48,7 @@ class Encoded:
 
     table: pa.Table
     ids: dict[str, Ids]
-    """By field."""
+    """Field → its ids."""
     missing: dict[str, np.ndarray]
     """Field → (n,) bool: the rows without a value. Multi-valued and derived fields have none."""
 

@@ -1,4 +1,4 @@
-"""Fitted features, features.json: all that is needed to encode a raw row but the vocabularies."""
+"""Fitted features, features.json: with the vocabularies, they suffice to encode raw rows."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
+from ctrdist.native.strings import Strings
 from ctrdist.schema import FIRST_VALUE_ID
 
 HASH_KEY = "ctrdist users 64"
@@ -19,7 +19,7 @@ FNV_PRIME = np.uint64(0x100000001B3)
 
 
 def hash_values(column: pa.ChunkedArray | pa.Array, key: str = HASH_KEY) -> np.ndarray:
-    """Hashes the text of each of n values (SipHash-2-4, mixed by pandas.util.hash_array).
+    """Hashes the text of each of n values, see :meth:`Strings.siphash`.
 
     Args:
         column: (n,) of any type that has a text form; null counts as the empty text.
@@ -28,9 +28,7 @@ def hash_values(column: pa.ChunkedArray | pa.Array, key: str = HASH_KEY) -> np.n
     Returns:
         (n,) uint64.
     """
-    encoded = one_array(column).cast(pa.string()).fill_null("").dictionary_encode()
-    values = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
-    return pd.util.hash_array(values, hash_key=key, categorize=False)[encoded.indices.to_numpy()]
+    return Strings.from_array(one_array(column).cast(pa.string())).siphash(key)
 
 
 def bucket_ids(hashes: np.ndarray, num_buckets: int) -> np.ndarray:

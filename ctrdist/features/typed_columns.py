@@ -1,4 +1,4 @@
-"""From raw columns to typed ones: label, numbers, texts and time."""
+"""Reads raw columns as typed ones: label, numbers, texts and time."""
 
 # n rows of a table
 
@@ -154,7 +154,7 @@ def cast_where_possible(column: pa.Array, target: pa.DataType) -> tuple[pa.Array
 
 
 def wrong_value(column: ColumnConfig, given: str | None) -> tuple[str, str]:
-    """What is wrong with a value that is not of its column's kind, and what to do about it."""
+    """The reason why a value is not of its column's kind, and the remedy."""
     wants = {"label": "0 or 1", "timestamp": "an integer (seconds)"}.get(column.role, "one value")
     if column.role == "numeric" or (column.role == "label" and column.threshold is not None):
         wants = "an integer" if column.type == "integer" else "a finite number"

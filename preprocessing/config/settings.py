@@ -92,7 +92,7 @@ class PreprocessConfig(FeatureColumns):
     min_count: int = 1
     """Categorical values in fewer training rows become unknown."""
     numeric_as: NumericAs = "number"
-    """What a numeric column x becomes: a number, the categorical field x_bucket, or both. The
+    """The form of a numeric column x: a number, the categorical field x_bucket, or both. The
     bucket is floor(ln(x)²) for x > 2, otherwise x without its fraction; a missing value has a
     bucket of its own."""
     shuffle: bool = False

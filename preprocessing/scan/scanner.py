@@ -153,7 +153,7 @@ class Scanner:
         return ScanColumn()
 
     def _finish(self, scanned: LocalRows) -> None:
-        """Derives what is made from parsed numbers, and trims lists."""
+        """Divides timestamps, adds buckets of numbers, and trims lists."""
         config = self.config
         for column in config.of_role("timestamp"):
             assert scanned.timestamp is not None

@@ -63,7 +63,7 @@ MISSING_CATEGORIES = {
 own."""
 CHUNK_ROWS = 2**18
 TEST_FRACTION = 0.2
-"""The last rows, for which the best reachable AUC is told."""
+"""Share of the last rows, for which the best reachable AUC is computed."""
 TRUTH = "truth.json"
 
 
@@ -78,9 +78,9 @@ class LogConfig:
     files: int = 4
     """Files over which they are spread evenly; the rows do not depend on it."""
     seed: int = 2024
-    """Of effects and rows."""
+    """Seed of effects and rows."""
     overwrite: bool = False
-    """Whether a log that is there may be replaced."""
+    """true: an existing log may be replaced."""
 
     def __post_init__(self) -> None:
         if self.files < 1 or self.rows < max(100, self.files):
@@ -92,7 +92,7 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a model that knows each row's probability reaches on the last rows: none is better."""
+    """Results on the last rows of a model that knows each row's probability: the best possible."""
 
     rows: int
     seed: int
@@ -104,7 +104,7 @@ class Truth:
     bayes_auc: float
     """AUC of the true probabilities against the labels that were drawn, on the test rows."""
     expected_auc: float
-    """The same in expectation over labels."""
+    """The expectation of bayes_auc over labels."""
     bayes_logloss: float
     """Log loss of the true probabilities on the test rows."""
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctrdist.data.manifest import SPLITS
 from ctrdist.features.hashing import FNV_OFFSET, FNV_PRIME, hash_values
 from preprocessing.config.settings import SplitConfig
 
@@ -21,16 +20,9 @@ def bounds(config: SplitConfig, rows: int) -> tuple[int, int]:
     )
 
 
-def by_position(first: int, rows: int, edges: Sequence[int]) -> np.ndarray:
-    """(rows,) int8: the splits of the rows from index `first` on."""
-    return np.searchsorted(np.asarray(edges), np.arange(first, first + rows), side="right").astype(
-        np.int8
-    )
-
-
-def by_name(name: str, rows: int) -> np.ndarray:
-    """(rows,) int8: the index of the named split."""
-    return np.full(rows, SPLITS.index(name), np.int8)
+def by_edges(values: np.ndarray, edges: Sequence[int | float]) -> np.ndarray:
+    """(n,) int8: the splits of rows with these values, by the first value of valid and of test."""
+    return np.searchsorted(np.asarray(edges), values, side="right").astype(np.int8)
 
 
 def row_hash_key(seed: int) -> str:
@@ -55,8 +47,7 @@ def by_row_hash(row_hash: np.ndarray, config: SplitConfig) -> np.ndarray:
     # The low bits of a product depend on few bits: fold, multiply, and take the high ones.
     state = (row_hash ^ row_hash >> np.uint64(32)) * np.uint64(0x9E3779B97F4A7C15)
     uniform = (state >> np.uint64(11)).astype(np.float64) / 2.0**53
-    edges = np.cumsum(config.fractions)[:2]
-    return np.searchsorted(edges, uniform, side="right").astype(np.int8)
+    return by_edges(uniform, np.cumsum(config.fractions)[:2].tolist())
 
 
 def by_draw(positions: np.ndarray, total: int, config: SplitConfig, stream: int) -> np.ndarray:
@@ -71,14 +62,7 @@ def by_draw(positions: np.ndarray, total: int, config: SplitConfig, stream: int)
         config: fractions and seed.
         stream: selects the permutation.
     """
-    return np.searchsorted(
-        np.asarray(bounds(config, total)), _permuted(positions, total, config.seed, stream), "right"
-    ).astype(np.int8)
-
-
-def by_time(seconds: np.ndarray, edges: Sequence[int]) -> np.ndarray:
-    """(n,) int8: the splits of rows at these times, by the first second of valid and of test."""
-    return np.searchsorted(np.asarray(edges, np.int64), seconds, side="right").astype(np.int8)
+    return by_edges(_permuted(positions, total, config.seed, stream), bounds(config, total))
 
 
 def _permuted(positions: np.ndarray, total: int, seed: int, stream: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ctrdist.data.manifest import SPLITS
 from preprocessing.config.settings import SplitConfig
 from preprocessing.split import assign
 
@@ -171,12 +172,12 @@ class Assigner:
         self._positives += int(positive.sum())
         name = plan.names[self.index]
         if name is not None:
-            return assign.by_name(name, len(label))
+            return np.full(len(label), SPLITS.index(name), np.int8)
         if config.by == "position":
-            return assign.by_position(first, len(label), plan.edges)
+            return assign.by_edges(np.arange(first, first + len(label)), plan.edges)
         if config.by == "time":
             assert seconds is not None
-            return assign.by_time(seconds, plan.edges)
+            return assign.by_edges(seconds, plan.edges)
         if config.by == "hash":
             assert row_hash is not None
             return assign.by_row_hash(row_hash, config)

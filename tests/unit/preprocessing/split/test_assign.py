@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from preprocessing.config.settings import SplitConfig
-from preprocessing.split.assign import bounds, by_position, by_row_hash, row_hash
+from preprocessing.split.assign import bounds, by_row_hash, row_hash
 
 
 def by_hash(table: pa.Table, config: SplitConfig) -> np.ndarray:
@@ -17,15 +16,6 @@ def by_hash(table: pa.Table, config: SplitConfig) -> np.ndarray:
 def test_position_gives_the_published_sizes():
     assert bounds(SplitConfig(fractions=[0.75, 0.05, 0.2]), 80_000) == (60_000, 64_000)
     assert bounds(SplitConfig(fractions=[1, 0, 0]), 7) == (7, 7)
-
-
-@pytest.mark.parametrize("sizes", [[10], [3, 7], [1] * 10])
-def test_position_does_not_depend_on_the_blocks(sizes):
-    firsts = np.cumsum([0, *sizes[:-1]])
-    parts = [
-        by_position(int(first), size, (6, 8)) for first, size in zip(firsts, sizes, strict=True)
-    ]
-    assert np.concatenate(parts).tolist() == [0] * 6 + [1] * 2 + [2] * 2
 
 
 def test_hash_depends_on_the_row_alone_and_keeps_equal_rows_together(rng):

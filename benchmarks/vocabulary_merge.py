@@ -109,7 +109,7 @@ def log(store: Store, args: argparse.Namespace) -> dict:
         with clock.stage("write_shard_ids"):
             assigned.append(write_shard_ids(store, group, by_column, rules, f"ids/{i}"))
     for shard, index in enumerate(indices):
-        with clock.stage("code_table"):
+        with clock.stage("id_tables"):
             id_tables(store, index, shard, assigned)
     entries = sum(sum(index.entries) for index in indices)
     total = sum(clock.seconds.values())

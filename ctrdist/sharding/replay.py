@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.distributed._shard.metadata import ShardMetadata
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
 from ctrdist.errors import ConfigError
+from ctrdist.sharding.torchrec_internals import EnumerableShardingSpec, ShardMetadata
 from ctrdist.storage import open_file
 
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
@@ -20,12 +19,11 @@ from ctrdist.distributed.communication_timer import time_process_group
 from ctrdist.distributed.process_group import World, use_collectives
 from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
-from ctrdist.sharding.cpu.kernel import use_cpu_kernel
-from ctrdist.sharding.cpu.same_host import exchange_in_memory
+from ctrdist.sharding.cpu.choose import use_cpu_lookups
 from ctrdist.sharding.cpu.shared_memory import open_sums
-from ctrdist.sharding.cpu.unpooled import unpool_copies
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.sharders import make_sharders
+from ctrdist.sharding.torchrec_internals import ShardedTensor, wrapped_module
 
 _BLOCK_ROWS = 65536
 """Rows that are drawn at once; part of what a seed means."""
@@ -82,31 +80,27 @@ def shard_model(
                 std=init_std if codebook is None else codebook.init_std,
                 padding=codebook is None,
             )
+    averaged = False
     if world.device.type == "cpu":
-        unpool_copies(sharded)
-    averaged = world.device.type == "cpu" and _speed_up(sharded, sharding, world)
+        averaged = _share_sums(sharded, sharding, world)
+        use_cpu_lookups(sharded, sharding, world)
     if world.size > 1:
-        time_process_group(sharded._dmp_wrapped_module, world.device, gradients=not averaged)
+        time_process_group(wrapped_module(sharded), world.device, gradients=not averaged)
     return sharded
 
 
-def _speed_up(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> bool:
-    """Puts our kernel and shared memory in the place of FBGEMM and gloo, where they apply.
+def _share_sums(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> bool:
+    """Lets CPU workers sum through shared memory instead of gloo, where they can.
 
     Returns:
         Whether gradients are averaged through shared memory.
     """
     sums = open_sums(world) if sharding.shared_memory else None
     use_collectives(sums)
-    if sums is not None and isinstance(model._dmp_wrapped_module, DistributedDataParallel):
+    module = wrapped_module(model)
+    if sums is not None and isinstance(module, DistributedDataParallel):
         # a lambda, as DDP refuses annotations that are strings
-        model._dmp_wrapped_module.register_comm_hook(
-            sums, lambda sums, bucket: sums.average_gradients(bucket)
-        )
-    if sharding.cpu_kernel:
-        use_cpu_kernel(model)
-        if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
-            exchange_in_memory(model, world)
+        module.register_comm_hook(sums, lambda sums, bucket: sums.average_gradients(bucket))
     return sums is not None
 
 

@@ -27,10 +27,10 @@ from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World, gather_rows
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
-from ctrdist.sharding.cpu.kernel import CpuLookup
-from ctrdist.sharding.lookups import lookups
+from ctrdist.sharding.cpu.kernel import KernelLookup
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.shard import fill_table, table_parts
+from ctrdist.sharding.torchrec_internals import table_groups
 from ctrdist.training.build import Engine, build_engine, build_model
 from ctrdist.training.loop.trainer import Trainer
 from ctrdist.training.observe.abundance import abundances, refresh_abundance
@@ -137,8 +137,8 @@ def train(world: World, run_dir: str, experiment: Experiment) -> dict[str, Any]:
         trainer.progress.step += 1
     kinds = {s.kind for s in engine.layout.shards if s.table.startswith("codebook/")}
     end = whole_tables(engine, world)
-    held = [m.emb_module.forward for m in lookups(engine.model) if _is_group(m)]
-    ours = sum(isinstance(forward, CpuLookup) for forward in held)
+    held = [m.emb_module.forward for m in table_groups(engine.model) if _is_group(m)]
+    ours = sum(isinstance(forward, KernelLookup) for forward in held)
     return {"losses": np.array(losses), "kinds": kinds, "start": start, "end": end, "ours": ours}
 
 

@@ -39,7 +39,7 @@ def unsharded(data) -> dict[str, dict[str, Any]]:
     return {name: train_plain(data, name) for name in ("rowwise_adagrad", "adagrad", "sgd")}
 
 
-def exchange_of(engine) -> Any:
+def lookup_of(engine) -> Any:
     return next(m.__dict__["forward"] for m in engine.model.modules() if "forward" in m.__dict__)
 
 
@@ -85,7 +85,7 @@ def what_is_used(world: World, data: str, sharding: ShardingConfig) -> tuple[str
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, ("Exchange", True)),
+        ({}, ("SharedMemoryLookup", True)),
         ({"shared_memory": False}, ("", False)),
         ({"cpu_kernel": False}, ("", True)),
         ({"forward_comm": "float16"}, ("", True)),
@@ -107,17 +107,17 @@ def features_of(ids: dict[str, list[int]], stride: int) -> KeyedJaggedTensor:
 
 
 def refusals(world: World, data: str) -> list[str]:
-    exchange = exchange_of(
+    lookup = lookup_of(
         build_engine(experiment_for(data, "row_wise", "adagrad"), open_dataset(data), world)
     )
-    kept = exchange(features_of({"C0": [1], "C1": [1], "C2": [1]}, 1)).values()
-    exchange(features_of({"C0": [1], "C1": [1], "C2": [1]}, 1))
+    kept = lookup(features_of({"C0": [1], "C1": [1], "C2": [1]}, 1)).values()
+    lookup(features_of({"C0": [1], "C1": [1], "C2": [1]}, 1))
     seen = []
     for refused in (
         lambda: kept.sum().backward(),
-        lambda: exchange(features_of({"C0": [1, 1], "C1": [1, 2], "C2": [1, 1]}, 2)),
-        lambda: exchange(features_of({"C0": [2**40], "C1": [1], "C2": [1]}, 1)),
-        lambda: exchange(features_of({"C0": [1], "C1": [1], "C2": [-1]}, 1)),
+        lambda: lookup(features_of({"C0": [1, 1], "C1": [1, 2], "C2": [1, 1]}, 2)),
+        lambda: lookup(features_of({"C0": [2**40], "C1": [1], "C2": [1]}, 1)),
+        lambda: lookup(features_of({"C0": [1], "C1": [1], "C2": [-1]}, 1)),
     ):
         with pytest.raises((RuntimeError, DataError)) as error:
             refused()
@@ -134,14 +134,14 @@ def test_what_is_refused(data):
 
 
 def lookups(world: World, data: str) -> list[Any]:
-    exchange = exchange_of(
+    lookup = lookup_of(
         build_engine(experiment_for(data, "row_wise", "adagrad"), open_dataset(data), world)
     )
     seen = []
     for rows in (3, 40, 0, 1):  # more, fewer, none: memory grows, and is used again
         own = range(max(rows - world.rank, 0))
         ids = {"C2": [7 * i for i in own], "C0": [i % 30 for i in own], "C1": [i % 2 for i in own]}
-        found = exchange(features_of(ids, rows))
+        found = lookup(features_of(ids, rows))
         assert found.keys() == ["C0", "C1", "C2"]
         seen.append(found.values()[: len(own)].detach().numpy())
     return seen

@@ -1,8 +1,8 @@
 """Lookup and fused update of tables on CPU workers, on all of a worker's threads.
 
-FBGEMM's CPU backward runs on one thread, which makes it most of a step. The kernel in
-cpu_kernel.c works on the same memory, so that checkpoints, plans and learning rates see no
-difference; FBGEMM goes on where the kernel does not apply, or no C compiler is at hand.
+FBGEMM's CPU backward runs on one thread, which makes it most of a step. ctrdist/native/embedding.c
+works on the same memory. FBGEMM does the work where the kernel does not apply or cannot be
+compiled.
 """
 
 # T tables, B rows of the batch, N lookups
@@ -31,7 +31,8 @@ from torchrec.distributed.batched_embedding_kernel import (
 from ctrdist.errors import DataError
 from ctrdist.native import embedding
 from ctrdist.native.embedding import MAX_ROWS, Optimizer, TablePart
-from ctrdist.sharding.lookups import lookups
+from ctrdist.sharding.cpu.table_lookup import TableLookup
+from ctrdist.sharding.torchrec_internals import table_groups, tables_of_group
 
 _ALGORITHMS = {
     EmbOptimType.EXACT_SGD: embedding.SGD,
@@ -40,28 +41,20 @@ _ALGORITHMS = {
 }
 
 
-def use_cpu_kernel(model: nn.Module) -> int:
-    """Lets the kernel do the work of the fused CPU tables that it can treat.
+def kernel_lookups(model: nn.Module) -> list[KernelLookup]:
+    """A lookup for each group of fused CPU tables that the kernel can treat; none without it.
 
     Args:
         model: sharded; its tables are at their final place in memory.
-
-    Returns:
-        How many groups of tables use it now.
     """
-    groups = [
-        (lookup, lookup.emb_module)
-        for lookup in lookups(model)
-        if isinstance(lookup, (BatchedFusedEmbeddingBag, BatchedFusedEmbedding))
-        and applies(lookup.emb_module)
+    if not embedding.has_embedding():
+        return []
+    return [
+        KernelLookup(group.emb_module, [table.name for table in tables_of_group(group)])
+        for group in table_groups(model)
+        if isinstance(group, (BatchedFusedEmbeddingBag, BatchedFusedEmbedding))
+        and applies(group.emb_module)
     ]
-    if not groups or not embedding.has_embedding():
-        return 0
-    for lookup, tables in groups:
-        names = [table.name for table in lookup._config.embedding_tables]
-        # an attribute of the instance goes before the method of its class
-        tables.forward = CpuLookup(tables, names)
-    return len(groups)
 
 
 def applies(tables: Any) -> bool:
@@ -80,8 +73,8 @@ def applies(tables: Any) -> bool:
     )
 
 
-class CpuLookup:
-    """Stands for the forward method of a group of FBGEMM tables."""
+class KernelLookup(TableLookup):
+    """Looks up a group of FBGEMM tables on all of this worker's threads."""
 
     def __init__(self, tables: Any, names: list[str]) -> None:
         """Finds the tables in memory.
@@ -90,6 +83,7 @@ class CpuLookup:
             tables: FBGEMM's SplitTableBatchedEmbeddingBagsCodegen.
             names: of its tables, for messages.
         """
+        super().__init__(tables)
         self.tables, self.names = tables, names
         self.algorithm = _ALGORITHMS[tables.optimizer]
         self.mean = bool(tables.pooling_mode == PoolingMode.MEAN)
@@ -112,7 +106,7 @@ class CpuLookup:
                 for k, weight in enumerate(weights)
             )
         )
-        self.home = tables.weights_host.data_ptr()
+        self._address = tables.weights_host.data_ptr()
 
     def __call__(
         self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None, **_: Any
@@ -128,7 +122,7 @@ class CpuLookup:
             DataError: an id is outside its table.
         """
         assert per_sample_weights is None
-        assert self.home == self.tables.weights_host.data_ptr(), "the tables have moved"
+        assert self._address == self.tables.weights_host.data_ptr(), "the tables have moved"
         if not self.pooled:  # each id as a row of its own: nothing is added up
             offsets = torch.arange(len(indices) + 1)
         return _Lookup.apply(
@@ -189,7 +183,11 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, placeholder: Tensor, lookup: CpuLookup, indices: Tensor, offsets: Tensor
+        ctx: FunctionCtx,
+        placeholder: Tensor,
+        lookup: KernelLookup,
+        indices: Tensor,
+        offsets: Tensor,
     ) -> Tensor:
         ctx.lookup = lookup  # type: ignore[attr-defined]
         ctx.save_for_backward(indices, offsets)
@@ -202,7 +200,7 @@ class _Lookup(torch.autograd.Function):
 
 
 def on_all_threads(work: Callable[[int, int], Any], cuts: Sequence[int]) -> None:
-    """Calls work(first, end) for the ranges between the cuts, several side by side."""
+    """Calls work(first, end) for the ranges between the cuts, each on a thread of its own."""
     ranges = [(first, end) for first, end in pairwise(cuts) if first < end]
     if len(ranges) == 1:
         work(*ranges[0])
@@ -213,5 +211,5 @@ def on_all_threads(work: Callable[[int, int], Any], cuts: Sequence[int]) -> None
 
 @cache
 def _thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for work on tables; the kernel holds no lock of Python's."""
+    """Threads for work on tables, during which the kernel does not hold the GIL."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tables")

@@ -1,7 +1,7 @@
-"""Memory that all workers of one machine have mapped: meeting points, sums and gathers in it.
+"""Memory that all workers of one machine have mapped: barriers, sums and gathers in it.
 
 Between CPU workers a collective of gloo goes through sockets and takes a quarter of a millisecond
-at least; a meeting in shared memory takes microseconds.
+at least; a barrier in shared memory takes microseconds.
 """
 
 # W workers, N values
@@ -31,55 +31,55 @@ _WAIT_MS = 200
 """Between two looks at whether another worker is gone."""
 _TIMEOUT_S = 1800.0
 _CHUNK_BYTES = 2**21
-"""Sums of more bytes are made piece by piece."""
-_SLICED = 2**12
-"""Sums of more values are made in slices, one by each worker, where there are more than two."""
+"""Sums of more bytes are made in chunks."""
+_SHARED_SUM = 2**12
+"""Of sums of more values each worker makes a part, where there are more than two workers."""
 
 
 class SharedMemory:
-    """Pieces of zeroed memory that all workers see; every rank makes it with the same sizes.
+    """Regions of zeroed memory that all workers see; every rank makes them with the same sizes.
 
     It has no name in any file system, so that nothing is left when the workers are killed, and no
     container's limit on /dev/shm applies.
     """
 
-    def __init__(self, world: World, pieces: Sequence[int]) -> None:
+    def __init__(self, world: World, regions: Sequence[int]) -> None:
         """Maps it.
 
         Args:
             world: the workers, all on this machine.
-            pieces: bytes of each.
+            regions: bytes of each.
 
         Raises:
             OSError: on all ranks, where one of them cannot have it.
         """
         self._world = world
-        sizes = [barrier.CACHE_LINE * world.size, 8 * world.size, *pieces]
+        sizes = [barrier.CACHE_LINE * world.size, 8 * world.size, *regions]
         begins = [0]
         for size in sizes:
             begins.append(begins[-1] + -(-size // barrier.CACHE_LINE) * barrier.CACHE_LINE)
         mapped = _map(begins[-1], world)
         cut = [mapped[begin : begin + n] for begin, n in zip(begins, sizes, strict=False)]
-        self._counters, processes, *self.pieces = cut
+        self._counters, processes, *self.regions = cut
         """Each (bytes,) uint8."""
         self._processes = processes.view(torch.int64)
         self._processes[world.rank] = os.getpid()
 
-    def meet(self) -> None:
-        """Returns once all workers have come here; what they wrote before is then seen by all.
+    def wait_for_all(self) -> None:
+        """A barrier: returns once all workers have called it and see what each wrote before.
 
         Raises:
             RuntimeError: one of them is gone, or did not come within half an hour.
         """
         if self._world.size > 1:
             with TIMER:
-                self._meet()
+                self._wait()
 
-    def _meet(self) -> None:
+    def _wait(self) -> None:
         number = barrier.arrive(self._counters, self._world.rank)
         begun = time.monotonic()
         while True:
-            # in slices, between which Python treats signals
+            # in short waits, between which Python treats signals
             missing = barrier.await_all(self._counters, number, _WAIT_MS)
             if missing is None:
                 return
@@ -107,10 +107,10 @@ class SharedSums:
         """
         self._world = world
         self._memory = SharedMemory(world, [2 * world.size * _CHUNK_BYTES, 2 * _CHUNK_BYTES])
-        # two of each in turn: who writes the one knows that all have read it, because all have met
-        # over the other since
-        self._given = self._memory.pieces[0].view(2, world.size, _CHUNK_BYTES)
-        self._made = self._memory.pieces[1].view(2, _CHUNK_BYTES)
+        # two of each, used in turn: a worker that writes one of them has passed a barrier since all
+        # read it
+        self._given = self._memory.regions[0].view(2, world.size, _CHUNK_BYTES)
+        self._made = self._memory.regions[1].view(2, _CHUNK_BYTES)
         self._turn = 0
 
     @torch.compiler.disable
@@ -122,7 +122,7 @@ class SharedSums:
             for begin in range(0, flat.numel(), chunk):
                 part = flat[begin : begin + chunk]
                 given = self._give(part)
-                if self._world.size > 2 and part.numel() > _SLICED:
+                if self._world.size > 2 and part.numel() > _SHARED_SUM:
                     self._sum_slices(given, part)
                 else:
                     torch.sum(given, 0, out=part)
@@ -151,7 +151,7 @@ class SharedSums:
         size = values.numel() * values.element_size()
         given = self._given[self._turn, :, :size].view(values.dtype)
         given[self._world.rank].copy_(values)
-        self._memory.meet()
+        self._memory.wait_for_all()
         return given
 
     def _sum_slices(self, given: Tensor, values: Tensor) -> None:
@@ -159,7 +159,7 @@ class SharedSums:
         made = self._made[self._turn, : number * values.element_size()].view(values.dtype)
         begin, end = number * rank // workers, number * (rank + 1) // workers
         torch.sum(given[:, begin:end], 0, out=made[begin:end])
-        self._memory.meet()
+        self._memory.wait_for_all()
         values.copy_(made)
 
 

@@ -1,40 +1,38 @@
-"""Copies of codebooks on CPU workers: what FBGEMM's dense CPU lookup lacks for them."""
+"""Lookup of copied codebooks on CPU workers, which FBGEMM's dense CPU lookup would pool."""
 
-# N ids
+# N ids, D columns
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbedding
 
-from ctrdist.sharding.lookups import lookups
+from ctrdist.sharding.cpu.table_lookup import TableLookup
+from ctrdist.sharding.torchrec_internals import table_groups
 
 
-def unpool_copies(model: nn.Module) -> None:
-    """Lets data-parallel tables that are not pooled give a vector per id on the CPU.
+def copied_lookups(model: nn.Module) -> Iterator[CopiedLookup]:
+    """A lookup for each data-parallel table of a sharded model that is not pooled."""
+    for group in table_groups(model):
+        if isinstance(group, BatchedDenseEmbedding):
+            assert len(group.config.embedding_tables) == 1, "a collection for each codebook"
+            yield CopiedLookup(group.emb_module)
+
+
+class CopiedLookup(TableLookup):
+    """Gives a vector per id.
 
     FBGEMM's dense CPU lookup ignores that it was asked not to pool, and adds up each row's vectors.
-    With each id as a row of its own there is nothing to add.
-
-    Args:
-        model: sharded, on the CPU.
+    Here each id is a row of its own, so there is nothing to add.
     """
-    for lookup in lookups(model):
-        if isinstance(lookup, BatchedDenseEmbedding):
-            assert len(lookup.config.embedding_tables) == 1, "a collection for each codebook"
-            tables = lookup.emb_module
-            # an attribute of the instance goes before the method of its class
-            tables.forward = _OneByOne(tables.forward)
 
-
-class _OneByOne:
-    """Stands for the forward method of a table."""
-
-    def __init__(self, forward: Any) -> None:
-        self._forward = forward
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._forward = module.forward
 
     def __call__(self, indices: Tensor, offsets: Tensor, *others: Any, **named: Any) -> Tensor:
         """(N, D); the given offsets, of several ids each, are not used."""

@@ -41,10 +41,10 @@ def fbgemm_tables(optimizer, pooling, dims) -> SplitTableBatchedEmbeddingBagsCod
     return tables
 
 
-def with_kernel(tables) -> cpu_kernel.CpuLookup:
+def with_kernel(tables) -> cpu_kernel.KernelLookup:
     assert has_embedding(), "the tests need a C compiler"
     assert cpu_kernel.applies(tables)
-    return cpu_kernel.CpuLookup(tables, NAMES)
+    return cpu_kernel.KernelLookup(tables, NAMES)
 
 
 def draw(rng, batch: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,11 +1,10 @@
 /* Moves columns of 4-byte values: joins slices of them into batches, brings them into another
- * order. Python's part of that costs more than the moving, for a batch of 40 columns from 16
- * places. */
+ * order. For a batch of 40 columns from 16 parts, calls from Python cost more than the copying. */
 #include <stdint.h>
 #include <string.h>
 
-/* The rows begins[p] … begins[p] + lengths[p] - 1 of each part p, one part after the other.
- * columns: (P, n), where each part's columns begin; out: (n, B) with B the sum of lengths. */
+/* Joins rows begins[p] … begins[p] + lengths[p] - 1 of the parts p, one part after the other.
+ * columns: (P, n), addresses of the parts' columns; out: (n, B) with B the sum of lengths. */
 void ctrdist_join(const uint32_t *const *columns, const int64_t *begins, const int64_t *lengths,
                   int64_t P, int64_t n, uint32_t *out)
 {
@@ -32,14 +31,14 @@ void ctrdist_join_rows(const uint32_t *const *columns, const int64_t *begins,
         }
 }
 
-/* Row order[i] comes to place i, in each of n columns; out: (n, W). */
+/* Row order[i] becomes row i, in each of n columns; out: (n, W). */
 void ctrdist_permute(const uint32_t *const *columns, const int32_t *order, int64_t W, int64_t n,
                      uint32_t *out)
 {
     enum { LINE = 16 }; /* values of a cache line */
     for (int64_t c = 0; c < n; c++) { /* column after column: each fits the cache */
         const uint32_t *from = columns[c];
-        /* first once in order, which the processor foresees: random reads then find it there */
+        /* first read in order, which the processor prefetches: random reads then hit the cache */
         uint32_t touched = 0;
         for (int64_t i = 0; i < W; i += LINE) touched += from[i];
         __asm__ volatile("" ::"r"(touched));

@@ -1,4 +1,4 @@
-/* Dictionaries: values to codes 0, 1, 2, … in the order in which they first appear. */
+/* Dictionaries: values to local ids 0, 1, 2, … in the order in which they first appear. */
 #define _DEFAULT_SOURCE
 #include "string_table.h"
 
@@ -6,10 +6,10 @@ string_table *ctrdist_dictionary_new(void) { return string_table_new(0, 0); }
 
 void ctrdist_dictionary_free(string_table *d) { string_table_free(d); }
 
-/* Codes of n values; value i is bytes[ends[i]] … bytes[ends[i + 1] - 1]. absent: (n,), or NULL.
+/* Local ids of n values; value i is bytes[ends[i]] … bytes[ends[i + 1] - 1]. absent: (n,), or NULL.
  * Returns -1 without memory. */
 int ctrdist_dictionary_add(string_table *d, const uint8_t *bytes, const int64_t *ends,
-                           const uint8_t *absent, int64_t n, int32_t *codes)
+                           const uint8_t *absent, int64_t n, int32_t *ids)
 {
     const uint8_t *at[ROWS], *limit = bytes + ends[n];
     int32_t length[ROWS];
@@ -21,14 +21,14 @@ int ctrdist_dictionary_add(string_table *d, const uint8_t *bytes, const int64_t 
                             ? ABSENT
                             : (int32_t)(ends[done + i + 1] - ends[done + i]);
         }
-        if (string_table_look_up(d, at, length, rows, limit, codes + done)) return -1;
+        if (string_table_look_up(d, at, length, rows, limit, ids + done)) return -1;
     }
     return 0;
 }
 
-/* Codes of the decimal texts of n numbers, of the empty text where `empty` says so: (n,), or NULL. */
+/* Local ids of n numbers as decimal texts; of the empty text where empty, (n,) or NULL, is set. */
 int ctrdist_dictionary_add_integers(string_table *d, const int64_t *values, const uint8_t *empty,
-                                    int64_t n, int32_t *codes)
+                                    int64_t n, int32_t *ids)
 {
     enum { DIGITS = 20 };
     uint8_t text[ROWS * DIGITS + 8]; /* 8 more: read at once */
@@ -46,12 +46,13 @@ int ctrdist_dictionary_add_integers(string_table *d, const int64_t *values, cons
             at[i] = begin;
             length[i] = empty && empty[done + i] ? 0 : (int32_t)(end - begin);
         }
-        if (string_table_look_up(d, at, length, rows, text + sizeof(text), codes + done)) return -1;
+        const uint8_t *limit = text + sizeof(text);
+        if (string_table_look_up(d, at, length, rows, limit, ids + done)) return -1;
     }
     return 0;
 }
 
-/* Forgets the values with codes from `count` on. */
+/* Forgets the values with ids from `count` on. */
 int ctrdist_dictionary_truncate(string_table *d, int64_t count)
 {
     if (count >= d->count) return 0;
@@ -63,7 +64,7 @@ int64_t ctrdist_dictionary_count(const string_table *d) { return d->count; }
 
 int64_t ctrdist_dictionary_bytes(const string_table *d) { return (int64_t)d->ends[d->count]; }
 
-/* ends: (count + 1); bytes: all values, in the order of codes; hashes: (count); each may be NULL */
+/* ends: (count + 1); bytes: all values, in the order of ids; hashes: (count); each may be NULL */
 void ctrdist_dictionary_read(const string_table *d, int64_t *ends, uint8_t *bytes, uint64_t *hashes)
 {
     if (ends) memcpy(ends, d->ends, (size_t)(d->count + 1) * sizeof(uint64_t));

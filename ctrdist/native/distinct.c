@@ -1,5 +1,5 @@
 /* Distinct values of a column: sorted into buckets by their hash, counted together over shards,
- * ordered by count and bytes, hashed for their id.
+ * ordered by count and bytes.
  *
  * A block holds the n entries of one bucket of one shard: n hashes (uint64), n counts (int64),
  * n lengths (uint32), the values' bytes, zeros up to a multiple of 8. */
@@ -11,46 +11,46 @@ enum { BUCKETS = 256, AHEAD = 12, SMALL = 48 };
 
 static int64_t block_bytes(int64_t n, int64_t bytes) { return (20 * n + bytes + 7) & ~7LL; }
 
-/* Where the blocks of n values begin: entries (257,), by number; places (257,), by byte. */
+/* The first entry, (257,), and the first byte, (257,), of the block of each bucket, and the ends. */
 void ctrdist_measure(const uint64_t *hashes, const uint32_t *lengths, int64_t n, int64_t *entries,
-                     int64_t *places)
+                     int64_t *offsets)
 {
     int64_t numbers[BUCKETS] = {0}, bytes[BUCKETS] = {0};
     for (int64_t i = 0; i < n; i++) {
         numbers[hashes[i] >> 56]++;
         bytes[hashes[i] >> 56] += lengths[i];
     }
-    entries[0] = places[0] = 0;
+    entries[0] = offsets[0] = 0;
     for (int b = 0; b < BUCKETS; b++) {
         entries[b + 1] = entries[b] + numbers[b];
-        places[b + 1] = places[b] + block_bytes(numbers[b], bytes[b]);
+        offsets[b + 1] = offsets[b] + block_bytes(numbers[b], bytes[b]);
     }
 }
 
-/* Fills the blocks. values: one after the other; codes: (n,), of each entry its place in the input.
- */
+/* Fills the blocks. values: one after the other; positions: (n,), position of each entry
+ * in the input. */
 void ctrdist_partition(const uint64_t *hashes, const int64_t *counts, const uint32_t *lengths,
                        const uint8_t *values, int64_t n, const int64_t *entries,
-                       const int64_t *places, uint8_t *blocks, int32_t *codes)
+                       const int64_t *offsets, uint8_t *blocks, int32_t *positions)
 {
     int64_t next[BUCKETS] = {0}; /* entry of each bucket */
     uint8_t *text[BUCKETS];      /* where its next value goes */
     for (int b = 0; b < BUCKETS; b++) {
-        const int64_t padding = places[b + 1] - places[b] < 8 ? 0 : 8;
-        memset(blocks + places[b + 1] - padding, 0, (size_t)padding);
-        text[b] = blocks + places[b] + 20 * (entries[b + 1] - entries[b]);
+        const int64_t padding = offsets[b + 1] - offsets[b] < 8 ? 0 : 8;
+        memset(blocks + offsets[b + 1] - padding, 0, (size_t)padding);
+        text[b] = blocks + offsets[b] + 20 * (entries[b + 1] - entries[b]);
     }
     for (int64_t i = 0; i < n; i++) {
         const int b = (int)(hashes[i] >> 56);
         const int64_t size = entries[b + 1] - entries[b], at = next[b]++;
-        uint8_t *block = blocks + places[b];
+        uint8_t *block = blocks + offsets[b];
         ((uint64_t *)block)[at] = hashes[i];
         ((int64_t *)block)[size + at] = counts[i];
         ((uint32_t *)(block + 16 * size))[at] = lengths[i];
         copy_bytes(text[b], values, lengths[i]);
         text[b] += lengths[i];
         values += lengths[i];
-        codes[entries[b] + at] = (int32_t)i;
+        positions[entries[b] + at] = (int32_t)i;
     }
 }
 
@@ -122,17 +122,17 @@ int64_t ctrdist_table_add(Table *t, const uint8_t *block, const int64_t *entries
     return 0;
 }
 
-/* The values are complete: what only adding needs is freed. places: (3,), where counts (n,) int64,
- * starts (n + 1,) int64 and bytes lie. Returns n. */
-int64_t ctrdist_table_finish(Table *t, int64_t *places)
+/* The values are complete: what only adding needs is freed. addresses: (3,), those of counts (n,)
+ * int64, starts (n + 1,) int64 and bytes. Returns n. */
+int64_t ctrdist_table_finish(Table *t, int64_t *addresses)
 {
     free(t->values->slots);
     free(t->values->hashes);
     t->values->slots = NULL;
     t->values->hashes = NULL;
-    places[0] = (int64_t)t->counts;
-    places[1] = (int64_t)t->values->ends;
-    places[2] = (int64_t)t->values->bytes;
+    addresses[0] = (int64_t)t->counts;
+    addresses[1] = (int64_t)t->values->ends;
+    addresses[2] = (int64_t)t->values->bytes;
     return t->values->count;
 }
 

@@ -1,4 +1,4 @@
-/* Counts of ids and of binned numbers by group of rows: one pass over a column, off Python's lock. */
+/* Counts of ids and of binned numbers by group of rows: one pass over a column, without the GIL. */
 
 #include <math.h>
 #include <stdint.h>

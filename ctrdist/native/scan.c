@@ -1,7 +1,7 @@
 /* Parses raw text into columns in one pass, some rows at a time, so that they stay in the cache.
  *
- * It takes what is plain, and refuses a block with anything odd in it; Python then reads the block
- * the slow way, which knows all cases and words the errors. */
+ * It reads plain text only, and refuses a block that contains anything else. Python then reads that
+ * block with slower code, which covers all cases and reports errors. */
 #define _DEFAULT_SOURCE
 #include "string_table.h"
 
@@ -281,8 +281,8 @@ static int read_rows(const column *columns, const layout *l, const uint8_t *raw,
 /* Reads a text of n lines, the last of which has its end, into (C,) columns. Carriage returns stand
  * before line ends only.
  *
- * Returns 0; 1 where anything is odd: the dictionaries and outputs then hold parts of it; -1
- * without memory. */
+ * Returns 0; 1 where a line or value is not plain: the dictionaries and outputs then hold parts
+ * of the text; -1 without memory. */
 int ctrdist_scan(const uint8_t *raw, int64_t size, int64_t n, const column *columns,
                  const layout *l)
 {

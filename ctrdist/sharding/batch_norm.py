@@ -1,7 +1,7 @@
 """Batch normalisation over the rows of all workers, on any device.
 
-With it a step computes the same for any number of workers. torch.nn.SyncBatchNorm would do, but
-refuses the CPU.
+With it a step computes the same for any number of workers. torch.nn.SyncBatchNorm does not work on
+the CPU.
 """
 
 # B rows of this worker, C channels

@@ -1,4 +1,4 @@
-"""What looked-up rows and their gradients are sent between workers in."""
+"""Number formats in which looked-up rows and their gradients are sent between workers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ON_CPU = ("float32", "float16")
 
 
 def codecs(sharding: ShardingConfig, device: str) -> dict[str, QuantizedCommCodecs] | None:
-    """TorchRec's codecs per collective; None where all is float32.
+    """TorchRec's codecs by collective; None where everything is sent as float32.
 
     Args:
         sharding: forward_comm and backward_comm.
         device: cpu or cuda.
 
     Raises:
-        ConfigError: a type that cannot be sent there. TorchRec would silently send another one, or
-            fail in the first step.
+        ConfigError: a type that this device cannot send. TorchRec would silently send another
+            one, or fail in the first step.
     """
     for name in ("forward_comm", "backward_comm"):
         given = getattr(sharding, name)

@@ -1,4 +1,4 @@
-"""How much memory tables and their optimiser's state need, and what to change where it is short."""
+"""Memory that tables and their optimiser's state need, and advice where there is too little."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def explain_shortage(
     world_size: int,
     memory: int,
 ) -> str:
-    """Which table does not fit or how much all of them lack, and what would make them fit.
+    """Names the table that does not fit, or the bytes that all lack, and what would make them fit.
 
     Args:
         tables: name → weight, on the meta device.
         sharding: kinds of the tables.
-        optim: whose table optimiser has the state.
+        optim: its table optimiser has the state.
         world_size: workers.
         memory: bytes of each worker.
     """
@@ -96,7 +96,7 @@ def _need(weight: Tensor, optimizer: str, averaged: bool) -> int:
 
 
 def _ways(weight: Tensor, kind: str, sharding: ShardingConfig, world_size: int) -> int:
-    """Into how many workers' parts a kind can split a table at most."""
+    """The most workers' parts into which a kind can split a table."""
     if kind in _SPLIT_ROWS:
         return min(world_size, int(weight.shape[0]))
     if kind in _SPLIT_COLUMNS:

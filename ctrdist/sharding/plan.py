@@ -1,6 +1,6 @@
-"""Which worker holds which part of which table.
+"""Plans which worker holds which part of which table.
 
-TorchRec's planner decides, constrained by the config, on rank 0.
+TorchRec's planner decides on rank 0, under the constraints of the config.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Shard:
     columns: tuple[int, int]
     """First column and number of columns."""
     bytes: int
-    """Of the weights, without optimiser state."""
+    """Bytes of the weights, without optimiser state."""
     state_bytes: int
-    """Of the optimiser's state, and of the average of the weights where there is one."""
+    """Bytes of the optimiser's state and of the average of the weights, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def cost_imbalance(self) -> float | None:
-        """Estimated time of the slowest worker over the mean."""
+        """Estimated time of the slowest worker, divided by the mean."""
         cost = self.cost_per_rank
         return max(cost) * len(cost) / sum(cost) if cost and sum(cost) else None
 
@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def imbalance(self) -> float:
-        """Bytes of the fullest worker over the mean."""
+        """Bytes of the fullest worker, divided by the mean."""
         held = self.bytes_per_rank
         return max(held) * len(held) / max(sum(held), 1)
 
@@ -111,7 +111,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Planned:
-    """TorchRec's plan, and what its planner thought of it."""
+    """TorchRec's plan and its planner's estimate."""
 
     plan: ShardingPlan
     cost_per_rank: tuple[float, ...]
@@ -119,13 +119,13 @@ class Planned:
 
 
 class _Costs(Stats):
-    """Keeps the planner's estimates of its best plan."""
+    """Takes the estimates of the best plan from the planner."""
 
     def __init__(self) -> None:
         self.per_rank: tuple[float, ...] = ()
 
     def log(self, sharding_plan: ShardingPlan, topology: Topology, **known: Any) -> None:
-        """Called by the planner with its choice."""
+        """Takes the choice of the planner, which calls this."""
         cost = [0.0] * topology.world_size
         for option in known["best_plan"]:
             copied = option.sharding_type == "data_parallel"
@@ -148,7 +148,7 @@ def plan_tables(
     Args:
         model: a :class:`ctrdist.models.ctr.CTRModel`.
         sharding: kinds per table and memory.
-        optim: whose table optimiser decides between fused and dense kernels.
+        optim: its table optimisers decide between fused and dense kernels.
         world_size: workers.
         local_size: workers on one machine.
         device: cpu or cuda.
@@ -302,7 +302,7 @@ def _constraints(
                 f"sharding of {table}: {kind} cuts its {rows} rows into {cut[kind]} parts of "
                 f"{-(-rows // cut[kind])}, which leaves a worker without any. Use table_wise."
             )
-        # of a small table among many, the default is not meant that literally
+        # the default kind gives way for a small table that it would cut into empty parts
         kinds = [name for name in kinds if name not in too_small] or ["table_wise"]
         smallest = min(sharding.min_columns, int(weight.shape[1]))
         constraints[table] = ParameterConstraints(
@@ -314,14 +314,14 @@ def _constraints(
 
 
 def _leaves_one_empty(rows: int, parts: int) -> bool:
-    """Whether the last of the parts has no row; FBGEMM on CPU cannot hold such a table."""
+    """True if the last part gets no row: FBGEMM on the CPU cannot hold such a table."""
     return -(-rows // parts) * (parts - 1) >= rows
 
 
 def check_tables(
     model: nn.Module, sharding: ShardingConfig, optim: OptimConfig, device: str
 ) -> None:
-    """Refuses sharding settings that would fail later, or silently compute something else.
+    """Refuses sharding settings that would fail later or silently compute something else.
 
     Raises:
         ConfigError: names the setting, the table where it is about one, and what is allowed.

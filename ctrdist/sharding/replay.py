@@ -1,4 +1,4 @@
-"""The placement of an earlier run again, from the plan.json that its checkpoints hold."""
+"""Repeats the placement of an earlier run, from the plan.json in its checkpoints."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def replay_plan(
     local_size: int,
     device: str,
 ) -> ShardingPlan:
-    """Lays tables as a saved plan says.
+    """Places tables as a saved plan does.
 
     Args:
         path: plan.json, local or s3://.
         tables: name → weight, on the meta device.
         modules: name → path of the collection in the model that holds it.
-        dense: tables whose optimiser is the dense Adam, so that each worker has a copy.
+        dense: tables under the dense Adam, of which each worker has a copy.
         world_size: workers.
         local_size: workers on one machine.
         device: cpu or cuda.

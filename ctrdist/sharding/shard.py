@@ -1,4 +1,4 @@
-"""Lays a model over the workers: tables sharded by the plan, everything else data-parallel."""
+"""Distributes a model over the workers: sharded tables, and the rest data-parallel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ctrdist.sharding.sharders import make_sharders
 from ctrdist.sharding.torchrec_internals import ShardedTensor, wrapped_module
 
 _BLOCK_ROWS = 65536
-"""Rows that are drawn at once; part of what a seed means."""
+"""Rows that are drawn at once. A seed gives other weights with another number."""
 
 
 def shard_model(
@@ -45,7 +45,7 @@ def shard_model(
         model: a CTRModel, tables on the meta device, their fused optimiser declared
             (ctrdist.optim.fused).
         plan: of the tables.
-        sharding: what is sent between workers.
+        sharding: number formats between workers, and the ways of CPU workers.
         optim: tells fused from dense kernels.
         world: the workers.
         seed: tables are filled from (seed, table, row) alone, so equally under any plan and number
@@ -133,7 +133,7 @@ def fill_table(
     std: float,
     padding: bool = True,
 ) -> None:
-    """Fills a part of a table with what the whole table would hold there.
+    """Fills a part of a table with the values that the whole table has there.
 
     Args:
         part: (rows, columns) weights, written in place.
@@ -143,7 +143,7 @@ def fill_table(
         shape: rows and columns of the whole table.
         seed: of the run.
         std: standard deviation.
-        padding: whether its first row stands for no value, and is zero.
+        padding: the table has a row for no value, which is zero.
     """
     rows, columns = part.shape
 

@@ -1,4 +1,4 @@
-"""TorchRec's sharders for our tables: which kinds and kernels the planner may choose from."""
+"""TorchRec's sharders for our tables: the kinds and kernels that the planner may choose."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ctrdist.sharding.communication import codecs
 
 AUTO = ["table_wise", "row_wise", "column_wise"]
 CODEBOOK_KINDS = [*AUTO, "data_parallel"]
-"""What TorchRec can do with tables whose rows are not pooled."""
+"""Kinds that TorchRec has for tables whose rows are not pooled."""
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """Offers the planner each kind that works on the device.
+    """Offers the planner every kind that works on the device.
 
-    TorchRec's own list leaves row-wise kinds out on the CPU, where gloo has learnt them since; a
-    test holds that they equal the unsharded model.
+    TorchRec's own list has no row-wise kinds for the CPU. gloo supports them, and a test compares
+    them with the unsharded model.
     """
 
     def __init__(self, *, dense: bool, registry: dict[str, QuantizedCommCodecs] | None) -> None:
-        """Dense: tables under a dense optimiser, a copy on each worker."""
+        """Args: dense: each worker has a copy, under a dense optimiser; registry: codecs."""
         super().__init__(qcomm_codecs_registry=registry)
         self._dense = dense
 
@@ -44,7 +44,7 @@ class CodebookSharder(EmbeddingCollectionSharder):
     """The same for tables whose rows are not pooled."""
 
     def __init__(self, *, dense: bool, registry: dict[str, QuantizedCommCodecs] | None) -> None:
-        """Dense: tables under a dense optimiser, a copy on each worker."""
+        """Args: dense: each worker has a copy, under a dense optimiser; registry: codecs."""
         super().__init__(qcomm_codecs_registry=registry)
         self._dense = dense
 

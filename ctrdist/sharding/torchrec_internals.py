@@ -24,7 +24,6 @@ __all__ = [
     "ShardMetadata",
     "ShardedTensor",
     "bag_configs",
-    "fused_kernel",
     "replace_forward",
     "table_groups",
     "tables_of_group",
@@ -56,11 +55,6 @@ def bag_configs(collection: ShardedEmbeddingBagCollection) -> list[EmbeddingBagC
 def wrapped_module(sharded: DistributedModelParallel) -> nn.Module:
     """The module in DistributedModelParallel: the model, or DistributedDataParallel around it."""
     return sharded._dmp_wrapped_module
-
-
-def fused_kernel(optimizer: Any) -> Any:
-    """FBGEMM's module of the tables that a fused optimiser updates; None for other optimisers."""
-    return getattr(optimizer, "_emb_module", None)
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:

@@ -28,12 +28,15 @@ class TableOptimizer:
     """FBGEMM has a kernel for CPUs."""
     eps: bool = True
     """The setting `eps` has an effect."""
-    moments: bool = False
-    """It has the two moments of Adam, with the betas of `optim.dense`."""
     weight_decay: bool = False
     """Its kernel has a decoupled weight decay."""
     has_decay_modes: bool = False
     """Its kernel has several modes of weight decay, and the default mode ignores it."""
+
+    @property
+    def moments(self) -> bool:
+        """It has the two moments of Adam, with the betas of `optim.dense`."""
+        return MOMENT2 in self.state
 
     @property
     def dense(self) -> bool:
@@ -71,7 +74,6 @@ TABLE_OPTIMIZERS = {
         replicated="adam",
         state={MOMENT1: WEIGHT, MOMENT2: WEIGHT},
         cpu=False,
-        moments=True,
         weight_decay=True,
     ),
     "fused_rowwise_adam": TableOptimizer(
@@ -79,14 +81,12 @@ TABLE_OPTIMIZERS = {
         replicated="rowwise_adam",
         state={MOMENT1: WEIGHT, MOMENT2: ROW},
         cpu=False,
-        moments=True,
         weight_decay=True,
     ),
     "lamb": TableOptimizer(
         fused="torchrec.optim:LAMB",
         state={MOMENT1: WEIGHT, MOMENT2: WEIGHT},
         cpu=False,
-        moments=True,
         weight_decay=True,
     ),
 }

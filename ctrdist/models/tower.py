@@ -11,7 +11,6 @@ from typing import Protocol
 from torch import Tensor
 
 from ctrdist.batch import Output
-from ctrdist.errors import ConfigError
 
 GATE_MEAN = "gate_mean_L"
 """Key in Output.aux of a tower with gated residuals, in training: (L,) float32 without gradient,
@@ -67,19 +66,3 @@ class Tower(Protocol):
                 the field); and what `pairs` and `frequency` ask for.
         """
         ...
-
-
-def require_fields(model: str, num_fields: int) -> None:
-    """Refuses a data set without fields.
-
-    Args:
-        model: name of the model, for the message.
-        num_fields: F.
-
-    Raises:
-        ConfigError: F is 0.
-    """
-    if num_fields < 1:
-        raise ConfigError(
-            f"{model}: the data set has {num_fields} fields; it must have at least one."
-        )

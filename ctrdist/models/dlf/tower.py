@@ -19,7 +19,7 @@ from torch.nn import functional
 from ctrdist.batch import Output
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.layers import MLP, TokenLinear, linear, short_attention, token_weight
-from ctrdist.models.tower import GATE_MEAN, require_fields
+from ctrdist.models.tower import GATE_MEAN
 
 GATE_FLOOR = 1e-6
 """ε of (9)."""
@@ -37,13 +37,8 @@ class DLF(nn.Module):
     }
 
     def __init__(self, config: DLFConfig, num_fields: int) -> None:
-        """Builds the tower for F = num_fields.
-
-        Raises:
-            ConfigError: there is no field.
-        """
+        """Builds the tower for F = num_fields."""
         super().__init__()
-        require_fields("DLF", num_fields)
         self.groups = {"tokens": config.embedding_dim}
         layer_class = CodeLayer if config.form == "code" else PaperLayer
         self.layers = nn.ModuleList()

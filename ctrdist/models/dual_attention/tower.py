@@ -46,11 +46,7 @@ class DualAttention(Transformer):
     }
 
     def __init__(self, config: DualAttentionConfig, num_fields: int) -> None:
-        """Builds the tower for F = num_fields.
-
-        Raises:
-            ConfigError: there is no field.
-        """
+        """Builds the tower for F = num_fields."""
         super().__init__(config, num_fields, lambda i: DualEnhanced(config, num_fields, i))
         self.pairs: PairCodebooks | None = None
         if config.combo:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ctrdist.batch import Output
 from ctrdist.models.dual_attention.settings import TransformerConfig
 from ctrdist.models.layers import MLP, Dropout, linear, short_attention
-from ctrdist.models.tower import require_fields
 
 
 class Context(NamedTuple):
@@ -50,12 +49,8 @@ class Transformer(nn.Module):
             config: sizes.
             num_fields: F.
             attention: builds the attention of a layer from its index; plain attention if None.
-
-        Raises:
-            ConfigError: there is no field.
         """
         super().__init__()
-        require_fields("transformer", num_fields)
         self.groups = {"tokens": config.embedding_dim}
         make = attention or (lambda _: Attention(config))
         self.layers = nn.ModuleList(Layer(config, make(i)) for i in range(config.num_layers))

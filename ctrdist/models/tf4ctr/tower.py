@@ -36,7 +36,6 @@ from ctrdist.models.encoders import (
 )
 from ctrdist.models.layers import MLP, linear, short_softmax
 from ctrdist.models.tf4ctr.settings import TF4CTRConfig
-from ctrdist.models.tower import require_fields
 
 PAPER_GATE, PAPER_EXPERT = (400, 100), (400, 200)
 """Hidden widths of gates and experts in the paper."""
@@ -55,13 +54,8 @@ class TF4CTR(nn.Module):
     }
 
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
-        """Builds the tower for F = num_fields.
-
-        Raises:
-            ConfigError: there is no field.
-        """
+        """Builds the tower for F = num_fields."""
         super().__init__()
-        require_fields("TF4CTR", num_fields)
         self.select = _SELECTIONS[config.selection](config, num_fields)
         self.simple = _simple_encoder(config, num_fields, self.select.simple_dim)
         self.complex = MLPEncoder(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.dlf.tower import DLF
@@ -328,8 +327,3 @@ def test_a_single_field_and_a_single_row_will_do(form: str) -> None:
     logits(model, tokens).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert logits(model.eval(), tokens[:1]).isfinite().all()
-
-
-def test_refuses_a_data_set_without_fields() -> None:
-    with pytest.raises(ConfigError, match="at least one"):
-        DLF(DLFConfig(), 0)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ctrdist.batch import Batch
-from ctrdist.errors import ConfigError
 from ctrdist.losses.log_loss import log_loss_sum
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
@@ -190,8 +189,3 @@ def test_what_is_asked_of_the_model_follows_from_the_settings() -> None:
     assert [t.name for t in build({"codebooks": 3}).codebooks] == [
         f"codebook/{k}" for k in range(3)
     ]
-
-
-def test_refuses_a_data_set_without_fields() -> None:
-    with pytest.raises(ConfigError, match="at least one"):
-        DualAttention(DualAttentionConfig(), 0)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS
 from ctrdist.config.losses import LossConfig
-from ctrdist.errors import ConfigError
 from ctrdist.losses.objective import training_loss_sum
 from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 from ctrdist.models.tf4ctr.tower import TF4CTR
@@ -258,8 +257,3 @@ def test_traces_as_one_graph(settings: dict[str, Any]) -> None:
     # compiled, softmax is torch's own
     torch.testing.assert_close(out.logits_B, expected[:, 0])
     torch.testing.assert_close(out.aux[COMPLEX_LOGITS], expected[:, 2])
-
-
-def test_refuses_a_data_set_without_fields() -> None:
-    with pytest.raises(ConfigError, match="at least one"):
-        TF4CTR(TF4CTRConfig(), 0)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ctrdist.config.losses import LossConfig
 from ctrdist.config.optimizers import OptimConfig
+from ctrdist.config.paths import IS_PATH, runs_directory
 from ctrdist.errors import ConfigError
 
 ShardingKind = Literal[
@@ -70,7 +71,7 @@ class ShardingConfig:
     min_columns: int = 4
     """Narrowest part that a column-wise kind may cut; a multiple of 4. Bounds the number of parts:
     a table of 16 columns has at most 16 / min_columns."""
-    plan_file: str = ""
+    plan_file: str = field(default="", metadata=IS_PATH)
     """plan.json of an earlier run, in its checkpoints: use its placement instead of planning."""
     tables_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of stored tables; looked-up rows and the optimiser's state stay float32."""
@@ -91,7 +92,7 @@ class CheckpointConfig:
     asynchronous: bool = True
     """Write from a copy in memory while training continues.
     The copy takes as much CPU memory as the worker's part of the checkpoint; off: steps wait."""
-    directory: str = ""
+    directory: str = field(default="", metadata=IS_PATH)
     """Directory for checkpoints, local or s3://; they go to a folder with the run's name.
     Empty: checkpoints/ in the run's directory."""
     keep: int = 2
@@ -196,12 +197,12 @@ class TrainConfig:
 class Experiment:
     """Everything that a training run depends on."""
 
-    data: str = ""
+    data: str = field(default="", metadata=IS_PATH)
     """Directory that jobs/preprocess.py wrote: local or s3://."""
     run_name: str = ""
     """Name of the run and of its directory; a run with the name of an earlier one resumes it.
     Empty: model, data and time."""
-    runs: str = "runs"
+    runs: str = field(default_factory=runs_directory, metadata=IS_PATH)
     """Directory of all runs; the environment variable CTRDIST_RUNS replaces this default."""
     workers: int = 1
     """Worker processes, one per GPU or CPU share."""

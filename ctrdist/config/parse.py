@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ctrdist.config.mistakes import find_mistake, nested
+from ctrdist.config.paths import absolute_paths
 from ctrdist.errors import ConfigError, UserError
 
 T = TypeVar("T")
@@ -72,10 +73,11 @@ def parse(
         prog: name in the usage line.
 
     Returns:
-        The config, and the value of each flag.
+        The config, with absolute paths, and the value of each flag.
 
     Raises:
-        ConfigError: an unknown key, a value of a wrong type, or a missing file.
+        ConfigError: an unknown key, a value of a wrong type, a missing file, or a relative path in
+            a submitted job.
     """
     flags = flags or {}
     parser = build_parser(cls, description, flags, prog)
@@ -88,7 +90,7 @@ def parse(
         raise ConfigError(_message(cls, sources, error)) from error
     switches = {name: bool(parsed[name]) for name in flags}
     values = {key: value for key, value in vars(built).items() if key not in {*flags, "config"}}
-    return cls(**values), switches
+    return absolute_paths(cls(**values)), switches
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:

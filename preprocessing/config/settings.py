@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ctrdist.config.parse import to_dict
+from ctrdist.config.paths import IS_PATH
 from ctrdist.features.columns import ColumnConfig, CrossConfig, FeatureColumns, NumericAs
 from preprocessing.config.formats import FormatConfig
 
@@ -71,10 +72,10 @@ class PreprocessConfig(FeatureColumns):
 
     name: str = ""
     """Name of the data set."""
-    input: list[str] = field(default_factory=list)
+    input: list[str] = field(default_factory=list, metadata=IS_PATH)
     """Raw files in the order of the log, or folders or globs, which are read in the order of names;
     local or s3://."""
-    output: str = ""
+    output: str = field(default="", metadata=IS_PATH)
     """Directory to write: local or s3://. It must be empty, new, or the remains of a run that did
     not finish."""
     format: FormatConfig = field(default_factory=FormatConfig)
@@ -98,7 +99,7 @@ class PreprocessConfig(FeatureColumns):
     shuffle: bool = False
     """true: the training rows are shuffled over the whole data set, by split.seed, in bounded
     memory."""
-    parent: str = ""
+    parent: str = field(default="", metadata=IS_PATH)
     """A finished data set, local or s3://, whose ids and fitted transforms are kept."""
     new_values: Literal["unknown", "append"] = "append"
     """With a parent, for values that its vocabularies lack. append: those in at least min_count
@@ -108,7 +109,7 @@ class PreprocessConfig(FeatureColumns):
     shard_bytes: int = 256 * 2**20
     """Larger uncompressed texts are read and written in parts of about this many bytes; smaller
     files are read together up to this size."""
-    work: str = ""
+    work: str = field(default="", metadata=IS_PATH)
     """Directory for intermediate files, nearly as large as the raw text: local or s3://, seen by
     all nodes. Empty: within the output."""
     workers: int = 0

@@ -10,6 +10,7 @@ lead a learner to it. Fields without effect are noise, as in real logs.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.config.parse import to_dict
+from ctrdist.config.paths import IS_PATH
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.metrics.auc import auc_of_counts
 
@@ -71,7 +73,7 @@ TRUTH = "truth.json"
 class LogConfig:
     """A log to write."""
 
-    output: str = ""
+    output: str = dataclasses.field(default="", metadata=IS_PATH)
     """Local directory for day_0.tsv, day_1.tsv, … and truth.json."""
     rows: int = 300_000
     """Rows of all files."""

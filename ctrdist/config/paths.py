@@ -1,0 +1,59 @@
+"""Settings that are paths. They mean the same in every process, whatever its directory is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ctrdist.errors import ConfigError
+
+T = TypeVar("T")
+
+IS_PATH = {"path": True}
+"""Metadata of a dataclass field that holds a path or URL, or a list of them."""
+
+
+def runs_directory() -> str:
+    """The default of a job's `runs`: CTRDIST_RUNS, or runs/ in the current directory."""
+    return os.environ.get("CTRDIST_RUNS", "runs")
+
+
+def absolute_paths(config: T, prefix: str = "--") -> T:
+    """Returns a config whose paths, at any depth, are absolute or URLs.
+
+    Args:
+        config: a dataclass; the metadata of its paths is IS_PATH.
+        prefix: of the options' names in messages.
+
+    Raises:
+        ConfigError: a path is relative, and this process is a job of `ray job submit`.
+    """
+    changed: dict[str, Any] = {}
+    for each in fields(config):  # type: ignore[arg-type]
+        value, option = getattr(config, each.name), f"{prefix}{each.name}"
+        if each.metadata.get("path") and isinstance(value, list):
+            new: Any = [_absolute(path, option) for path in value]
+        elif each.metadata.get("path"):
+            new = _absolute(value, option)
+        elif is_dataclass(value):
+            new = absolute_paths(value, f"{option}.")
+        else:
+            continue
+        if new != value:
+            changed[each.name] = new
+    return replace(config, **changed) if changed else config  # type: ignore[type-var]
+
+
+def _absolute(path: str, option: str) -> str:
+    if not path or "://" in path:
+        return path
+    expanded = Path(path).expanduser()
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "_ray_pkg_" in os.getcwd()
+    if submitted and not expanded.is_absolute():
+        raise ConfigError(
+            f"{option} {path}: a relative path in a submitted job means Ray's temporary copy of "
+            "the working directory, which is deleted. Give an absolute path or s3://."
+        )
+    return str(expanded.absolute())

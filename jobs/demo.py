@@ -1,7 +1,7 @@
-"""The whole way in minutes: a made-up click log → preprocessing → DLF on two workers → test AUC.
+"""The whole way in minutes: synthetic click log → preprocessing → DLF on two workers → test AUC.
 
 Each part is a Ray job. The log has planted interactions, so the best AUC that any model could reach
-is known. Needs no network and no account.
+is known. The demo needs no network and no account.
 
 python jobs/demo.py
 """
@@ -10,42 +10,41 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse  # noqa: E402
-from jobs.console.cli import print_json, run  # noqa: E402
+from ctrdist.config.parse import parse
+from ctrdist.config.paths import IS_PATH, runs_directory
+from jobs.console.cli import print_json, run
+
+FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Settings of the demo."""
 
-    output: str = "demo"
-    """Directory for the log and the data set; an earlier demo's are replaced."""
-    runs: str = "runs"
-    """Directory of the runs and of MLflow's database."""
+    output: str = field(default="demo", metadata=IS_PATH)
+    """Directory for the log (log/) and the data set (data/). Those of an earlier demo with the same
+    rows and seed are used again."""
+    runs: str = field(default_factory=runs_directory, metadata=IS_PATH)
+    """Directory of the runs and of MLflow's database; CTRDIST_RUNS replaces the default, runs."""
     rows: int = 300_000
     """Rows of the log."""
     seed: int = 2024
-    """Of the log."""
+    """Seed of the log."""
+    overwrite: bool = False
+    """Replace the log and the data set of an earlier demo that had other rows or another seed."""
 
 
 def main() -> None:
     """Makes a log, submits the jobs, and compares."""
-    config, switches = parse(
-        DemoConfig,
-        description=__doc__,
-        flags={"json": "The last line on stdout is one JSON object with the results."},
-        prog="jobs/demo.py",
-    )
+    config, switches = parse(DemoConfig, description=__doc__, flags=FLAGS, prog="jobs/demo.py")
     result = demo(config)
     show(result)
     if switches["json"]:
@@ -53,57 +52,65 @@ def main() -> None:
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the four parts and gives their results."""
+    """Runs the four parts and returns their results."""
     from cluster.job_submission import own_cluster, submit
 
     start = time.monotonic()
-    output, runs = Path(config.output).absolute(), Path(config.runs).absolute()
-    logs, data = output / "log", output / "data"
-    for old in (logs, data):
-        shutil.rmtree(old, ignore_errors=True)
-    name = time.strftime("demo-%Y%m%d-%H%M%S")
-    print("a demo of the whole way; what it makes is in demo/ and runs/", flush=True)
+    logs, data = f"{config.output}/log", f"{config.output}/data"
+    print(f"a demo of the whole way; it writes to {config.output} and {config.runs}", flush=True)
     _part(1, f"a raw log of {config.rows:,} rows")
-    from preprocessing.sources.synthetic import LogConfig, write_log
+    best_auc = make_log(config, logs)
 
-    truth = write_log(
-        LogConfig(output=str(logs), rows=config.rows, files=4, seed=config.seed, overwrite=True)
-    )
-    cores = len(os.sched_getaffinity(0))
-
-    def job(command: list[str], environment: dict[str, str] | None = None) -> str:
-        shown = " ".join(os.path.relpath(a) if a.startswith(str(output)) else a for a in command)
-        print(f"$ python {shown}", flush=True)
+    def job(*command: str, environment: dict[str, str] | None = None) -> str:
+        words = (os.path.relpath(a) if a.startswith(config.output) else a for a in command)
+        print(f"$ python {' '.join(words)}", flush=True)
         return submit(address, command, environment=environment, show=_show_line)
 
-    with own_cluster(num_cpus=max(2, cores)) as address:
+    with own_cluster(num_cpus=max(2, len(os.sched_getaffinity(0)))) as address:
         print(f"Ray's job API is at {address}, behind a token", flush=True)
         _part(2, "preprocessing, as a Ray job")
-        raw = sorted(str(path) for path in logs.glob("*.tsv"))
-        data_preset = ["--config", "jobs/configs/data/criteo.yaml", "--name", "demo"]
-        data_preset += ["--min_count", "10"]
-        job(["jobs/preprocess.py", *data_preset, "--input", *raw, "--output", str(data)])
+        raw = sorted(str(path) for path in Path(logs).glob("*.tsv"))
+        preset = ["--config", "jobs/configs/data/criteo.yaml", "--name", "demo"]
+        preset += ["--min_count", "10", "--overwrite", str(config.overwrite).lower()]
+        job("jobs/preprocess.py", *preset, "--input", *raw, "--output", data)
         _part(3, "logistic regression, as a Ray job")
-        linear = job(["jobs/logistic_regression.py", "--data", str(data), "--json"])
+        linear = _last_json(job("jobs/logistic_regression.py", "--data", data, "--json"))
         _part(4, "DLF on two workers, tables sharded by TorchRec, as a Ray job")
-        preset = ["--config", "jobs/configs/demo_dlf.yaml", "--data", str(data), "--workers", "2"]
-        trained = job(
-            ["jobs/train_dlf.py", *preset, "--run-name", name, "--runs", str(runs), "--json"],
-            environment={k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")},
-        )
-    run_result = _last_json(trained)
+        preset = ["--config", "jobs/configs/demo_dlf.yaml", "--workers", "2"]
+        preset += ["--run-name", time.strftime("demo-%Y%m%d-%H%M%S"), "--runs", config.runs]
+        mlflow = {k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")}
+        command = ["jobs/train_dlf.py", *preset, "--data", data, "--json"]
+        trained = _last_json(job(*command, environment=mlflow))
     return {
         "seconds": time.monotonic() - start,
-        "best_reachable_auc": truth.bayes_auc,
-        "logistic_regression": _last_json(linear)["test"],
-        "dlf": run_result["test"],
-        "samples_per_s": run_result["samples_per_s"],
-        "run": run_result,
+        "best_reachable_auc": best_auc,
+        "logistic_regression": linear["test"],
+        "dlf": trained["test"],
+        "samples_per_s": trained["samples_per_s"],
+        "run": trained,
     }
 
 
+def make_log(config: DemoConfig, folder: str) -> float:
+    """Writes the log, unless an earlier demo has written it, and returns the best reachable AUC.
+
+    Raises:
+        DataError: something else is there, or another log and `overwrite` is off.
+    """
+    from preprocessing.sources.synthetic import TRUTH, LogConfig, write_log
+
+    wanted = LogConfig(output=folder, rows=config.rows, seed=config.seed, overwrite=True)
+    truth = Path(folder, TRUTH)  # written last
+    if truth.is_file():
+        found = json.loads(truth.read_text())
+        if all(found["config"][key] == getattr(wanted, key) for key in ("rows", "files", "seed")):
+            print(f"the log of an earlier demo is in {folder}", flush=True)
+            return found["bayes_auc"]
+    return write_log(replace(wanted, overwrite=config.overwrite)).bayes_auc
+
+
 def show(result: dict[str, Any]) -> None:
-    """The comparison, and what to do next."""
+    """Prints the comparison, and what to do next."""
     from rich.console import Console
     from rich.table import Table
 
@@ -116,14 +123,15 @@ def show(result: dict[str, Any]) -> None:
     out.print(table)
     share = (dlf["auc"] - linear["auc"]) / (best - linear["auc"])
     verdict = (
-        f"DLF went {100 * share:.0f}% of the way from logistic regression to the best reachable."
+        f"DLF gained {100 * share:.0f}% of the difference between logistic regression and the best "
+        "reachable AUC."
     )
-    run_result = result["run"]
+    trained = result["run"]
     lines = [
         verdict if share > 0.5 else f"{verdict} That is too little: something is wrong.",
-        f"took {result['seconds']:.0f} s. The run is in {run_result['run_dir']}",
+        f"took {result['seconds']:.0f} s. The run is in {trained['run_dir']}",
         "next: look at it in MLflow,",
-        f"  .venv/bin/mlflow ui --backend-store-uri {run_result['tracking_uri']}",
+        f"  .venv/bin/mlflow ui --backend-store-uri {trained['tracking_uri']}",
         "then train on logs of your own: README.md, or",
         "  .venv/bin/python jobs/preprocess.py --help",
     ]
@@ -135,7 +143,7 @@ def _part(number: int, title: str) -> None:
 
 
 def _show_line(line: str) -> None:
-    if not line.startswith("{"):  # the results for this script, not for a person
+    if not line.startswith("{"):  # the JSON results are not for the user
         print(line, flush=True)
 
 

@@ -6,45 +6,40 @@ python jobs/evaluate.py --checkpoint runs/first --data data/criteo --split test
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
-from ctrdist.errors import ConfigError
-from jobs.console.cli import print_json, run
-from jobs.train import absolute
+from ctrdist.config.paths import IS_PATH
+from jobs.console.cli import print_json, required, run
+
+FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Settings of an evaluation."""
 
-    checkpoint: str = ""
+    checkpoint: str = field(default="", metadata=IS_PATH)
     """A run's directory (its best checkpoint) or one of its checkpoints/step-… directories;
     local or s3://."""
-    data: str = ""
-    """Data set to evaluate; empty: the one that it was trained on."""
+    data: str = field(default="", metadata=IS_PATH)
+    """Data set to evaluate on; empty: the one that the run was trained on."""
     split: Literal["train", "valid", "test"] = "test"
-    """Which rows."""
+    """Split to evaluate on."""
     workers: int = 1
-    """Worker processes; need not be as many as in training."""
+    """Worker processes; may differ from those of training."""
 
 
 def main() -> None:
     """Reads the command line, evaluates with Ray, and shows the metrics."""
     config, switches = parse(
-        EvaluateConfig,
-        description=__doc__,
-        flags={"json": "The last line on stdout is one JSON object with the results."},
-        prog="jobs/evaluate.py",
+        EvaluateConfig, description=__doc__, flags=FLAGS, prog="jobs/evaluate.py"
     )
-    if not config.checkpoint:
-        raise ConfigError(
-            "--checkpoint DIR is missing: a run's directory, or one of its checkpoints/step-…"
-        )
+    required(config, checkpoint="DIR")
     from ctrdist.log import setup
 
     setup(0)
@@ -53,11 +48,8 @@ def main() -> None:
     from ctrdist.training.run import experiment_of_checkpoint
     from jobs.console.run import RunConsole, show_evaluation
 
-    checkpoint = config.checkpoint
-    checkpoint = checkpoint if "://" in checkpoint else absolute(checkpoint, "--checkpoint")
-    experiment, path, _ = experiment_of_checkpoint(checkpoint)
+    experiment, path, _ = experiment_of_checkpoint(config.checkpoint)
     data = config.data or experiment.data
-    data = data if "://" in data else absolute(data, "--data")
     open_dataset(data).split(config.split)
     experiment = replace(experiment, data=data, workers=config.workers, min_workers=0)
     with RunConsole() as console:

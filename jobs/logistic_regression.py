@@ -1,7 +1,7 @@
-"""Logistic regression on a preprocessed data set: the line that a deep model must clear.
+"""Logistic regression on a preprocessed data set: the baseline that a deep model must exceed.
 
-One weight per id, one per numeric field; scikit-learn, on one machine. The regulariser is chosen
-on the valid split.
+One weight per id and per numeric field, fitted with scikit-learn on one machine. The regulariser
+is chosen on the valid split.
 
 python jobs/logistic_regression.py --data data/criteo
 """
@@ -11,39 +11,39 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.config.parse import parse
-from ctrdist.errors import ConfigError
-from jobs.console.cli import print_json, run
+from ctrdist.config.paths import IS_PATH
+from jobs.console.cli import print_json, required, run
+
+FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
+_BATCH_ROWS = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticConfig:
-    """Settings."""
+    """Settings of the baseline."""
 
-    data: str = ""
+    data: str = field(default="", metadata=IS_PATH)
     """Directory that jobs/preprocess.py wrote."""
     strengths: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
-    """Inverse regularisation C to try; the best on valid is taken."""
+    """Inverse regularisation strengths C to try; the best on valid is taken."""
     max_rows: int = 2_000_000
-    """Most rows of the training split, from its beginning: they are held in memory."""
+    """Most rows of the train split, from its beginning. valid and test are used whole. All rows are
+    held in memory."""
 
 
 def main() -> None:
-    """Fits and evaluates."""
+    """Reads the command line, fits, and shows the metrics."""
     config, switches = parse(
-        LogisticConfig,
-        description=__doc__,
-        flags={"json": "The last line on stdout is one JSON object with the results."},
-        prog="jobs/logistic_regression.py",
+        LogisticConfig, description=__doc__, flags=FLAGS, prog="jobs/logistic_regression.py"
     )
-    if not config.data:
-        raise ConfigError("--data DIR is missing: the directory that jobs/preprocess.py wrote.")
+    required(config, data="DIR")
     from ctrdist.log import setup
 
     setup(0)
@@ -56,47 +56,49 @@ def main() -> None:
 
 
 def fit(config: LogisticConfig) -> dict[str, Any]:
-    """Tries each strength on valid and evaluates the best on test."""
+    """Fits with each strength, and returns the metrics of the best on valid."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     from ctrdist.data.manifest import open_dataset
     from ctrdist.metrics.evaluate import evaluate_predictions
 
-    warnings.simplefilter(
-        "ignore", ConvergenceWarning
-    )  # a hundred steps are enough to rank strengths
+    # a hundred iterations are enough to rank strengths
+    warnings.simplefilter("ignore", ConvergenceWarning)
     dataset = open_dataset(config.data)
     start = time.monotonic()
-    splits = {name: features(dataset, name, config.max_rows) for name in ("train", "valid", "test")}
-    best: dict[str, Any] | None = None
+    train = features(dataset, "train", config.max_rows)
+    splits = {name: features(dataset, name) for name in ("valid", "test")}
+    best: dict[str, Any] = {}
     for strength in config.strengths:
-        model = LogisticRegression(C=strength, max_iter=100).fit(
-            splits["train"][0], splits["train"][1]
-        )
+        model = LogisticRegression(C=strength, max_iter=100).fit(*train)
         measured = {
-            name: evaluate_predictions(model.decision_function(splits[name][0]), splits[name][1])
-            for name in ("valid", "test")
+            name: evaluate_predictions(model.decision_function(matrix), label)
+            for name, (matrix, label) in splits.items()
         }
-        if best is None or measured["valid"]["logloss"] < best["valid"]["logloss"]:
+        if not best or measured["valid"]["logloss"] < best["valid"]["logloss"]:
             best = {"strength": strength, **measured}
-    assert best is not None
-    return {**best, "rows": len(splits["train"][1]), "seconds": time.monotonic() - start}
+    return {**best, "rows": len(train[1]), "seconds": time.monotonic() - start}
 
 
-def features(dataset: Any, split: str, max_rows: int) -> tuple[Any, Any]:
-    """(N, ids + numeric fields) sparse matrix and (N,) labels of a split."""
+def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any, Any]:
+    """Returns the first rows of a split: an (N, ids + numeric fields) sparse matrix, (N,) labels.
+
+    Args:
+        dataset: the data set.
+        split: its name.
+        max_rows: most rows; None: all.
+    """
     import numpy as np
     from scipy import sparse
 
     from ctrdist.config.experiment import LoaderConfig
     from ctrdist.data.loader import Loader
 
-    schema = dataset.schema
-    sizes = [field.vocabulary_size for field in schema.categorical]
+    sizes = [each.vocabulary_size for each in dataset.schema.categorical]
     first = np.concatenate([[0], np.cumsum(sizes)])
     parts, labels, rows = [], [], 0
-    for batch in Loader(dataset, split, LoaderConfig(), shuffle=False, batch_size=65536):
+    for batch in Loader(dataset, split, LoaderConfig(batch_size=_BATCH_ROWS), shuffle=False):
         size = len(batch.label_B)
         lengths = batch.sparse.lengths().numpy().reshape(len(sizes), size)
         row = np.concatenate([np.repeat(np.arange(size), lengths[i]) for i in range(len(sizes))])
@@ -106,9 +108,9 @@ def features(dataset: Any, split: str, max_rows: int) -> tuple[Any, Any]:
         parts.append(sparse.hstack([ids, sparse.csr_matrix(batch.numeric_BK.numpy())]))
         labels.append(batch.label_B.numpy())
         rows += size
-        if rows >= max_rows:
+        if max_rows is not None and rows >= max_rows:
             break
-    return sparse.vstack(parts).tocsr(), np.concatenate(labels)
+    return sparse.vstack(parts).tocsr()[:max_rows], np.concatenate(labels)[:max_rows]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes a Criteo-shaped raw log with planted interactions, and the best AUC that it allows.
+"""Writes a raw log in Criteo's shape with planted interactions, and the best reachable AUC.
 
 python jobs/make_log.py --rows 300000 --output demo/raw
 """
@@ -19,7 +19,7 @@ FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
 
 
 def main() -> None:
-    """Reads the command line, writes the log, and shows what it holds."""
+    """Reads the command line, writes the log, and describes it."""
     from preprocessing.sources.synthetic import LogConfig, write_log
 
     config, switches = parse(LogConfig, description=__doc__, flags=FLAGS, prog="jobs/make_log.py")

@@ -1,4 +1,4 @@
-"""Raw click log → data set for training: vocabularies from the training rows, ids, Parquet.
+"""Makes a data set for training from a raw click log: vocabularies, ids, Parquet.
 
 python jobs/preprocess.py --config jobs/configs/data/criteo.yaml --input day_*.tsv --output
 data/criteo
@@ -17,18 +17,17 @@ from preprocessing.config.settings import PreprocessConfig, join_paths
 
 FLAGS = {
     "json": "The last line on stdout is one JSON object with the results.",
-    "dry-run": "Show the columns and the inputs that were found, and start nothing.",
+    "dry_run": "Show the columns and the inputs that were found, and start nothing.",
 }
 
 
 def main() -> None:
-    """Reads the command line, connects to Ray, preprocesses, and shows what was written."""
-    flags = {name.replace("-", "_"): text for name, text in FLAGS.items()}
+    """Reads the command line, preprocesses with Ray, and describes the data set."""
     config, switches = parse(
         PreprocessConfig,
         join_paths(sys.argv[1:]),
         description=__doc__,
-        flags=flags,
+        flags=FLAGS,
         prog="jobs/preprocess.py",
     )
     from cluster.session import connect

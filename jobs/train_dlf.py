@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jobs import train
 from jobs.console.cli import run
+from jobs.console.train_model import train_model
 
 if __name__ == "__main__":
-    run(lambda: train.main("dlf", __doc__))
+    run(lambda: train_model("dlf", __doc__))

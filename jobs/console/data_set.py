@@ -1,4 +1,4 @@
-"""What preprocessing shows: its plan, and the table at its end."""
+"""The plan of preprocessing, and the table of the data set that it has written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preprocessing.sources.shards import InputSplit
 
 
 def show_data_plan(config: PreprocessConfig, shards: Sequence[InputSplit]) -> None:
-    """Columns and inputs of a dry run."""
+    """Prints the columns and inputs of a dry run."""
     console = Console()
     columns = Table("column", "role", "becomes", title=f"{config.name}: columns")
     for column in config.all_columns:
@@ -33,7 +33,7 @@ def show_data_plan(config: PreprocessConfig, shards: Sequence[InputSplit]) -> No
 
 
 def show_data_set(result: Result) -> None:
-    """Splits, vocabularies, where they are and what to do next."""
+    """Prints splits and vocabularies, where they are, and what to do next."""
     console = Console()
     splits = Table("split", "rows", "positives", "rate", "files", title="written")
     for name, split in result.manifest.splits.items():
@@ -48,7 +48,7 @@ def show_data_set(result: Result) -> None:
         f"vocabularies: {total:,} ids in {len(sizes)} fields: {shown}{more}",
         f"{result.rows:,} rows in {result.seconds:.1f} s: {result.rows_per_s:,.0f} rows/s"
         if not result.unchanged
-        else "nothing to do: the same inputs and settings were preprocessed there already",
+        else "nothing to do: this data set was made from the same inputs and settings",
         f"data set {result.manifest.fingerprint} in {result.output}",
         f"report: {result.output}/report.html",
         f"next: python jobs/train_dlf.py --data {result.output}",

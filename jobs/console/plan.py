@@ -1,4 +1,4 @@
-"""--dry-run of training: tables, sharding plan and memory, without a worker."""
+"""The dry run of training: tables, sharding plan and memory, without a worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ctrdist.log import setup
 
 
 def show_plan(experiment: Experiment) -> dict[str, Any]:
-    """Shows where each table would lie, and returns the same as plain values."""
+    """Prints where each table would be stored, and returns the same as plain values."""
     setup(0)
     import torch
 
@@ -28,7 +28,7 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     device = "cuda" if gpus else "cpu"
     check_optim(experiment.optim, device)
     prepare_device(experiment, device)
-    fuse_table_optimizer(model, experiment.optim)  # its state counts in the planner's memory
+    fuse_table_optimizer(model, experiment.optim)  # the planner counts the memory of its state
     local = min(experiment.workers, gpus) if gpus else experiment.workers
     planned = plan_tables(
         model,
@@ -69,7 +69,7 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     held = ", ".join(f"{b / 2**20:,.1f}" for b in described.bytes_per_rank)
     state = ", ".join(f"{b / 2**20:,.1f}" for b in described.state_bytes_per_rank)
     cost = described.cost_imbalance
-    balance = "not estimated for a replayed plan" if cost is None else f"{cost:.2f}"
+    balance = "not estimated for the plan of an earlier run" if cost is None else f"{cost:.2f}"
     rows = ", ".join(f"{n} {split.rows:,}" for n, split in dataset.manifest.splits.items())
     out.print(
         f"weights: {counted.table_parameters:,} in tables, {counted.dense_parameters:,} elsewhere\n"

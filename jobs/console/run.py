@@ -1,10 +1,9 @@
-"""What a person sees of a run: a progress bar on a terminal, else lines; a table at the end."""
+"""Progress of a run: a bar on a terminal, otherwise lines; and a table of its results."""
 
 from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -31,46 +30,34 @@ class RunConsole:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._bar: Progress | None = None
-        self._task: Any = None
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("starting", total=None, text="")
         self._steps_per_epoch = 0
         self._last_line = time.monotonic()
-        self._best_epoch: int | None = None
         self._hung = False
 
     def __enter__(self) -> RunConsole:
-        if sys.stderr.isatty():
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[text]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=None, text="")
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def note(self, text: str) -> None:
-        """A line."""
-        console = self._console if self._bar is None else self._bar.console
-        # no markup: what a library says may hold [brackets]
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        """Prints a line above the bar."""
+        say(self._console, text)
 
     def show(self, message: messages.Message) -> None:
-        """Shows a message of a run; kinds that a person need not see are passed over."""
+        """Shows a message of a run; ignores the kinds that the user need not see."""
         match message:
             case messages.Start():
                 self._on_start(message)
@@ -99,32 +86,29 @@ class RunConsole:
         held = ", ".join(f"{b / 2**20:,.1f}" for b in m.bytes_per_rank[:8])
         more = " …" if len(m.bytes_per_rank) > 8 else ""
         self.note(
-            f"{m.model} · run {m.run_name} · {plural(m.workers, 'worker')} on "
-            f"{m.device}\n"
+            f"{m.model} · run {m.run_name} · {plural(m.workers, 'worker')} on {m.device}\n"
             f"{m.tables} tables ({', '.join(m.kinds)}), {m.table_parameters:,} weights, "
             f"MiB per worker: {held}{more}; tower {m.dense_parameters:,} weights"
         )
         if m.resumed_step:
-            self.note(f"goes on from step {m.resumed_step:,}")
+            self.note(f"resumes from step {m.resumed_step:,}")
 
     def _on_step(self, m: messages.Step) -> None:
         total = max(self._steps_per_epoch, 1)
         done = total - m.steps_left
-        rate = m.samples_per_s
-        left = m.steps_left * (m.epoch_rows / max(done, 1)) / max(rate, 1e-9)
-        text = f"loss {m.loss:.4f} · {rate:,.0f} rows/s · {clock(left)} left"
+        left = m.steps_left * (m.epoch_rows / max(done, 1)) / max(m.samples_per_s, 1e-9)
+        text = f"loss {m.loss:.4f} · {m.samples_per_s:,.0f} rows/s · {clock(left)} left"
         title = f"epoch {m.epoch + 1}/{m.epochs}"
-        if self._bar is not None:
-            self._bar.update(self._task, description=title, total=total, completed=done, text=text)
-        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+        self._bar.update(self._task, description=title, total=total, completed=done, text=text)
+        if self._bar.disable and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(f"{title}: {100 * done / total:.0f}%, {text}")
 
     def _on_hang(self, m: messages.Hang) -> None:
-        if not self._hung:  # all workers hang, one line is enough
+        if not self._hung:  # all workers hang, and one line is enough
             self.note(
-                f"worker {m.rank}: nothing finished for {m.seconds:g} s; Python stacks of "
-                f"all workers are in {m.stacks}"
+                f"worker {m.rank}: nothing finished for {m.seconds:g} s; Python stacks of all "
+                f"workers are in {m.stacks}"
             )
         self._hung = True
 
@@ -141,29 +125,19 @@ class RunConsole:
         )
 
     def _on_evaluation(self, m: messages.Evaluation) -> None:
-        metrics = m.metrics
-        shown = f"AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}"
-        if "gauc" in metrics:
-            shown += f", gAUC {metrics['gauc']:.5f}"
+        shown = f"AUC {m.metrics['auc']:.5f}, logloss {m.metrics['logloss']:.5f}"
+        if "gauc" in m.metrics:
+            shown += f", gAUC {m.metrics['gauc']:.5f}"
         mark = " (best)" if m.best else f" (no better for {m.stale_epochs})"
         self.note(f"epoch {m.epoch + 1}: train loss {m.train_loss:.5f}, valid {shown}{mark}")
         self._last_line = time.monotonic()
 
     def show_results(self, result: dict[str, Any]) -> None:
-        """The table at the end, where everything is, and what to do next."""
-        out = Console()
-        table = Table(
-            "split",
-            *_METRICS.values(),
-            title=f"{result['run_name']}, best of {plural(result['epochs'], 'epoch')}",
-        )
-        for split in ("valid", "test"):
-            metrics = result.get(split) or {}
-            if metrics:
-                table.add_row(split, *(_number(name, metrics.get(name)) for name in _METRICS))
-        out.print(table)
+        """Prints the metrics, where everything is, and what to do next."""
         uri = result.get("tracking_uri") or ""
         local = uri.startswith("sqlite")
+        title = f"{result['run_name']}, best of {plural(result['epochs'], 'epoch')}"
+        _show_metrics(result, ("valid", "test"), title)
         lines = [
             f"stopped: {result['stopped']}; {result['steps']:,} steps, "
             f"{result['rows_seen']:,} rows, {result['samples_per_s']:,.0f} rows/s",
@@ -173,20 +147,43 @@ class RunConsole:
             f"checkpoint {result['checkpoint']}",
             f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
         ]
-        out.print("\n".join(lines), highlight=False, soft_wrap=True)
+        say(Console(), "\n".join(lines))
 
 
 def show_evaluation(result: dict[str, Any], split: str) -> None:
-    """The table of jobs/evaluate.py."""
-    out = Console()
-    table = Table("split", *_METRICS.values(), title=f"step {result['step']:,}")
-    table.add_row(split, *(_number(name, result[split].get(name)) for name in _METRICS))
-    out.print(table)
-    out.print(f"checkpoint {result['checkpoint']}", highlight=False, soft_wrap=True)
+    """Prints the results of jobs/evaluate.py."""
+    _show_metrics(result, (split,), f"step {result['step']:,}")
+    say(Console(), f"checkpoint {result['checkpoint']}")
+
+
+def say(console: Console, text: str) -> None:
+    """Prints text as it is: without markup, because messages of libraries may hold [brackets]."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def plural(count: int, noun: str) -> str:
+    """Returns the count and its noun: ``1 worker``, ``2 workers``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def clock(seconds: float) -> str:
+    """Returns hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _show_metrics(result: dict[str, Any], splits: tuple[str, ...], title: str) -> None:
+    table = Table("split", *_METRICS.values(), title=title)
+    for split in splits:
+        metrics = result.get(split)
+        if metrics:
+            table.add_row(split, *(_number(name, metrics.get(name)) for name in _METRICS))
+    Console().print(table)
 
 
 def _throughput(t: dict[str, float]) -> list[str]:
-    """Where a step's time went, and how far from the machine's limits it is."""
+    """Returns lines on the parts of a step's time and its distance from the machine's limits."""
     if not t:
         return []
     shares = ", ".join(
@@ -194,7 +191,7 @@ def _throughput(t: dict[str, float]) -> list[str]:
         for name in ("loader", "forward", "backward", "optimizer", "other")
     )
     if "communication" in t:
-        shares += f"; workers were exchanging for {100 * t['communication']:.0f}% of it"
+        shares += f"; workers communicated for {100 * t['communication']:.0f}% of it"
     return [
         f"a step took {t['step_ms']:.1f} ms: {shares}",
         f"this machine's floor for it is {t['floor_ms']:.1f} ms, {t['times_the_floor']:.0f} times "
@@ -206,7 +203,7 @@ def _throughput(t: dict[str, float]) -> list[str]:
 
 
 def _collapsed(found: dict[str, Any]) -> list[str]:
-    """Which tables use few of their dimensions, if any."""
+    """Returns a line that names the tables that use few of their dimensions, if there are any."""
     tables = found.get("tables") or []
     if not tables:
         return []
@@ -218,19 +215,7 @@ def _collapsed(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def plural(count: int, noun: str) -> str:
-    """The count and its noun: ``1 worker``, ``2 workers``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if name == "rows" else f"{value:.5f}"
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds: ``1:02:03``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -63,7 +63,7 @@ def test_a_study_is_trained_compared_and_gone_on_with(tmp_path, data):
     # with the second seed: what is there is not trained again
     second = job("compare", *given, "--json")
     rows = {row["variant"]: row for row in last_json(second)["variants"]}
-    assert "2 of 4 runs are there already" in second.stderr
+    assert "2 of 4 runs are already done" in second.stderr
     assert all((folder / name).read_bytes() == text for name, text in kept.items())
     assert rows["full"]["seeds"] == [1, 2]
     values = [

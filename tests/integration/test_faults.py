@@ -101,7 +101,7 @@ def test_a_driver_told_to_end_saves_and_goes_on_later(data, undisturbed, tmp_pat
     assert "Traceback" not in job.err
     again = Job(data, tmp_path, "d", {"workers": 2})
     assert_same_end(again.result(), undisturbed)
-    assert f"goes on from step {step}" in again.err
+    assert f"resumes from step {step}" in again.err
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_workers_of_torchrun_told_to_end_save_and_go_on_later(data, undisturbed,
     (line,) = [line for line in job.err.splitlines() if line.startswith("interrupted at step")]
     again = Job(data, tmp_path, "e", {}, launcher=launcher)
     assert_same_end(again.result(), undisturbed)
-    assert f"goes on from step {line.split()[3].rstrip(';')}" in again.err
+    assert f"resumes from step {line.split()[3].rstrip(';')}" in again.err
 
 
 @pytest.mark.slow

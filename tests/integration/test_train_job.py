@@ -265,6 +265,8 @@ def test_a_resolved_config_is_a_config(data, tmp_path):
     [
         "train_dlf",
         "train_tf4ctr",
+        "compare",
+        "tune",
         "preprocess",
         "evaluate",
         "demo",

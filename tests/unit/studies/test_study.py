@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ctrdist.config.parse import from_dict
 from ctrdist.errors import ConfigError
-from jobs.compare import Results
-from jobs.console.study import Run, read_study, read_yaml, runs_of
-from jobs.console.study_table import comparison_rows, markdown
-from jobs.tune import SearchFile, TuneConfig, base_of, check_space
+from ctrdist.studies.comparison import comparison_rows, markdown
+from ctrdist.studies.results import Results
+from ctrdist.studies.search import base_experiment, read_search
+from ctrdist.studies.study import StudyRun, read_study, read_yaml, study_runs
+from ctrdist.training.complete import complete
 from tests.datasets import write_dataset
 
 STUDIES = Path(__file__).resolve().parents[3] / "jobs/configs/studies"
@@ -34,10 +34,22 @@ def data(tmp_path_factory) -> str:
     return str(path)
 
 
-def planned(path: Path, data: str, **given: object) -> list[Run]:
-    arguments = {"seeds": (), "variants": (), "settings": {}, "runs": "runs", **given}
-    study = read_study(str(path))
-    return runs_of(study, where=str(path), name="s", data=data, **arguments)
+def planned(
+    path: Path,
+    data: str,
+    seeds: tuple[int, ...] = (),
+    variants: tuple[str, ...] = (),
+    settings: dict[str, object] | None = None,
+) -> list[StudyRun]:
+    return study_runs(
+        read_study(str(path)),
+        path=str(path),
+        name="s",
+        seeds=seeds,
+        variants=variants,
+        settings={**(settings or {}), "data": data, "runs": "runs"},
+        complete=complete,
+    )
 
 
 def write(folder: Path, text: str) -> Path:
@@ -124,7 +136,7 @@ def test_a_study_goes_on_after_an_upgrade(tmp_path, data):
     """Its results were begun when there was no average yet, and codebooks had an l2 only."""
     run = planned(write(tmp_path, STUDY), data)[0]
     results = Results(tmp_path)
-    results.take(run, {"auc": 0.5})
+    results.finish(run, {"auc": 0.5})
     (path,) = tmp_path.glob("*.json")
     older = json.loads(path.read_text())
     del older["settings"]["optim"]["ema_decay"], older["settings"]["optim"]["codebooks"]
@@ -154,8 +166,8 @@ def test_paths_and_names_are_not_compared(tmp_path, data):
         ("model: dlf\nreference: x\nvariants: {a: {}}\n", "reference x is none of the variants: a"),
         ("model: dlf\nvariants: {a: {reference: x}}\n", "reference x is none of the variants: a"),
         ("model: dlf\nvariant: {a: {}}\n", "the nearest is 'variants'"),
-        ("- 1\n", "wants keys such as"),
-        ("a: [\n", "no YAML"),
+        ("- 1\n", "must be a mapping with keys such as"),
+        ("a: [\n", "not valid YAML"),
         ("variants: {a: {}}\n", "variant a: no model is named"),
         (
             "model: dlf\nvariants: {a: {model.gat: plain}}\n",
@@ -181,9 +193,9 @@ def test_what_is_not_there_is_named(tmp_path, data):
 def test_every_study_of_the_project_can_be_run(path, data):
     values = read_yaml(str(path))
     if "space" in values:
-        search = from_dict(SearchFile, values, str(path))
-        base = base_of(TuneConfig(study=str(path), data=data), search, "s")
-        check_space(str(path), search.space, base)
+        search = read_search(str(path))
+        settings = {"data": data, "runs": "runs"}
+        base_experiment(search, path=str(path), name="s", settings=settings, complete=complete)
         return
     runs = planned(path, data)
     assert runs and all(re.fullmatch(r"[\w.=-]+", run.experiment.run_name) for run in runs)

@@ -1,0 +1,190 @@
+"""Study files: the variants of a preset that a comparison trains, and with which seeds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.parse import from_dict, parse
+from ctrdist.errors import ConfigError
+from ctrdist.models.registry import config_class
+from ctrdist.studies.settings import compared_settings, fingerprint_of
+
+_NOT_SETTINGS = ("preset", "model", "reference")
+"""Keys of a variant that are no settings of its experiment."""
+
+Complete = Callable[[Experiment], Experiment]
+"""Completes and checks an experiment; raises ConfigError if it cannot work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFile:
+    """A comparison of variants."""
+
+    model: str = ""
+    """Name of the model; a variant may name another under `model`."""
+    preset: str = ""
+    """YAML preset of all variants, relative to the study's file; a variant may name another."""
+    seeds: tuple[int, ...] = (2024,)
+    """Each variant is trained once with each seed."""
+    reference: str = ""
+    """Variant against which differences are taken; by default the first. A variant may name
+    another."""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name → settings that differ from the preset's, by their dotted names: model.gate: none."""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    """Dotted name → values: one variant for each combination, named after its values."""
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Variant → the variant against which its differences are taken."""
+        return {name: own.get("reference", self.reference) for name, own in self.variants.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
+    """One training run of a study."""
+
+    variant: str
+    seed: int
+    experiment: Experiment
+    """Complete."""
+    data_fingerprint: str
+    """Fingerprint of the data set's manifest."""
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """All that the run's results depend on."""
+        return compared_settings(self.experiment, self.data_fingerprint)
+
+
+def read_study(path: str) -> StudyFile:
+    """Reads a study's file, and turns its grid into variants.
+
+    Raises:
+        ConfigError: there is no such file, or something in it is wrong.
+    """
+    study = from_dict(StudyFile, read_yaml(path), path)
+    variants = {**study.variants, **_combinations(study.grid)}
+    if not variants or not study.seeds:
+        raise ConfigError(f"{path}: there is nothing to train; give variants or a grid, and seeds.")
+    reference = study.reference or next(iter(variants))
+    study = replace(study, variants=variants, reference=reference)
+    for name in (reference, *study.references.values()):
+        if name not in variants:
+            raise ConfigError(
+                f"{path}: reference {name} is none of the variants: {', '.join(variants)}."
+            )
+    return study
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Reads the YAML file of a study or a search.
+
+    Raises:
+        ConfigError: there is no such file, or it does not hold a mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        others = sorted(p.stem for p in file.parent.glob("*.yaml"))
+        hint = f" There are: {', '.join(others)}." if others else ""
+        raise ConfigError(f"--study {path}: no such file.{hint}")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping with keys such as model and preset.")
+    return values
+
+
+def experiment_from(
+    model: str, preset: str, folder: Path, settings: dict[str, Any], complete: Complete
+) -> Experiment:
+    """Builds the experiment of one run that trains on one worker.
+
+    Args:
+        model: its name.
+        preset: YAML preset, relative to `folder`; empty: none.
+        folder: of the study's file.
+        settings: dotted name → value, over the preset's.
+        complete: completes the experiment.
+    """
+    argv = ["--config", str(folder / preset)] if preset else []
+    for key, value in {**settings, "workers": 1, "min_workers": 0}.items():
+        argv += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return complete(parse(experiment_of(model, config_class(model)), argv)[0])
+
+
+def study_runs(
+    study: StudyFile,
+    *,
+    path: str,
+    name: str,
+    seeds: Sequence[int],
+    variants: Sequence[str],
+    settings: dict[str, Any],
+    complete: Complete,
+) -> list[StudyRun]:
+    """Returns the runs of a study, each complete and checked, seed by seed.
+
+    Args:
+        study: as :func:`read_study` returns it.
+        path: of the study's file, to which presets are relative.
+        name: of the study; its runs are named <study>.<variant>.<seed>.
+        seeds: replace the study's; empty: the study's.
+        variants: names of those to train; empty: all.
+        settings: of all variants, data and runs among them; they win over the variants' own.
+        complete: completes each experiment.
+
+    Raises:
+        ConfigError: a variant's settings cannot work.
+        DataError: there is no data set.
+    """
+    unknown = [variant for variant in variants if variant not in study.variants]
+    if unknown:
+        raise ConfigError(
+            f"--variants {', '.join(unknown)}: not in {path}; it has {', '.join(study.variants)}."
+        )
+    slugs = {variant: _slug(variant) for variant in study.variants}
+    if len(set(slugs.values())) < len(slugs):
+        raise ConfigError(f"{path}: two variants differ in punctuation only; rename one of them.")
+    planned: list[StudyRun] = []
+    for seed, variant in itertools.product(seeds or study.seeds, variants or study.variants):
+        own = study.variants[variant]
+        values = {key: value for key, value in own.items() if key not in _NOT_SETTINGS} | settings
+        values |= {"train.seed": seed, "run_name": f"{name}.{slugs[variant]}.{seed}"}
+        values["tracking.experiment"] = name
+        try:
+            model, preset = (own.get(key) or getattr(study, key) for key in ("model", "preset"))
+            if not model:
+                raise ConfigError("no model is named; give `model`, in the file or in the variant.")
+            experiment = experiment_from(model, preset, Path(path).parent, values, complete)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: variant {variant}: {error}") from error
+        data = planned[0].data_fingerprint if planned else fingerprint_of(experiment.data)
+        planned.append(
+            StudyRun(variant=variant, seed=seed, experiment=experiment, data_fingerprint=data)
+        )
+    return planned
+
+
+def _combinations(grid: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    if not grid:
+        return {}
+    return {
+        " + ".join(str(value) for value in values): dict(zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    }
+
+
+def _slug(variant: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", variant).strip("-.") or "variant"

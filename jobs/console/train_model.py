@@ -1,0 +1,80 @@
+"""The command that jobs/train.py and jobs/train_<model>.py share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.parse import parse
+from ctrdist.models.registry import config_class
+from ctrdist.training.complete import complete
+from jobs.console.cli import print_json
+
+FLAGS = {
+    "json": "The last line on stdout is one JSON object with the results.",
+    "dry_run": "Show tables, sharding plan and memory, and start nothing.",
+}
+
+
+def train_model(
+    model_name: str, description: str | None, argv: Sequence[str] | None = None, prog: str = ""
+) -> None:
+    """Reads the command line, trains the model with its workers, and shows the results."""
+    cls = experiment_of(model_name, config_class(model_name))
+    prog = prog or f"jobs/train_{model_name}.py"
+    experiment, switches = parse(cls, argv, description=description or "", flags=FLAGS, prog=prog)
+    experiment = complete(experiment)
+    if switches["dry_run"]:
+        from jobs.console.plan import show_plan
+
+        result = show_plan(experiment)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        result = _train_under_torchrun(experiment)
+    else:
+        result = _train_with_ray(experiment)
+    if switches["json"]:
+        print_json(result)
+
+
+def _train_with_ray(experiment: Experiment) -> dict[str, Any]:
+    from cluster.launch import launch
+    from jobs.console.run import RunConsole, plural
+
+    with RunConsole() as console:
+        console.note(f"starting {plural(experiment.workers, 'worker')} …")
+        result = launch("train", experiment, {}, console.show)
+    console.show_results(result)
+    return result
+
+
+def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
+    """Trains as one of the processes that torchrun has started; only rank 0 returns."""
+    from ctrdist.distributed.process_group import join_world, leave_world
+    from ctrdist.log import setup
+
+    setup(int(os.environ["RANK"]))
+    from ctrdist.training.faults.stopping import Interrupted, StopRequest
+    from ctrdist.training.observe import messages
+    from ctrdist.training.run import train
+    from jobs.console.run import RunConsole
+
+    world = join_world(timeout_s=max(1800.0, experiment.faults.step_timeout_s * 2))
+    stop = StopRequest()
+    stop.listen(signal.SIGTERM, signal.SIGINT)
+    with RunConsole() as console:
+        try:
+            result = train(replace(experiment, workers=world.size), world, console.show, stop)
+        except Interrupted as interrupted:
+            if world.is_main:
+                console.show(messages.Interrupted(step=interrupted.step))
+            raise
+    leave_world()
+    if not world.is_main:
+        sys.exit(0)
+    console.show_results(result)
+    return result

@@ -5,30 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# what Ray's job supervisor writes into a job's output before the job begins
+from cluster.session import ROOT, start_local
+from ctrdist.errors import UserError
+
+PACKAGES = ("cluster", "ctrdist", "jobs", "preprocessing")
+"""The part of the project's directory that a job needs; nothing else is uploaded."""
 _NOISE = re.compile(r"[-\d]+ [\d:,]+\tINFO job_manager\.py|Running entrypoint for job ")
-
+"""Lines that Ray writes into a job's output before the job begins."""
 _AGENT_SECONDS = 120.0
-"""How long a busy machine may take to start Ray's agent."""
+"""The longest time that a busy machine may take to start Ray's agent."""
 
 
-class JobFailed(RuntimeError):
-    """A submitted job did not end well; its output has been shown."""
+class JobFailed(UserError):
+    """A submitted job did not succeed. Its output, which says why, has been shown."""
 
 
 @contextmanager
 def own_cluster(num_cpus: int) -> Iterator[str]:
-    """A one-machine Ray cluster with the job API behind a token, as long as the context lasts.
+    """A Ray of this machine with the job API, behind a token; it ends with the context.
 
     Args:
         num_cpus: CPUs that it offers.
@@ -36,39 +37,12 @@ def own_cluster(num_cpus: int) -> Iterator[str]:
     Yields:
         The address of the job API.
     """
-    import os
-
-    # a port on this machine that starts processes must not be open to its other users
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    context = ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=0,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
     try:
-        yield f"http://{context.dashboard_url}"
+        yield f"http://{start_local(num_cpus, job_api=True)}"
     finally:
         ray.shutdown()
-
-
-def _submitted(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
-    """The job's id; waits for the agent that starts jobs, which comes up after the job API."""
-    until = time.monotonic() + _AGENT_SECONDS
-    while True:
-        try:
-            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(1.0)
 
 
 def submit(
@@ -84,26 +58,26 @@ def submit(
         address: of the job API.
         command: a script of the project and its arguments, run by this Python.
         environment: variables for the job.
-        show: receives each line of the job's output as it comes.
+        show: receives each line of the job's output.
 
     Returns:
         All of the job's output.
 
     Raises:
-        JobFailed: the job ended in another way than well.
+        JobFailed: the job did not succeed.
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    # uploads and closed sockets are told to nobody who waits for a job
+    # what these log about uploads and closed sockets is of no use to the user
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     client = JobSubmissionClient(address)
     runtime_env = {
         "working_dir": str(ROOT),
-        "excludes": [".git", ".venv", "runs", "demo", "tests", "docs"],
+        "excludes": not_uploaded(),
         "env_vars": environment or {},
     }
-    job = _submitted(client, shlex.join([sys.executable, *command]), runtime_env)
+    job = _submit(client, shlex.join([sys.executable, *command]), runtime_env)
     received: list[str] = []
     start = ""
 
@@ -127,3 +101,21 @@ def submit(
     if info.status != JobStatus.SUCCEEDED:
         raise JobFailed(f"job {job} ended as {info.status}: {info.message}")
     return "".join(received)
+
+
+def not_uploaded() -> list[str]:
+    """Patterns, as in .gitignore, of all that a job does not need of the project's directory."""
+    others = sorted(path.name for path in ROOT.iterdir() if path.name not in PACKAGES)
+    return [*("/" + re.sub(r"([\\*?\[\]!# ])", r"\\\1", name) for name in others), "__pycache__"]
+
+
+def _submit(client: Any, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    """Returns the job's id. Waits for the agent that starts jobs, which comes after the job API."""
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)

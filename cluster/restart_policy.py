@@ -1,4 +1,4 @@
-"""What Ray Train's controller does when a worker fails, and how that is told to a person."""
+"""Decides whether workers are started again after a failure, and names the failure's reason."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import ray
 from ray.train import UserCallback
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from cluster.run_mailbox import FOR_GOOD
+from cluster.ray_internals import ControllerCallback, WorkerHealthCheckFailedError
+from cluster.run_mailbox import END_RUN
 from cluster.worker import ToldToStop
 from ctrdist.errors import UserError
 from ctrdist.training.observe.messages import Failure
@@ -20,70 +19,70 @@ _RESIZE_SECONDS = 600.0
 _CONNECTION = re.compile(r"connection (closed|reset|refused)|broken pipe|nccl|timed out", re.I)
 
 
-class Failures(UserCallback):
-    """Tells the driver which worker failed and why; ends the run where starting again is no use."""
+class RestartPolicy(UserCallback):
+    """Reports failed workers to the driver; ends the run where a restart is of no use."""
 
-    def __init__(self, channel: Any, max_restarts: int) -> None:
-        """Counts from here.
+    def __init__(self, mailbox: Any, max_restarts: int) -> None:
+        """Counts failures from now on.
 
         Args:
-            channel: to the driver.
-            max_restarts: how many failures workers are started again after; −1: any number.
+            mailbox: of the run.
+            max_restarts: number of failures after which workers are started again; −1: no bound.
         """
-        self._channel, self._max = channel, max_restarts
+        self._mailbox, self._max = mailbox, max_restarts
         self._failures = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train, which starts the workers again unless this raises.
 
         Raises:
-            Exception: the worker's, where they are not to be started again.
+            Exception: the worker's, if workers are not to be started again.
         """
-        rank, error = culprit(worker_exceptions)
+        rank, error = first_failure(worker_exceptions)
         if isinstance(error, UserError):
             raise error
         told = isinstance(error, ToldToStop)
-        self._failures += not told  # a node that is taken away is no failure of the run
+        self._failures += not told  # a node that leaves is no failure of the run
         final = (
-            ray.get(self._channel.stop_reason.remote()) == FOR_GOOD
+            ray.get(self._mailbox.stop_reason.remote()) == END_RUN
             or self._max == 0
             or 0 < self._max < self._failures
         )
         message = Failure(
             rank=rank,
-            reason=reason(error),
+            reason=failure_reason(error),
             out_of_memory=is_killed_for_memory(error),
             told_to_stop=told,
             final=final,
             restarts=self._failures,
             max_restarts=self._max,
         )
-        ray.get(self._channel.push.remote(message))
+        ray.get(self._mailbox.push.remote(message))
         if final:
             raise error
-        ray.get(self._channel.forget_stop.remote())
+        ray.get(self._mailbox.forget_stop.remote())
 
 
-class Resizing(ControllerCallback):
-    """Lets workers write a checkpoint before Ray Train replaces them by more or fewer."""
+class CheckpointBeforeResize(ControllerCallback):
+    """Makes workers write a checkpoint before Ray Train changes their number."""
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """Called by Ray Train before it starts workers, also for the first time."""
-        if not ray.get(self._channel.training.remote()):
+        if not ray.get(self._mailbox.training.remote()):
             return
         why = f"the cluster now has room for {resize_decision.num_workers} workers"
-        ray.get(self._channel.ask_to_stop.remote(why))
+        ray.get(self._mailbox.ask_to_stop.remote(why))
         deadline = time.monotonic() + _RESIZE_SECONDS
-        while ray.get(self._channel.training.remote()) and time.monotonic() < deadline:
+        while ray.get(self._mailbox.training.remote()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        ray.get(self._channel.forget_stop.remote())
+        ray.get(self._mailbox.forget_stop.remote())
 
 
-def culprit(exceptions: dict[int, Exception]) -> tuple[int, Exception]:
-    """The worker that began it: the others only lost their connection to it."""
+def first_failure(exceptions: dict[int, Exception]) -> tuple[int, Exception]:
+    """Rank and error of the worker that failed first; the others only lost their connection."""
 
     def order(item: tuple[int, Exception]) -> int:
         error = item[1]
@@ -96,7 +95,7 @@ def culprit(exceptions: dict[int, Exception]) -> tuple[int, Exception]:
     return min(exceptions.items(), key=order)
 
 
-def reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
     """Why a worker failed, in a few words."""
     if isinstance(error, WorkerHealthCheckFailedError):
         text = _cause(error)
@@ -113,7 +112,7 @@ def reason(error: Exception) -> str:
 
 
 def is_killed_for_memory(error: Exception) -> bool:
-    """Whether Ray's memory monitor has killed the worker."""
+    """Returns True if Ray's memory monitor has killed the worker."""
     return isinstance(error, WorkerHealthCheckFailedError) and "low on memory" in _cause(error)
 
 

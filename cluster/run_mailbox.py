@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from ctrdist.training.observe import messages
 
-FOR_GOOD = "the run was asked to end"
+END_RUN = "the run was asked to end"
+"""The reason to stop that is never withdrawn."""
 
 
-class Channel:
-    """Keeps messages until the driver fetches them, and hands requests to stop to the workers."""
+class RunMailbox:
+    """Keeps messages until the driver fetches them, and passes stop requests to the workers."""
 
     def __init__(self) -> None:
         self._messages: list[messages.Message] = []
@@ -27,34 +29,44 @@ class Channel:
         self._messages.append(message)
 
     async def drain(self) -> list[messages.Message]:
-        """Hands out the messages since the last time."""
-        fetched, self._messages = self._messages, []
-        return fetched
+        """Returns the messages since the last call."""
+        drained, self._messages = self._messages, []
+        return drained
 
     async def training(self) -> int:
-        """How many workers are training now; 0 also while they start."""
+        """Number of workers that are training now; 0 also while they start."""
         return self._training
 
     async def ask_to_stop(self, reason: str) -> None:
-        """Lets the workers write a checkpoint and end.
+        """Makes the workers write a checkpoint and end.
 
         Args:
-            reason: FOR_GOOD, which nothing takes back, or why they are to start again.
+            reason: END_RUN, or why the workers are to be started again afterwards.
         """
-        if self._reason != FOR_GOOD:
+        if self._reason != END_RUN:
             self._reason = reason
         self._asked.set()
 
     async def stop_reason(self) -> str:
-        """The reason; empty where nobody asked."""
+        """The reason of the stop request; empty if there is none."""
         return self._reason
 
     async def wait_for_stop(self) -> None:
-        """Returns once somebody has asked."""
+        """Returns once there is a stop request."""
         await self._asked.wait()
 
     async def forget_stop(self) -> None:
-        """Lets new workers train on, unless the run is to end for good."""
-        if self._reason != FOR_GOOD:
+        """Withdraws the stop request before new workers start, unless the run is to end."""
+        if self._reason != END_RUN:
             self._reason = ""
             self._asked.clear()
+
+
+def start_mailbox() -> Any:
+    """Starts the actor on the driver's node, because any other node may be lost."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(RunMailbox)
+    return actor.options(num_cpus=0, scheduling_strategy=here).remote()

@@ -1,4 +1,4 @@
-"""The driver's side of a run: passes messages on, and adds what only the driver can know."""
+"""The driver's view of a run: passes messages on and adds what only the driver knows."""
 
 from __future__ import annotations
 
@@ -13,61 +13,58 @@ from ctrdist.training.observe import messages
 
 M = TypeVar("M", bound=messages.Message)
 _POLL_SECONDS = 0.3
-_LOOK_SECONDS = 5.0
+_CLUSTER_CHECK_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0
+"""Time without enough nodes after which the user is told."""
 
 
-class Journal:
-    """What the workers of a run have told."""
+class RunMonitor:
+    """Follows the messages of a run's workers."""
 
-    def __init__(self, channel: Any, experiment: Experiment, show: messages.Emit) -> None:
-        """Begins with nothing.
+    def __init__(self, mailbox: Any, experiment: Experiment, show: messages.Emit) -> None:
+        """Starts without messages.
 
         Args:
-            channel: the actor that workers and controller push messages to.
+            mailbox: the actor to which workers and controller push messages.
             experiment: of the run.
             show: receives each message.
         """
         self._last: dict[type[messages.Message], messages.Message] = {}
-        """Newest message of each kind since the workers were last started."""
         self.training = False
-        """Whether the workers have begun to train."""
+        """True once the workers have begun to train."""
         self.saved_step = 0
         """Step of the newest whole checkpoint."""
-        self.show, self._channel, self._experiment = show, channel, experiment
+        self.show, self._mailbox, self._experiment = show, mailbox, experiment
         self._nodes: dict[int, str] = {}
-        self._looked = self._waiting_since = time.monotonic()
+        self._checked = self._waiting_since = time.monotonic()
 
     def follow(self, ended: threading.Event) -> None:
         """Passes messages on until Ray Train has ended."""
         while not ended.wait(_POLL_SECONDS):
             self._fetch()
-            if time.monotonic() - self._looked > _LOOK_SECONDS:
-                self._looked = time.monotonic()
-                self._look_at_the_cluster()
+            if time.monotonic() - self._checked > _CLUSTER_CHECK_SECONDS:
+                self._checked = time.monotonic()
+                self._check_cluster()
         self._fetch()
 
     def _fetch(self) -> None:
         import ray
 
-        for message in ray.get(self._channel.drain.remote()):
-            self._take(message)
-
-    def _take(self, message: messages.Message) -> None:
-        self._last[type(message)] = message
-        self.show(message)
-        match message:
-            case messages.Worker():
-                self._nodes[message.rank] = message.node
-            case messages.Start():
-                self.training, self.saved_step = True, message.resumed_step
-            case messages.Checkpoint():
-                self.saved_step = message.step
-            case messages.Failure():
-                self._on_failure(message)
+        for message in ray.get(self._mailbox.drain.remote()):
+            self._last[type(message)] = message
+            self.show(message)
+            match message:
+                case messages.Worker():
+                    self._nodes[message.rank] = message.node
+                case messages.Start():
+                    self.training, self.saved_step = True, message.resumed_step
+                case messages.Checkpoint():
+                    self.saved_step = message.step
+                case messages.Failure():
+                    self._on_failure(message)
 
     def last(self, kind: type[M]) -> M | None:
-        """The newest message of a kind since the workers were last started."""
+        """Returns the newest message of a kind since the workers were last started."""
         found = self._last.get(kind)
         return found if isinstance(found, kind) else None
 
@@ -96,24 +93,22 @@ class Journal:
         for kind in (messages.Hang, messages.Crash, messages.Stopped):
             self._last.pop(kind, None)
 
-    def _look_at_the_cluster(self) -> None:
-        """Tells workers on nodes that are about to be taken away, and a person who waits."""
+    def _check_cluster(self) -> None:
+        """Stops workers whose node is about to leave, and reports a lack of nodes."""
         import ray
-        from ray._private.state import state  # Ray has no public name for it
+
+        from cluster.ray_internals import draining_nodes
 
         if self.training:
-            leaving = set(state.get_draining_nodes() or {}) & set(self._nodes.values())
+            leaving = draining_nodes() & set(self._nodes.values())
             if leaving:
                 why = f"node {min(leaving)[:12]} is being taken away"
-                self._channel.ask_to_stop.remote(why)
+                self._mailbox.ask_to_stop.remote(why)
             return
         resources = ray.cluster_resources()
         unit = "GPU" if resources.get("GPU") else "CPU"
         wanted = self._experiment.min_workers or self._experiment.workers
-        if (
-            resources.get(unit, 0) < wanted
-            and time.monotonic() - self._waiting_since > _PATIENCE_SECONDS
-        ):
+        found = int(resources.get(unit, 0))
+        if found < wanted and time.monotonic() - self._waiting_since > _PATIENCE_SECONDS:
             self._waiting_since = time.monotonic()
-            there = int(resources.get(unit, 0))
-            self.show(messages.Waiting(wanted=wanted, unit=unit, there=there))
+            self.show(messages.Waiting(wanted=wanted, unit=unit, there=found))

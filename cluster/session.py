@@ -1,9 +1,10 @@
-"""Starts Ray, or joins the cluster that is there: :func:`connect`, once per job that needs Ray."""
+"""Starts a Ray on this machine, or joins a running cluster: see :func:`connect`."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -12,87 +13,99 @@ from typing import Any
 
 from ctrdist.errors import ConfigError
 
-log = logging.getLogger(__name__)
-
 ROOT = Path(__file__).resolve().parents[1]
-_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray inside an entry point of `ray job submit`
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets this variable in a process that `ray job submit` started."""
+_QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
-def connect(num_cpus: int | None = None, *, worker_output: bool = False) -> None:
-    """Makes Ray ready; does nothing where it already is.
+def connect(num_cpus: int | None = None) -> None:
+    """Connects this process to Ray; does nothing if it is connected.
 
-    With RAY_ADDRESS set, as it is inside a job of `ray job submit`, the driver joins that cluster.
-    Otherwise it starts a quiet Ray of its own on this machine, which ends with the driver: it does
-    not join a cluster that merely happens to run here.
+    With RAY_ADDRESS set, as in a job of `ray job submit`, the process joins that cluster.
+    Otherwise it starts a Ray of its own on this machine, which ends with the process. It does not
+    join a cluster that merely happens to run here.
 
     Args:
-        num_cpus: CPUs that the embedded Ray offers, which bounds its tasks; None takes all.
-            A cluster has its own.
-        worker_output: whether what workers print is shown on the driver's terminal.
+        num_cpus: CPUs that the Ray of this process offers; None: all. A cluster has its own.
 
     Raises:
-        ConfigError: RAY_ADDRESS names no cluster that answers.
+        ConfigError: no cluster answers at RAY_ADDRESS.
     """
-    # Its new behaviour, without the warning that it is new.
+    # opts into Ray's new behaviour, which it otherwise announces in a warning
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray  # here: `--help` must not wait for it
+    import ray  # here, because `--help` must not wait for it
 
     if ray.is_initialized():
         return
-    main = threading.current_thread() is threading.main_thread()
+    from cluster.ray_internals import log_dead_workers
+
+    log_dead_workers()
     on_terminate = signal.getsignal(signal.SIGTERM)
-    _init(num_cpus, worker_output)
-    if main:  # Ray's own handler aborts the process before it has cleaned up
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        start_local(num_cpus)
+    else:
+        _join(address)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler aborts the process before it has cleaned up
         signal.signal(signal.SIGTERM, on_terminate)
 
 
-def _init(num_cpus: int | None, worker_output: bool) -> None:
+def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
+    """Starts a Ray that listens on the loopback interface only and asks for a token.
+
+    Args:
+        num_cpus: CPUs that it offers; None: all.
+        job_api: start the dashboard, which accepts submitted jobs.
+
+    Returns:
+        Host and port of the dashboard; empty without one.
+    """
+    # Ray passes the environment to all processes that it starts. Variables in a runtime
+    # environment would make Ray start the workers twice.
+    os.environ.update(
+        PYTHONPATH=_project_on_path(),
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # see bind_to_loopback
+    )
+    # Ray asks for a token unless the mode is set, and reads the mode when it is imported only
+    os.environ.pop("RAY_AUTH_MODE", None)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    if not worker_output:
-        _silence_raylet()
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": worker_output}
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address not in ("", "local"):
-        _check_reachable(address)
-        # A submitted job brings its working directory to every node; a driver started by hand
-        # names the root, which must then be at the same place on every node.
-        path = {"env_vars": {"PYTHONPATH": _project_on_path()}}
-        there = {} if _JOB_CONFIG in os.environ else path
-        ray.init(address="auto", runtime_env=there, **quiet)
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Inherited by all that Ray starts. In a runtime environment it would mean that workers which
-    # Ray starts beforehand are of no use, and others have to be started.
-    os.environ["PYTHONPATH"] = _project_on_path()
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    from cluster.ray_internals import bind_to_loopback
+
+    bind_to_loopback()
+    context = ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=job_api,
+        dashboard_host="127.0.0.1",
+        dashboard_port=0,
+        **_QUIET,
+    )
+    return context.dashboard_url or ""
 
 
-def _silence_raylet() -> None:
-    """Keeps Ray's paragraph about each dead worker, printed to stdout, for the debug log.
+def _join(address: str) -> None:
+    import ray
 
-    Ray has no switch for it. Who starts workers says in a line what became of them.
-    """
-    from ray._private import worker
-
-    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
-        log.debug("%s", " ".join(data["lines"]))
-
-    worker.print_to_stdstream = to_log
+    _check_reachable(address)
+    # A submitted job brings its working directory to every node. A driver that was started by hand
+    # passes the path of the project, which must be the same on every node.
+    by_hand = {"env_vars": {"PYTHONPATH": _project_on_path()}}
+    ray.init(address="auto", runtime_env={} if _JOB_CONFIG in os.environ else by_hand, **_QUIET)
 
 
 def _project_on_path() -> str:
     """PYTHONPATH with which workers can import the project."""
-    there = [
-        path
-        for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if path and path != str(ROOT)
-    ]
-    return os.pathsep.join([str(ROOT), *there])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(ROOT), *(path for path in paths if path not in ("", str(ROOT)))])
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes to reach a cluster that is not there."""
+    """Fails soon if there is no cluster; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     advice = (
         "Give the address of its head, such as 10.0.0.5:6379, or unset RAY_ADDRESS to start a Ray "
@@ -100,11 +113,11 @@ def _check_reachable(address: str) -> None:
     )
     if address.startswith("http"):
         raise ConfigError(
-            f"RAY_ADDRESS={address} is the job server of a cluster: `ray job submit` takes that, "
-            f"a job started by hand does not. {advice}"
+            f"RAY_ADDRESS={address} is the job server of a cluster. `ray job submit` takes that "
+            f"address; a job that is started by hand does not. {advice}"
         )
     if not port.isdigit() or "/" in host:
-        return  # auto, or a form that Ray knows better
+        return  # "auto", or another form that Ray checks itself
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:

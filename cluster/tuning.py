@@ -1,4 +1,4 @@
-"""Searches settings with Ray Tune: random draws, of which the hopeless ones end early (ASHA)."""
+"""Searches settings with Ray Tune: random trials, of which ASHA ends the worst early."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ctrdist.tracking import end_killed
 
 _RETRIES = 2
 _GRACE_EPOCHS, _REDUCTION = 4, 3
-"""ASHA: no trial ends before so many epochs; of those at a rung, one in so many goes on."""
+"""ASHA: the fewest epochs of a trial; the best one in three of those at a rung continue."""
 OBJECTIVE = "objective"
-"""Key of what is maximised: train.monitor on the valid split, at the best epoch so far."""
+"""Key of the maximised value: train.monitor on the valid split, at the best epoch so far."""
 
 
 def search(
@@ -35,24 +35,25 @@ def search(
     directory: str,
     show: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Trains `trials` draws of the space, each on one worker, and goes on with a search begun.
+    """Trains `trials` draws of the space, each on one worker, or resumes the search.
 
     Args:
-        experiment: complete, of one worker; its run_name begins the trials' names.
+        experiment: complete, of one worker; the trials' names begin with its run_name.
         space: dotted name of a setting → how it is drawn: {choice: [a, b]}, {uniform: [low, high]},
-            {loguniform: [low, high]} or {randint: [low, high]}, high left out in the last.
-        trials: to train in all.
-        cores: of each.
-        parallel: most trials at a time; 0: no bound but the cluster's.
+            {loguniform: [low, high]} or {randint: [low, high]}, which excludes high.
+        trials: total number of trials.
+        cores: of each trial.
+        parallel: most trials at a time; 0: limited by the cluster only.
         seed: of the draws.
-        directory: where Ray Tune keeps the search, local.
-        show: called with {"kind": "trial", "run", "status", "settings", "result"} as trials end.
+        directory: local directory in which Ray Tune keeps the search.
+        show: receives {"kind": "trial", "run", "status", "settings", "result", "error"} as each
+            trial ends.
 
     Returns:
-        The trials as shown, the best first; those that failed last.
+        The trials as shown, the best first and failed ones last.
     """
     connect()
-    _Watch.show = staticmethod(show)
+    _TrialReporter.show = staticmethod(show)
     trainable = tune.with_resources(
         tune.with_parameters(_trial, base=to_dict(experiment), threads=cores),
         {"cpu": cores, "gpu": _gpus()},
@@ -72,7 +73,7 @@ def search(
                 search_alg=BasicVariantGenerator(random_state=seed),
                 scheduler=AsyncHyperBandScheduler(
                     time_attr="epoch",
-                    # past the last epoch: there a trial would be ended before it has its result
+                    # beyond the last epoch, where ASHA would end a trial before its result
                     max_t=max(experiment.train.epochs, _GRACE_EPOCHS) + 1,
                     grace_period=_GRACE_EPOCHS,
                     reduction_factor=_REDUCTION,
@@ -82,11 +83,12 @@ def search(
                 name=path.name,
                 storage_path=str(path.parent),
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                callbacks=[_Watch(experiment.run_name)],
+                callbacks=[_TrialReporter(experiment.run_name)],
                 verbose=0,
             ),
         )
-    found = [_shown(experiment, result) for result in tuner.fit()]
+    results = tuner.fit()
+    found = [_from_result(experiment, results[index]) for index in range(len(results))]
     for trial in found:
         if trial["status"] == "ended early":  # Ray Tune has killed its process
             end_killed(f"{experiment.runs}/{trial['run']}", "others were better by then (ASHA)")
@@ -94,7 +96,7 @@ def search(
 
 
 def with_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested values with some set, by their dotted names."""
+    """Returns a copy of nested values in which some, given by dotted names, are replaced."""
     changed = copy.deepcopy(values)
     for key, value in settings.items():
         *sections, last = key.split(".")
@@ -116,11 +118,11 @@ def _drawn(key: str, how: Mapping[str, list[Any]]) -> Any:
     return getattr(tune, kind)(*values)
 
 
-class _Watch(tune.Callback):
-    """Tells of trials that have ended."""
+class _TrialReporter(tune.Callback):
+    """Reports trials as they end."""
 
     show: ClassVar[Callable[[dict[str, Any]], None]]
-    """Of the class: Ray Tune keeps its callbacks in a file, which cannot hold a console."""
+    """Held by the class, because Ray Tune pickles its callbacks and a console cannot be pickled."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -148,7 +150,7 @@ def _trial_message(
     }
 
 
-def _shown(experiment: Experiment, result: Any) -> dict[str, Any]:
+def _from_result(experiment: Experiment, result: Any) -> dict[str, Any]:
     metrics = dict(result.metrics or {})
     error = str(result.error).strip().splitlines()[-1] if result.error else ""
     trial = metrics.get("trial_id") or Path(result.path).name
@@ -158,9 +160,7 @@ def _shown(experiment: Experiment, result: Any) -> dict[str, Any]:
 
 
 def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None:
-    """One trial, in a process of its own; after a fault its run goes on from its checkpoint."""
-    from ray import tune
-
+    """Runs one trial in a process of its own; after a fault its run resumes from a checkpoint."""
     from ctrdist.config.experiment import experiment_of
     from ctrdist.config.parse import from_dict
     from ctrdist.distributed.process_group import join_world, leave_world

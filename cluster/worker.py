@@ -1,23 +1,26 @@
-"""What each Ray Train worker runs, and how Ray Train sets it up."""
+"""The function that each Ray Train worker runs, and the set-up of its process group."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train.torch
-from ray.train.torch.config import TorchConfig, _TorchBackend
+from ray.train.backend import Backend, BackendConfig
+from ray.train.torch import TorchConfig
 
-from cluster.run_mailbox import FOR_GOOD
+from cluster.run_mailbox import END_RUN
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.observe import messages
 
 STOP = StopRequest()
-"""Of this process. Ray trains in a thread, and signal handlers are set in the main thread."""
+"""Stop request of this process. Ray trains in a thread, but only the main thread may set signal
+handlers."""
 _EMIT_SECONDS = 10.0
 
 
@@ -25,30 +28,55 @@ class ToldToStop(RuntimeError):
     """This worker has written a checkpoint and ended, so that workers are started again."""
 
 
-@dataclass
-class GroupConfig(TorchConfig):
-    """Ray Train's process group of PyTorch, with our signals and our end."""
+class ProcessGroupConfig(TorchConfig):
+    """Ray Train's configuration of PyTorch, but the workers join the process group themselves."""
 
     @property
-    def backend_cls(self) -> type:
-        """What sets it up."""
+    def backend_cls(self) -> type[Backend]:
+        """The backend that Ray Train is to use."""
         return _Backend
 
 
-class _Backend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        super().on_start(worker_group, backend_config)
+class _Backend(Backend):
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Called by Ray Train each time it has started workers."""
+        worker_group.execute(_set_environment, *worker_group.execute_single(0, _free_address))
         worker_group.execute(_listen)
 
-    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Does nothing: workers that have ended well have left the group themselves.
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Does nothing: workers that end without an error leave the group themselves.
 
-        Ray would wait half a minute for the others, whose collectives wait for a dead one.
+        Ray's own backend would wait half a minute for workers whose collectives wait for a dead
+        one.
         """
 
 
+def _free_address() -> tuple[str, int]:
+    """Returns the address of this node, and a port of it that is free now."""
+    ip = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as probe:
+        probe.bind(("", 0))
+        return ip, probe.getsockname()[1]
+
+
+def _set_environment(address: str, port: int) -> None:
+    """Sets torchrun's variables in this worker, with the address of rank 0."""
+    context = ray.train.get_context()
+    os.environ.update(
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+        RANK=str(context.get_world_rank()),
+        WORLD_SIZE=str(context.get_world_size()),
+        LOCAL_RANK=str(context.get_local_rank()),
+        LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
+        NODE_RANK=str(context.get_node_rank()),
+    )
+
+
 def work(config: dict[str, Any]) -> None:
-    """Trains or evaluates."""
+    """Trains or evaluates; Ray Train calls it on each worker."""
     from ctrdist.config.experiment import experiment_of
     from ctrdist.config.parse import from_dict
     from ctrdist.distributed.process_group import join_world, leave_world
@@ -56,20 +84,21 @@ def work(config: dict[str, Any]) -> None:
     from ctrdist.log import setup
     from ctrdist.models.registry import config_class
 
-    channel = config["channel"]
+    mailbox = config["mailbox"]
     rank = ray.train.get_context().get_world_rank()
 
     def emit(message: messages.Message) -> None:
-        sent = channel.push.remote(message)
-        if not isinstance(message, messages.Step | messages.Checkpoint):  # worth to be waited for
+        sent = mailbox.push.remote(message)
+        # the others are frequent, and may get lost
+        if not isinstance(message, messages.Step | messages.Checkpoint):
             ray.get(sent, timeout=_EMIT_SECONDS)
 
     setup(rank)
-    from ctrdist.training import run  # after logging is set up: these imports talk
+    from ctrdist.training import run  # after setup, because these imports log
 
     emit(messages.Worker(rank=rank, node=ray.get_runtime_context().get_node_id()))
-    threading.Thread(target=_forward_stop, args=(channel,), name="stop", daemon=True).start()
-    world = join_world(ray.train.torch.get_device())
+    threading.Thread(target=_forward_stop, args=(mailbox,), name="stop", daemon=True).start()
+    world = join_world(ray.train.torch.get_device(), config["timeout_s"])
     name = config["experiment"]["model_name"]
     experiment = from_dict(
         experiment_of(name, config_class(name)), config["experiment"], "experiment"
@@ -83,10 +112,10 @@ def work(config: dict[str, Any]) -> None:
         emit(messages.UserFault(type=type(error).__name__, text=str(error)))
         raise
     except Interrupted as interrupted:
-        reason = ray.get(channel.stop_reason.remote())
+        reason = ray.get(mailbox.stop_reason.remote())
         if world.is_main:
             emit(messages.Stopped(step=interrupted.step))
-        if reason != FOR_GOOD:  # an error, after which the workers are started again
+        if reason != END_RUN:  # an error, after which Ray Train starts the workers again
             raise ToldToStop(reason or "a worker received SIGTERM") from None
     except Exception:
         emit(messages.Crash(rank=rank, traceback=traceback.format_exc()))
@@ -94,8 +123,8 @@ def work(config: dict[str, Any]) -> None:
     leave_world()
 
 
-def _forward_stop(channel: Any) -> None:
-    ray.get(channel.wait_for_stop.remote())
+def _forward_stop(mailbox: Any) -> None:
+    ray.get(mailbox.wait_for_stop.remote())
     STOP.ask()
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.datasets import write_dataset
-from tests.integration.test_train_job import MODEL, SETTINGS, job, last_json
+from tests.integration.test_train_job import MODEL, ROOT, SETTINGS, job, last_json
 
 pytestmark = pytest.mark.timeout(600)  # several jobs in each test, each with a Ray of its own
 STUDY = """
@@ -104,6 +108,29 @@ def test_a_variant_that_fails_does_not_hold_up_the_others(tmp_path, data):
     assert "1 of 2 runs failed; the others are kept. small.w-o-gate.1: " in done.stderr
     assert "has no user column" in done.stderr and "Traceback" not in done.stderr
     assert "| full | 1 |" in (tmp_path / "studies/small/table.md").read_text()
+
+
+def test_an_interrupted_comparison_leaves_no_run_that_seems_to_run(tmp_path, data):
+    from mlflow.tracking import MlflowClient
+
+    (tmp_path / "small.yaml").write_text("model: dlf\nvariants: {full: {}}\n")
+    command = [
+        sys.executable,
+        "jobs/compare.py",
+        *arguments(tmp_path, data, **{"train.epochs": 99}),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        events = tmp_path / "small.full.2024/events.jsonl"
+        deadline = time.monotonic() + 200
+        while not events.exists() or '"metrics"' not in events.read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, process.stderr and process.stderr.read()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["KILLED"]
 
 
 @pytest.mark.slow

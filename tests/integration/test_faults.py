@@ -148,7 +148,7 @@ def test_restarts_have_an_end(data, tmp_path):
     job.workers()[0].kill()
     assert job.wait() == 2
     assert "worker 0 died: its process was killed or crashed" in job.err
-    assert "faults.max_restarts = 0" in job.err and "go on from step 20" in job.err
+    assert "faults.max_restarts is 0" in job.err and "resume from step 20" in job.err
     assert "Traceback" not in job.err
 
 

@@ -1,0 +1,106 @@
+"""Jobs on one machine open no port to other machines, whatever they start."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.datasets import write_dataset
+from tests.integration.test_train_job import MODEL, ROOT, SETTINGS
+
+
+def listening(process: psutil.Process) -> set[tuple[str, str]]:
+    """(Process name, address) of each socket on which a process or its descendants listen."""
+    found = set()
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            if each.name() == "gcs_server":
+                environment = each.environ()  # empty while the process starts or ends
+                assert not environment or asks_for_token(environment), environment
+            for connection in each.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add((each.name(), connection.laddr.ip))
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def asks_for_token(environment: dict[str, str]) -> bool:
+    return environment["RAY_AUTH_MODE"] == "token" and len(environment["RAY_AUTH_TOKEN"]) >= 32
+
+
+def is_loopback(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def watched(name: str, *arguments: str) -> set[tuple[str, str]]:
+    """Runs jobs/<name>.py and returns all sockets on which it has listened."""
+    without = ("RAY_", "GLOO_", "NCCL_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(without)}
+    with subprocess.Popen(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        tree, found = psutil.Process(process.pid), set()
+        try:
+            while process.poll() is None:
+                found |= listening(tree)
+                time.sleep(0.1)
+        finally:
+            process.kill()
+        assert process.stdout is not None
+        assert process.returncode == 0, process.stdout.read()
+    return found
+
+
+def check(found: set[tuple[str, str]], *names: str) -> None:
+    """All sockets are on loopback, and processes with these names were seen."""
+    assert {each for each in found if not is_loopback(each[1])} == set()
+    seen = {process for process, _ in found}
+    assert all(any(process.startswith(name) for process in seen) for name in names), seen
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data")
+    write_dataset(path, {"train": 2001, "valid": 300, "test": 301})
+    return str(path)
+
+
+def test_preprocessing(tmp_path):
+    subprocess.run(
+        [sys.executable, "jobs/make_log.py", "--output", f"{tmp_path}/log", "--rows", "2000"],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    inputs = [str(path) for path in sorted(Path(tmp_path, "log").glob("*.tsv"))]
+    preset = ["--config", "jobs/configs/data/criteo.yaml"]
+    found = watched("preprocess", *preset, "--input", *inputs, "--output", f"{tmp_path}/data")
+    check(found, "gcs_server", "raylet")
+
+
+def test_training_on_two_workers(data, tmp_path):
+    arguments = ["--data", data, "--runs", str(tmp_path), "--run-name", "a", "--workers", "2"]
+    found = watched("train_dlf", *arguments, "--train.epochs", "1", *MODEL)
+    check(found, "gcs_server", "raylet", "ray::RayTrainW")
+
+
+def test_a_comparison(data, tmp_path):
+    (tmp_path / "small.yaml").write_text("model: dlf\nvariants: {full: {}}\n")
+    settings = json.dumps({**SETTINGS, "train.epochs": 1})
+    arguments = ["--study", f"{tmp_path}/small.yaml", "--data", data, "--runs", str(tmp_path)]
+    found = watched("compare", *arguments, "--set", settings)
+    check(found, "gcs_server", "raylet", "ray::_train")

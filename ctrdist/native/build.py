@@ -60,7 +60,7 @@ class NativeLibrary:
 
 
 def address(array: np.ndarray | None) -> int | None:
-    """Where the values of a contiguous array begin in memory; None for None."""
+    """The memory address of the first value of a contiguous array; None for None."""
     if array is None:
         return None
     assert array.flags.c_contiguous

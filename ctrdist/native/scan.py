@@ -32,7 +32,7 @@ _LIBRARY = NativeLibrary(
 
 
 class Contents(NamedTuple):
-    """What a text contains."""
+    """The number of lines of a text, and the special characters that it contains."""
 
     lines: int
     nul: bool
@@ -50,7 +50,7 @@ class ScanColumn:
     """label: (n,) float32; integer, number: (n,) float64, NaN where missing; timestamp: (n,) int64;
     categorical: (n,) int32 local ids; multi_valued: (n + 1,) int32, where each row's ids begin."""
     dictionary: Dictionary | None = None
-    """Of a categorical or multi-valued column."""
+    """Takes the values of a categorical or multi-valued column."""
     ids: np.ndarray | None = None
     """Local ids of all rows of a multi-valued column, int32, long enough."""
     hashes: np.ndarray | None = None
@@ -67,16 +67,16 @@ class ScanColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class TextLayout:
-    """What all blocks of a file have in common."""
+    """The layout that all blocks of a file share."""
 
     columns: int
     separator: str
     missing: tuple[str, ...]
     """Texts that stand for no value."""
     hash_key: str
-    """Of :attr:`ScanColumn.hashes`, 16 characters."""
+    """Key of :attr:`ScanColumn.hashes`, 16 characters."""
     row_key: str
-    """Of the rows' hashes, 16 characters."""
+    """Key of the rows' hashes, 16 characters."""
 
 
 def has_scan() -> bool:

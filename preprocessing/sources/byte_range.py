@@ -13,7 +13,7 @@ class ByteRange:
     """A range of a file's bytes, or the whole file."""
 
     url: str
-    """Where any worker finds the file."""
+    """Address at which any worker finds the file."""
     name: str
     """Name as the user gave it, for messages."""
     start: int

@@ -58,7 +58,7 @@ def kernel_lookups(model: nn.Module) -> list[KernelLookup]:
 
 
 def applies(tables: Any) -> bool:
-    """Whether the kernel can do the work of a group of FBGEMM tables."""
+    """True if the kernel can do the work of a group of FBGEMM tables."""
     return (
         isinstance(tables, SplitTableBatchedEmbeddingBagsCodegen)
         and tables.current_device.type == "cpu"
@@ -160,7 +160,7 @@ class KernelLookup(TableLookup):
         return (len(offsets) - 1) // len(self.array)
 
     def _cuts(self, offsets: Tensor) -> list[int]:
-        """Where ranges of tables with about as many lookups for each thread begin and end."""
+        """The bounds of ranges of tables with about as many lookups for each thread."""
         threads, batch = torch.get_num_threads(), self._batch(offsets)
         if threads == 1 or batch == 0:
             return [0, len(self.array)]

@@ -253,7 +253,7 @@ class SharedMemoryLookup(TableLookup):
         on_all_threads(work, self._cuts())
 
     def _cuts(self) -> list[int]:
-        """Where ranges of about as many parts for each thread begin and end."""
+        """The bounds of ranges with about as many parts for each thread."""
         threads = max(1, min(torch.get_num_threads(), len(self.parts)))
         return [len(self.parts) * thread // threads for thread in range(threads + 1)]
 

@@ -33,7 +33,7 @@ _TIMEOUT_S = 1800.0
 _CHUNK_BYTES = 2**21
 """Sums of more bytes are made in chunks."""
 _SHARED_SUM = 2**12
-"""Of sums of more values each worker makes a part, where there are more than two workers."""
+"""Values of a sum above which each of more than two workers adds up a part of it."""
 
 
 class SharedMemory:
@@ -185,7 +185,7 @@ def open_sums(world: World) -> SharedSums | None:
 
 
 def all_ranks(able: bool) -> bool:
-    """Whether it is true on all ranks."""
+    """True if it is true on all ranks."""
     agreed = torch.tensor(int(able))
     dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
     return bool(agreed)

@@ -1,4 +1,4 @@
-"""Which code looks up and updates the tables of a CPU worker: chosen once, when it is sharded."""
+"""The code that looks up and updates tables on a CPU worker, chosen once when a model is sharded."""
 
 from __future__ import annotations
 

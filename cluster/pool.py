@@ -50,10 +50,11 @@ def train_side_by_side(
     connect()
     _check_cores(cores)
     mailbox = start_mailbox()
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
     # max_calls: each run gets a new process, without the PyTorch settings of the one before
-    remote: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)
-    train = remote(_train)
+    train: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)(
+        _train
+    )
     waiting, failed = list(runs), dict[str, str]()
     running: dict[Any, Experiment] = {}
     try:
@@ -66,10 +67,7 @@ def train_side_by_side(
                 show(message)
             for reference in ended:
                 name = running.pop(reference).run_name
-                try:
-                    result = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    result = {"error": " ".join(str(error).split())[-400:]}
+                result = _result_of(reference)
                 if "error" in result:
                     failed[name] = result["error"]
                     show(OfRun(run=name, message=RunFailed(text=result["error"])))
@@ -84,6 +82,16 @@ def train_side_by_side(
         raise
     ray.kill(mailbox)
     return failed
+
+
+def _result_of(reference: Any) -> dict[str, Any]:
+    """The results of a run, or {"error": text} where its process failed."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return {"error": " ".join(str(error).split())[-400:]}
 
 
 def _check_cores(cores: int) -> None:

@@ -71,13 +71,7 @@ def search(
                 num_samples=trials,
                 max_concurrent_trials=parallel or None,
                 search_alg=BasicVariantGenerator(random_state=seed),
-                scheduler=AsyncHyperBandScheduler(
-                    time_attr="epoch",
-                    # beyond the last epoch, where ASHA would end a trial before its result
-                    max_t=max(experiment.train.epochs, _GRACE_EPOCHS) + 1,
-                    grace_period=_GRACE_EPOCHS,
-                    reduction_factor=_REDUCTION,
-                ),
+                scheduler=_scheduler(experiment.train.epochs),
             ),
             run_config=tune.RunConfig(
                 name=path.name,
@@ -87,12 +81,27 @@ def search(
                 verbose=0,
             ),
         )
-    results = tuner.fit()
+    return _best_first(experiment, tuner.fit())
+
+
+def _best_first(experiment: Experiment, results: tune.ResultGrid) -> list[dict[str, Any]]:
+    """The trials; those that ended early are recorded as killed."""
     found = [_from_result(experiment, results[index]) for index in range(len(results))]
     for trial in found:
         if trial["status"] == "ended early":  # Ray Tune has killed its process
             end_killed(f"{experiment.runs}/{trial['run']}", "others were better by then (ASHA)")
     return sorted(found, key=lambda trial: -trial["result"].get(OBJECTIVE, float("-inf")))
+
+
+def _scheduler(epochs: int) -> AsyncHyperBandScheduler:
+    """ASHA over the epochs of a trial."""
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        # beyond the last epoch, where ASHA would end a trial before its result
+        max_t=max(epochs, _GRACE_EPOCHS) + 1,
+        grace_period=_GRACE_EPOCHS,
+        reduction_factor=_REDUCTION,
+    )
 
 
 def with_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

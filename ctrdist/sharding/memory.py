@@ -64,11 +64,7 @@ def explain_shortage(
             f"are: {have}. What would make it fit: {remedies}."
         )
     if total > room * world_size:
-        least = (
-            "another sharding kind or optimiser, as each worker holds a copy"
-            if copied >= room
-            else f"--workers {-(-split // (room - copied))}"
-        )
+        least = _fewest_workers(split, copied, room)
         return (
             f"the tables with their {' and '.join(sorted(set(names.values())))} state take "
             f"{total:,} bytes on all workers, {total - room * world_size:,} more than there are: "
@@ -82,6 +78,13 @@ def explain_shortage(
         "row_wise, which splits evenly, more --workers, a smaller loader.batch_size, or "
         "--sharding.memory_gb if there is more."
     )
+
+
+def _fewest_workers(split: int, copied: int, room: int) -> str:
+    """The option that gives enough workers; `copied` bytes are needed on each of them."""
+    if copied >= room:
+        return "another sharding kind or optimiser, as each worker holds a copy"
+    return f"--workers {-(-split // (room - copied))}"
 
 
 def _kind(table: str, sharding: ShardingConfig, optimizer: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -187,15 +187,19 @@ def plan_tables(
         plan = planner.plan(model, make_sharders(sharding, optim, device))
     except PlannerError as error:
         raise ConfigError(f"{shortage()} (Planner: {_first_line(error)})") from error
-    planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
-    lost = sorted(set(tables) - planned)
-    assert not lost, f"the planner dropped tables: {lost}"
+    _check_all_planned(plan, tables)
     described = layout(Planned(plan, ()), model, optim, world_size)
     held = zip(described.bytes_per_rank, described.state_bytes_per_rank, strict=True)
     # the planner does not know the state of dense Adam and of LAMB in full, nor the average
     if max(weights + state for weights, state in held) > memory * (1 - sharding.reserved):
         raise ConfigError(shortage())
     return Planned(plan, costs.per_rank)
+
+
+def _check_all_planned(plan: ShardingPlan, tables: Mapping[str, torch.Tensor]) -> None:
+    planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
+    lost = sorted(set(tables) - planned)
+    assert not lost, f"the planner dropped tables: {lost}"
 
 
 def table_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ctrdist.config.experiment import Experiment
 from ctrdist.log import setup
+
+if TYPE_CHECKING:  # it imports torch
+    from ctrdist.sharding.plan import Shard
 
 
 def show_plan(experiment: Experiment) -> dict[str, Any]:
@@ -41,31 +45,10 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     described = layout(planned, model, experiment.optim, experiment.workers)
     counted = sizes(model, dataset.schema)
     out = Console()
-    table = Table(
-        "table",
-        "kind",
-        "rows",
-        "columns",
-        "MiB",
-        "workers",
-        title=f"{experiment.model_name} on {dataset.schema.name}",
-    )
-    by_table: dict[str, list[Any]] = {}
+    by_table: dict[str, list[Shard]] = {}
     for shard in described.shards:
         by_table.setdefault(shard.table, []).append(shard)
-    for name, shards in sorted(by_table.items(), key=lambda item: -sum(s.bytes for s in item[1])):
-        rows = max(s.rows[0] + s.rows[1] for s in shards)
-        columns = max(s.columns[0] + s.columns[1] for s in shards)
-        ranks = ", ".join(str(s.rank) for s in shards[:8]) + (" …" if len(shards) > 8 else "")
-        table.add_row(
-            name,
-            shards[0].kind,
-            f"{rows:,}",
-            str(columns),
-            f"{sum(s.bytes for s in shards) / 2**20:,.2f}",
-            ranks,
-        )
-    out.print(table)
+    out.print(_tables(by_table, f"{experiment.model_name} on {dataset.schema.name}"))
     held = ", ".join(f"{b / 2**20:,.1f}" for b in described.bytes_per_rank)
     state = ", ".join(f"{b / 2**20:,.1f}" for b in described.state_bytes_per_rank)
     cost = described.cost_imbalance
@@ -89,3 +72,21 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
         "cost_imbalance": described.cost_imbalance,
         "plan": {name: shards[0].kind for name, shards in by_table.items()},
     }
+
+
+def _tables(by_table: Mapping[str, list[Shard]], title: str) -> Table:
+    """One line for each table, the largest first."""
+    table = Table("table", "kind", "rows", "columns", "MiB", "workers", title=title)
+    for name, shards in sorted(by_table.items(), key=lambda item: -sum(s.bytes for s in item[1])):
+        rows = max(s.rows[0] + s.rows[1] for s in shards)
+        columns = max(s.columns[0] + s.columns[1] for s in shards)
+        ranks = ", ".join(str(s.rank) for s in shards[:8]) + (" …" if len(shards) > 8 else "")
+        table.add_row(
+            name,
+            shards[0].kind,
+            f"{rows:,}",
+            str(columns),
+            f"{sum(s.bytes for s in shards) / 2**20:,.2f}",
+            ranks,
+        )
+    return table

@@ -1,4 +1,4 @@
-"""The code that looks up and updates tables on a CPU worker, chosen once when a model is sharded."""
+"""The code that looks up and updates tables on a CPU worker, chosen once at sharding."""
 
 from __future__ import annotations
 

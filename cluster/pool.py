@@ -50,11 +50,7 @@ def train_side_by_side(
     connect()
     _check_cores(cores)
     mailbox = start_mailbox()
-    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
-    # max_calls: each run gets a new process, without the PyTorch settings of the one before
-    train: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)(
-        _train
-    )
+    train = _remote_training(cores)
     waiting, failed = list(runs), dict[str, str]()
     running: dict[Any, Experiment] = {}
     try:
@@ -82,6 +78,16 @@ def train_side_by_side(
         raise
     ray.kill(mailbox)
     return failed
+
+
+def _remote_training(cores: int) -> Any:
+    """The Ray function that trains a run on so many cores, and on a GPU if there is one."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+    # max_calls: each run gets a new process, without the PyTorch settings of the one before
+    remote: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)
+    return remote(_train)
 
 
 def _result_of(reference: Any) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from ctrdist.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable in a process that `ray job submit` started."""
+_log = logging.getLogger(__name__)
+_STARTS = 3
+"""Attempts to start Ray."""
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
@@ -77,14 +80,22 @@ def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
     from cluster.ray_internals import bind_to_loopback
 
     bind_to_loopback()
-    context = ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=job_api,
-        dashboard_host="127.0.0.1",
-        dashboard_port=0,
-        **_QUIET,
-    )
+    for attempt in range(1, _STARTS + 1):
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=job_api,
+                dashboard_host="127.0.0.1",
+                dashboard_port=0,
+                **_QUIET,
+            )
+            break
+        except Exception as error:  # Ray has no class for it, and its limit of 30 s is fixed
+            if attempt == _STARTS or "timed out during startup" not in str(error):
+                raise
+            _log.warning("Ray did not start within 30 s on this busy machine; trying again.")
+            ray.shutdown()
     return context.dashboard_url or ""
 
 

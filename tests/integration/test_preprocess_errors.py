@@ -262,7 +262,7 @@ def test_after_a_kill_the_next_run_cleans_up(log):
 def test_a_run_at_work_is_not_disturbed(log):
     out = log.parent / "out"
     out.mkdir()
-    owner = {"host": os.uname().nodename, "pid": os.getppid()}
+    owner = {"host": os.uname().nodename, "pid": os.getppid(), "time": time.time()}
     (out / MARKER).write_text(json.dumps(owner))
     with pytest.raises(
         DataError, match=f"another run .process {os.getppid()} on .*. is writing there"

@@ -37,7 +37,7 @@ def test_paths_after_one_flag_become_a_list():
     config, _ = parse(
         PreprocessConfig, ["--config", str(ROOT / "jobs/configs/data/criteo.yaml"), *argv[:4]]
     )
-    assert config.input == ["a.tsv", "b,c.tsv"]
+    assert config.input == [str(Path.cwd() / "a.tsv"), str(Path.cwd() / "b,c.tsv")]
 
 
 @pytest.mark.parametrize(

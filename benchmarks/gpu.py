@@ -126,7 +126,7 @@ def rate_from_loader(
 
 
 def step_of(engine: Engine, prefetcher: Prefetcher) -> Step:
-    """What takes steps as training does."""
+    """Gives the trainer's own step for this engine."""
 
     def abort(*_: Any) -> Any:
         raise ArithmeticError("the loss is not finite")

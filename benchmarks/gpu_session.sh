@@ -23,11 +23,11 @@ stage() {
 gpu() { stage "$1" "$2" python3 benchmarks/gpu.py --out "$out/$1.jsonl" --seconds 0.3 "${@:3}"; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/device.txt"
-stage tests 130 python3 -m pytest -o addopts= --import-mode=importlib -p no:cacheprovider -q tests/gpu ${PYTEST_ARGS:-}
+stage tests 100 python3 -m pytest -o addopts= --import-mode=importlib -p no:cacheprovider -q tests/gpu ${PYTEST_ARGS:-}
 gpu compiled 110 --tower dlf dcnv2 tf4ctr dual_attention --dim 16 --batch 65536 --precision bfloat16 --compile yes --profile 0
-gpu eager 60 --tower dlf tf4ctr dual_attention dcnv2 --dim 16 --batch 65536 8192 --precision bfloat16 --profile 0
+gpu eager 50 --tower dlf tf4ctr dual_attention dcnv2 --dim 16 --batch 65536 8192 --precision bfloat16 --profile 0
 gpu wide 40 --tower dcnv2 --dim 128 --batch 65536 --precision bfloat16 --compile no yes --profile 0
-gpu dlrm 90 --tower dlrm --dim 128 --batch 65536 8192 --precision bfloat16 tf32 --tables rowwise_adagrad --profile 12
-gpu loader 90 --tower dlrm --dim 128 --scale 0.1 --batch 65536 --precision bfloat16 --compile yes \
+gpu dlrm 70 --tower dlrm --dim 128 --batch 65536 8192 --precision bfloat16 tf32 --tables rowwise_adagrad --profile 12
+gpu loader 60 --tower dlrm --dim 128 --scale 0.1 --batch 65536 --precision bfloat16 --compile yes \
     --tables rowwise_adagrad --profile 0 --loader 6000000 --threads 12
-stage checkpoint 120 python3 benchmarks/checkpoint.py --device cuda --rows 58000000 --dim 128 --repeats 1 --only asynchronous
+stage checkpoint 110 python3 benchmarks/checkpoint.py --device cuda --rows 58000000 --dim 128 --repeats 1 --only asynchronous

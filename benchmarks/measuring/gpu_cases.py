@@ -46,7 +46,7 @@ BASE: dict[str, dict[str, Any]] = {"dual_attention": {"frequency": False}}
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is compared."""
+    """The settings of one measurement."""
 
     tower: str
     dim: int

@@ -1,4 +1,4 @@
-"""What is uploaded with a submitted job."""
+"""Files that are uploaded with a submitted job."""
 
 from __future__ import annotations
 

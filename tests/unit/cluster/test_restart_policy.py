@@ -1,4 +1,4 @@
-"""Which of several failed workers is reported, and with which reason."""
+"""The failed worker that is reported, and the reason given."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def fused(w: Weights, c: DualAttentionConfig, pair: Tensor, score: Tensor, other
 
 
 class Side:
-    """What one row's attention sees context its tokens."""
+    """The context of one row's attention, besides its tokens."""
 
     def __init__(self, pairs: Tensor, frequency: Tensor, abundance: Tensor, training: bool):
         self.pairs, self.frequency, self.abundance = pairs, frequency, abundance

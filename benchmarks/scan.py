@@ -27,9 +27,9 @@ import pyarrow.compute as pc  # noqa: E402
 from ctrdist.config.parse import parse  # noqa: E402
 from preprocessing.config.settings import PreprocessConfig, SplitConfig  # noqa: E402
 from preprocessing.scan.scanner import Scanner  # noqa: E402
-from preprocessing.sources.byte_range import ByteRange  # noqa: E402
-from preprocessing.sources.delimited import DelimitedBlock, count_lines, parse_text  # noqa: E402
+from preprocessing.sources.delimited import DelimitedBlock, parse_lines  # noqa: E402
 from preprocessing.sources.raw_block import TableConfig  # noqa: E402
+from preprocessing.sources.shards import ByteRange  # noqa: E402
 from preprocessing.sources.synthetic import LogConfig, write_log  # noqa: E402
 from preprocessing.sources.text_blocks import TextBlock, read_text  # noqa: E402
 
@@ -48,7 +48,7 @@ def main() -> None:
             write_log(LogConfig(output=folder, rows=args.rows, files=1, seed=1, overwrite=True))
         files = args.input or sorted(str(path) for path in Path(folder).glob("*.tsv"))
         blocks = [block for file in files for block in read_text(whole(file))]
-    rows = sum(count_lines(block) for block in blocks)
+    rows = sum(block.raw.count(b"\n") for block in blocks)
     subjects = all_subjects(config, blocks)
     times: dict[str, list[float]] = {name: [] for name in subjects}
     for repeat in range(args.repeats + 1):
@@ -102,7 +102,8 @@ def scan(config: PreprocessConfig, blocks: Sequence[TextBlock]) -> None:
     scanner, names = Scanner(config), [c.name for c in config.columns]
     table = TableConfig(config.format, config.columns, names)
     for block in blocks:
-        assert scanner.scan(DelimitedBlock(block, table, names)) is not None
+        raw = DelimitedBlock(block.byte_range, block.raw, 0, 0, table, names)
+        assert scanner.scan(raw) is not None
 
 
 def copy(blocks: Sequence[TextBlock]) -> None:
@@ -121,7 +122,7 @@ def arrow(config: PreprocessConfig, blocks: Sequence[TextBlock], *, encode: bool
     """The parser alone, or also codes within each block and numbers, which is less than we do."""
     names = [c.name for c in config.columns]
     for block in blocks:
-        table = parse_text(block, config.format, names, names)
+        table = parse_lines(block.raw, config.format, names, names)
         for column in config.columns if encode else []:
             values = table.column(column.name).combine_chunks()
             if column.role == "categorical":

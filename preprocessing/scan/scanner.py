@@ -60,7 +60,7 @@ class Scanner:
         if block.names != self.columns:
             self.columns = block.names
             self._layout = _layout(self.config, len(block.names))
-        raw = block.text.raw
+        raw = block.raw
         if self._layout is None or not 0 < len(raw) <= _MOST_BYTES:
             return None
         found = inspect_text(raw, quote_of(self.config.format))

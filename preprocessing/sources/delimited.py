@@ -15,13 +15,12 @@ import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
 from preprocessing.config.formats import INPUT_FORMATS, FormatConfig
-from preprocessing.sources.byte_range import ByteRange
-from preprocessing.sources.raw_block import Block, TableConfig
+from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.row_errors import Fault
+from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import (
     MAX_LINE_BYTES,
     TextBlock,
-    TextRows,
     read_text,
     without_blank_lines,
 )
@@ -34,7 +33,7 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 
 class LineCheck:
-    """Finds the fault of a line; accepts the lines that :func:`parse_text` accepts.
+    """Finds the fault of a line; accepts the lines that :func:`parse_lines` reads.
 
     Python's csv module splits lines as Arrow does; a test holds that.
     """
@@ -82,32 +81,44 @@ class LineCheck:
 
 
 @dataclass
-class DelimitedBlock(TextRows):
+class DelimitedBlock(TextBlock):
     """Rows of a text with separators."""
 
+    table: TableConfig
     names: list[str]
     """All columns of the file, in its order."""
 
     def parse(self) -> Block:
         """The rows; raises DataError for a malformed line."""
-        return self.block(parse_text(self.text, self.table.layout, self.names, self._wanted))
+        layout, raw = self.table.layout, without_blank_lines(self.raw)
+        parsed = parse_lines(raw, layout, self.names, self._wanted)
+        if parsed is None:
+            check = LineCheck(layout, self.names)
+            for row, line in enumerate(self.lines):
+                if fault := check(line):
+                    raise fault.error(self.where(row))
+            raise self._not_readable()
+        return Block(with_nulls(parsed, layout.missing), self.where)
 
     def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
         """The well-formed lines, their indices, and the faults of the others."""
-        layout, lines = self.table.layout, self.text.lines
-        check = LineCheck(layout, self.names)
-        found = [check(line) for line in lines]
+        layout, check = self.table.layout, LineCheck(self.table.layout, self.names)
+        found = [check(line) for line in self.lines]
         faults = [(row, fault) for row, fault in enumerate(found) if fault]
         good = [row for row, fault in enumerate(found) if not fault]
-        raw = b"".join(lines[row] + b"\n" for row in good)
+        raw = b"".join(self.lines[row] + b"\n" for row in good)
         parsed = parse_lines(raw, layout, self.names, self._wanted)
         if parsed is None:
-            raise _not_readable(self.text, layout)
-        return self.block(parsed).table, np.asarray(good, np.int64), faults
+            raise self._not_readable()
+        return with_nulls(parsed, layout.missing), np.asarray(good, np.int64), faults
 
     @property
     def _wanted(self) -> Sequence[str]:
         return self.names if self.table.wanted is None else self.table.wanted
+
+    def _not_readable(self) -> DataError:
+        layout = self.table.layout.type
+        return DataError(f"{self.where(0)} and following: not readable as {layout}. Fix the rows.")
 
 
 def raw_blocks(
@@ -120,46 +131,23 @@ def raw_blocks(
     """
     needed = [c.name for c in table.columns]
     names = None if table.layout.header else needed
-    if names is None and byte_range.start:
-        names = _names_in_header(byte_range, table.layout, needed)
+    if names is None and byte_range.start:  # the header is not in this range
+        for text in read_text(replace(byte_range, start=0, end=2**62), _HEADER_BYTES):
+            if text.lines:
+                names = _header(text, table.layout, needed)
+                break
     for text in read_text(byte_range, block_bytes):
-        if names is None and count_lines(text):
+        raw, skipped = text.raw, text.skipped
+        if names is None and text.lines:
             names = _header(text, table.layout, needed)
-            text = _drop_header(text)
+            raw, skipped = _without_header(text)
         if names is not None:
-            yield DelimitedBlock(text, table, names)
+            yield DelimitedBlock(byte_range, raw, skipped, text.consumed, table, names)
     if names is None:
-        raise _no_header(byte_range)
-
-
-def count_lines(block: TextBlock) -> int:
-    """Rows of a block, including a header."""
-    return without_blank_lines(block.raw).count(b"\n")
-
-
-def parse_text(
-    block: TextBlock, config: FormatConfig, names: Sequence[str], wanted: Sequence[str]
-) -> pa.Table:
-    """Parses the columns of a block as texts, one row per line that is not blank.
-
-    Args:
-        block: without the header.
-        config: the layout.
-        names: all columns of the file, in its order.
-        wanted: the columns to keep.
-
-    Raises:
-        DataError: a line has another number of columns, or bytes that its encoding lacks.
-    """
-    raw = without_blank_lines(block.raw)
-    table = parse_lines(raw, config, names, wanted)
-    if table is not None:
-        return table
-    check = LineCheck(config, names)
-    for row, line in enumerate(raw.split(b"\n")[:-1]):
-        if fault := check(line):
-            raise fault.error(block.line(row))
-    raise _not_readable(block, config)
+        raise DataError(
+            f"{byte_range.name}: empty; it should begin with a header. Set `format.header` if it "
+            "has none."
+        )
 
 
 def parse_lines(
@@ -176,8 +164,7 @@ def parse_lines(
     if quote and quote.encode() in last and LineCheck(config, names)(last):
         return None  # Arrow takes a quote that is open at the end for a value with a line end
     try:
-        if not raw.isascii():
-            raw = raw.decode(_codec(config.encoding)).encode()
+        raw = decoded(raw, config)
         if _replaced(separator):
             if _STAND_IN.encode() in raw:
                 return None
@@ -215,24 +202,13 @@ def decoded(raw: bytes, layout: FormatConfig) -> bytes:
     return raw if raw.isascii() else raw.decode(_codec(layout.encoding)).encode()
 
 
-def _names_in_header(
-    byte_range: ByteRange, layout: FormatConfig, needed: Sequence[str]
-) -> list[str]:
-    """The names of the columns of a file that is read from its middle."""
-    top = ByteRange(url=byte_range.url, name=byte_range.name, start=0, end=2**62)
-    for text in read_text(top, _HEADER_BYTES):
-        if count_lines(text):
-            return _header(text, layout, needed)
-    raise _no_header(byte_range)
-
-
 def _header(block: TextBlock, layout: FormatConfig, needed: Sequence[str]) -> list[str]:
     """The names in the first line that is not blank; repeated names become unique if not needed."""
-    line = next(line for line in block.raw.split(b"\n") if line.strip(b"\r")).removesuffix(b"\r")
+    line = block.lines[0].removesuffix(b"\r")
     try:
         text = line.decode(_codec(layout.encoding))
     except UnicodeError as error:
-        raise not_decoded(layout, error).error(block.line(0)) from error
+        raise not_decoded(layout, error).error(block.where(0)) from error
     fields, opened = _taken_apart(text, layout)
     counts = Counter(fields)
     remedy = "Correct `columns` or `format` in the data-set YAML."
@@ -240,34 +216,23 @@ def _header(block: TextBlock, layout: FormatConfig, needed: Sequence[str]) -> li
     if lacking or opened:
         shown = ", ".join(fields if len(text) < 2000 else [*fields[:5], "…"])[:2000]
         raise DataError(
-            f"{block.line(0)}: the header has no column {', '.join(lacking)}; it has {shown}. "
+            f"{block.where(0)}: the header has no column {', '.join(lacking)}; it has {shown}. "
             + remedy
         )
     twice = [name for name in needed if counts[name] > 1]
     if twice:
         raise DataError(
-            f"{block.line(0)}: the header has column {', '.join(twice)} more than once. "
+            f"{block.where(0)}: the header has column {', '.join(twice)} more than once. "
             "Rename one in the file."
         )
     return [name if counts[name] == 1 else f"{name}\0{i}" for i, name in enumerate(fields)]
 
 
-def _drop_header(block: TextBlock) -> TextBlock:
+def _without_header(block: TextBlock) -> tuple[bytes, int]:
+    """The lines after the header, and the line ends that precede them in the range."""
     lines = block.raw.split(b"\n")
     first = next(i for i, line in enumerate(lines) if line.strip(b"\r"))
-    rest = b"\n".join(lines[first + 1 :])
-    return replace(block, raw=rest, skipped=block.skipped + first + 1)
-
-
-def _no_header(byte_range: ByteRange) -> DataError:
-    return DataError(
-        f"{byte_range.name}: empty; it should begin with a header. Set `format.header` if it has "
-        "none."
-    )
-
-
-def _not_readable(block: TextBlock, layout: FormatConfig) -> DataError:
-    return DataError(f"{block.line(0)} and following: not readable as {layout.type}. Fix the rows.")
+    return b"\n".join(lines[first + 1 :]), block.skipped + first + 1
 
 
 def _taken_apart(line: str, layout: FormatConfig) -> tuple[list[str], bool]:

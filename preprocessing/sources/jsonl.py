@@ -24,11 +24,11 @@ import pyarrow.json as pa_json
 from ctrdist.features.columns import ColumnConfig
 from ctrdist.features.typed_columns import cast_where_possible
 from preprocessing.config.formats import FormatConfig
-from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.delimited import decoded, not_decoded
-from preprocessing.sources.raw_block import Block, TableConfig
+from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.row_errors import Fault, wrong_value_fault
-from preprocessing.sources.text_blocks import TextRows, read_text, without_blank_lines
+from preprocessing.sources.shards import ByteRange
+from preprocessing.sources.text_blocks import TextBlock, read_text, without_blank_lines
 
 _SAMPLE = 20
 """Lines from which types are guessed."""
@@ -44,30 +44,32 @@ class _NotOne(Exception):
 
 
 @dataclass
-class JsonBlock(TextRows):
+class JsonBlock(TextBlock):
     """Rows of JSON lines."""
+
+    table: TableConfig
 
     def parse(self) -> Block:
         """The rows, null where a line lacks a member; raises DataError for a malformed line."""
         layout, kinds = self.table.layout, _kinds(self.table)
-        raw = without_blank_lines(self.text.raw)
-        columns = _fast(raw, layout, kinds)
+        columns = _fast(without_blank_lines(self.raw), layout, kinds)
         if columns is None:
-            columns, _, faults = read_json_lines(raw.split(b"\n")[:-1], layout, kinds)
+            columns, _, faults = read_json_lines(self.lines, layout, kinds)
             for row, fault in faults:
                 raise fault.error(self.where(row))
-        return self.block(columns)
+        return Block(with_nulls(columns, layout.missing), self.where)
 
     def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
         """The well-formed lines, their indices, and the faults of the others."""
         layout, kinds = self.table.layout, _kinds(self.table)
-        columns, rows, faults = read_json_lines(self.text.lines, layout, kinds)
-        return self.block(columns).table, rows, faults
+        columns, rows, faults = read_json_lines(self.lines, layout, kinds)
+        return with_nulls(columns, layout.missing), rows, faults
 
 
 def raw_blocks(byte_range: ByteRange, table: TableConfig, block_bytes: int) -> Iterator[JsonBlock]:
     """Blocks of a byte range; raises DataError, see :func:`read_text`."""
-    return (JsonBlock(text, table) for text in read_text(byte_range, block_bytes))
+    for text in read_text(byte_range, block_bytes):
+        yield JsonBlock(byte_range, text.raw, text.skipped, text.consumed, table)
 
 
 def read_json_lines(

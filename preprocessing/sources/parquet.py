@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
-from preprocessing.sources.byte_range import ByteRange
-from preprocessing.sources.raw_block import Block, RawBlock, TableConfig, with_nulls
+from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.row_errors import Fault
+from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import open_stored
 
 PARQUET_ROWS = 65536
@@ -25,7 +25,7 @@ _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, Typ
 
 
 @dataclass
-class ParquetBlock(RawBlock):
+class ParquetBlock:
     """Some rows of a Parquet file."""
 
     name: str

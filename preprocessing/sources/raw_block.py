@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,40 +37,33 @@ class Block:
     """Names the place of a row of the block in the log."""
 
 
-class RawBlock(ABC):
+class RawBlock(Protocol):
     """Some rows of a file before they are parsed."""
 
-    name: str
-    """Name of the file, for messages."""
-    consumed: int
-    """Bytes of the stored file that were read since the block before."""
+    @property
+    def name(self) -> str:
+        """Name of the file, for messages."""
 
     @property
-    @abstractmethod
+    def consumed(self) -> int:
+        """Bytes of the stored file that were read since the block before."""
+
+    @property
     def size(self) -> int:
         """Bytes in memory."""
 
-    @abstractmethod
     def parse(self) -> Block:
-        """The rows.
+        """The rows; raises DataError for a malformed row and names the first."""
 
-        Raises:
-            DataError: a row that is malformed; the message names the first.
-        """
-
-    @abstractmethod
     def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
         """The well-formed rows, their (n,) indices in the block, and index and fault of others."""
 
-    @abstractmethod
     def numbers(self, rows: Sequence[int]) -> list[int]:
         """The numbers of some of the block's rows in the file, from 1."""
 
-    @abstractmethod
     def where(self, row: int) -> str:
         """The place of a row of the block in the log."""
 
-    @abstractmethod
     def content(self, row: int) -> bytes:
         """A row as quarantine keeps it."""
 

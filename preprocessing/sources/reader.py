@@ -7,9 +7,8 @@ from importlib import import_module
 
 from preprocessing.config.formats import INPUT_FORMATS
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.raw_block import Block, RawBlock, TableConfig
-from preprocessing.sources.shards import InputSplit
+from preprocessing.sources.shards import ByteRange, InputSplit
 from preprocessing.sources.text_blocks import BLOCK_BYTES
 
 

@@ -7,8 +7,8 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,11 +17,28 @@ from ctrdist.errors import DataError
 from ctrdist.storage import Store, find_files
 from preprocessing.config.formats import INPUT_FORMATS
 from preprocessing.config.settings import PreprocessConfig, SplitConfig
-from preprocessing.sources.byte_range import ByteRange, compression
 
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _EXPANSION = 3
 """About how many bytes of text a byte of a compressed file stands for. Input splits are measured in
 text, so that each takes about the same time and memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteRange:
+    """A range of a file's bytes, or the whole file."""
+
+    url: str
+    """Address at which any worker finds the file."""
+    name: str
+    """Name as the user gave it, for messages."""
+    start: int
+    """First byte. The lines of a text belong to the range in which they begin, as do the row groups
+    of a Parquet file."""
+    end: int
+    """Byte after the last."""
+    version: str = ""
+    """Version of the file, which is another one after a change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +62,6 @@ class InputSplit:
         return self.ranges[0].name + (f" and {more:,} more" if more else "")
 
 
-@dataclass(frozen=True)
-class _File:
-    url: str
-    name: str
-    size: int
-    version: str
-
-    def range(self, start: int, end: int) -> ByteRange:
-        return ByteRange(url=self.url, name=self.name, start=start, end=end, version=self.version)
-
-
 def find_input_splits(config: PreprocessConfig) -> list[InputSplit]:
     """The input splits of all inputs in log order, which depend on files and config alone.
 
@@ -66,9 +72,9 @@ def find_input_splits(config: PreprocessConfig) -> list[InputSplit]:
         raise DataError("no input: give --input one or more raw files, folders or globs.")
     files = [_expand(path) for path in config.input]
     if config.split.by != "file":
-        split_of: list[tuple[_File, str | None]] = [(f, None) for found in files for f in found]
+        split_of: list[tuple[ByteRange, str | None]] = [(f, None) for f in chain(*files)]
     elif config.split.valid or config.split.test:
-        split_of = _by_pattern([file for found in files for file in found], config.split)
+        split_of = _by_pattern([*chain(*files)], config.split)
     elif len(files) == len(SPLITS):
         split_of = [(f, name) for found, name in zip(files, SPLITS, strict=True) for f in found]
     else:
@@ -77,7 +83,7 @@ def find_input_splits(config: PreprocessConfig) -> list[InputSplit]:
             "train, valid and test, in this order. Give three, or name the files for validation "
             "and test by split.valid and split.test, or split by position or hash."
         )
-    splits = _input_splits(((f, split) for f, split in split_of if f.size), config)
+    splits = _input_splits(((f, split) for f, split in split_of if f.end), config)
     if not splits:
         raise DataError(
             f"{', '.join(config.input)}: no rows; all files are empty. Give files with rows."
@@ -107,19 +113,25 @@ def find_beside(file: str, config: PreprocessConfig) -> ByteRange:
         is_folder = Store(first).kind() == "directory"
         where = posixpath.join(first if is_folder else posixpath.dirname(first), file)
     found = _expand(where)[0]
-    if not found.size:
+    if not found.end:
         raise DataError(f"{found.name}: empty; it is joined to the log. Give a file with rows.")
-    return found.range(0, found.size)
+    return found
 
 
-def _expand(path: str) -> list[_File]:
+def _expand(path: str) -> list[ByteRange]:
     """The files of a path, or of a folder or a glob in the order of their names.
 
     Folders are read with everything below them.
     """
     try:
         files = [
-            _File(found.url, _shown(path, found.path), found.size, found.version)
+            ByteRange(
+                url=found.url,
+                name=_shown(path, found.path),
+                start=0,
+                end=found.size,
+                version=found.version,
+            )
             for found in sorted(find_files(path), key=lambda found: _natural(found.path))
         ]
         hint = "" if files else _near(path)
@@ -134,11 +146,13 @@ def _expand(path: str) -> list[_File]:
     return files
 
 
-def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File, str | None]]:
+def _by_pattern(
+    files: Sequence[ByteRange], split: SplitConfig
+) -> list[tuple[ByteRange, str | None]]:
     """Each file with the split whose pattern its name matches; those that match none train."""
     patterns = {"valid": split.valid, "test": split.test}
     used: set[tuple[str, str]] = set()
-    result: list[tuple[_File, str | None]] = []
+    result: list[tuple[ByteRange, str | None]] = []
     for file in files:
         path = PurePosixPath(file.name)
         hits = [(s, p) for s, given in patterns.items() for p in given if path.match(p)]
@@ -167,7 +181,7 @@ def _by_pattern(files: Sequence[_File], split: SplitConfig) -> list[tuple[_File,
 
 
 def _input_splits(
-    files: Iterable[tuple[_File, str | None]], config: PreprocessConfig
+    files: Iterable[tuple[ByteRange, str | None]], config: PreprocessConfig
 ) -> list[InputSplit]:
     """Cuts large files, and joins small ones that follow one another in a split."""
     found: list[InputSplit] = []
@@ -180,13 +194,13 @@ def _input_splits(
             ranges.clear()
 
     for file, split in files:
-        text = file.size * _expansion(file, config)
+        text = file.end * _expansion(file, config)
         if split != current or filled + text > config.shard_bytes:
             close()
             filled, current = 0, split
         edges = _edges(file, config)
         for start, end in pairwise(edges):
-            ranges.append(file.range(start, end))
+            ranges.append(replace(file, start=start, end=end))
             if len(edges) > 2:
                 close()
         filled = filled + text if ranges else 0
@@ -194,16 +208,21 @@ def _input_splits(
     return found
 
 
-def _edges(file: _File, config: PreprocessConfig) -> list[int]:
+def _edges(file: ByteRange, config: PreprocessConfig) -> list[int]:
     """Bytes at which a file is cut, its beginning and end included."""
     if INPUT_FORMATS[config.format.type].is_text and compression(file.url):
-        return [0, file.size]  # a stream has one beginning
-    count = -(-file.size * _expansion(file, config) // config.shard_bytes)
-    return [file.size * i // count for i in range(count + 1)]
+        return [0, file.end]  # a stream has one beginning
+    count = -(-file.end * _expansion(file, config) // config.shard_bytes)
+    return [file.end * i // count for i in range(count + 1)]
 
 
-def _expansion(file: _File, config: PreprocessConfig) -> int:
+def _expansion(file: ByteRange, config: PreprocessConfig) -> int:
     return _EXPANSION if compression(file.url) else INPUT_FORMATS[config.format.type].expansion
+
+
+def compression(path: str) -> str | None:
+    """Arrow's name of the compression that the suffix names; None for none."""
+    return _COMPRESSIONS.get(posixpath.splitext(path)[1])
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

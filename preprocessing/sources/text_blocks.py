@@ -6,19 +6,17 @@ compressed one and a byte range.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
 from ctrdist.errors import DataError
 from ctrdist.storage import open_file, retry_unreachable_s3
-from preprocessing.sources.byte_range import ByteRange, compression
-from preprocessing.sources.raw_block import Block, RawBlock, TableConfig, with_nulls
+from preprocessing.sources.shards import ByteRange, compression
 
 BLOCK_BYTES = 16 * 2**20
 MAX_LINE_BYTES = 64 * 2**20
@@ -28,7 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass
 class TextBlock:
-    """Some lines of a byte range."""
+    """Some lines of a byte range; each format adds how they are parsed, see RawBlock."""
 
     byte_range: ByteRange
     raw: bytes
@@ -37,6 +35,16 @@ class TextBlock:
     """Line ends between the start of the range's first line and this block."""
     consumed: int
     """Bytes of the stored file that were read since the block before."""
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.byte_range.name
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self.raw)
 
     @cached_property
     def lines(self) -> list[bytes]:
@@ -49,42 +57,13 @@ class TextBlock:
         first = _lines_before(self.byte_range) + self.skipped + 1
         return [first + filled[row] for row in rows]
 
-    def line(self, row: int) -> str:
-        """The place of a row: file:line."""
-        return f"{self.byte_range.name}:{self.numbers([row])[0]}"
-
-
-@dataclass
-class TextRows(RawBlock):
-    """Rows of a text format, one per line; a base."""
-
-    text: TextBlock
-    """The lines, without a header."""
-    table: TableConfig
-
-    def __post_init__(self) -> None:
-        self.name, self.consumed = self.text.byte_range.name, self.text.consumed
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory."""
-        return len(self.text.raw)
-
-    def numbers(self, rows: Sequence[int]) -> list[int]:
-        """The numbers of some rows' lines in the file, from 1."""
-        return self.text.numbers(rows)
-
     def where(self, row: int) -> str:
         """The place of a row: file:line."""
-        return self.text.line(row)
+        return f"{self.name}:{self.numbers([row])[0]}"
 
     def content(self, row: int) -> bytes:
         """The line of a row."""
-        return self.text.lines[row]
-
-    def block(self, columns: pa.Table) -> Block:
-        """The block of some parsed columns."""
-        return Block(with_nulls(columns, self.table.layout.missing), self.where)
+        return self.lines[row]
 
 
 def read_text(byte_range: ByteRange, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
@@ -104,9 +83,7 @@ def read_text(byte_range: ByteRange, block_bytes: int = BLOCK_BYTES) -> Iterator
         stream = pa.CompressedInputStream(file, codec) if codec else file
         for raw in _cut(_chunks(stream, byte_range, block_bytes), byte_range):
             now = max(consumed, min(file.tell(), byte_range.end))
-            yield TextBlock(
-                byte_range=byte_range, raw=raw, skipped=skipped, consumed=now - consumed
-            )
+            yield TextBlock(byte_range, raw, skipped, now - consumed)
             skipped, consumed = skipped + raw.count(b"\n"), now
 
 
@@ -130,24 +107,19 @@ def open_stored(byte_range: ByteRange) -> Iterator[StoredFile]:
         file = open_file(byte_range.url)
     except OSError as error:
         raise _not_read(byte_range, error) from error
-    with StoredFile(file, byte_range) as stored:
-        yield stored
+    with closing(file):
+        yield StoredFile(file, byte_range)
 
 
-class StoredFile(io.RawIOBase):
+class StoredFile:
     """A file whose errors name it: Arrow hides the cause among errors of its own."""
 
-    def __init__(self, file: Any, byte_range: ByteRange) -> None:
+    def __init__(self, file: IO[bytes], byte_range: ByteRange) -> None:
         self._file = file
         self._byte_range = byte_range
 
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
     def read(self, size: int | None = -1) -> bytes:
         """Reads bytes; raises DataError where the store fails."""
@@ -155,20 +127,6 @@ class StoredFile(io.RawIOBase):
             return self._file.read(-1 if size is None else size)
         except Exception as error:  # each store has its own classes
             raise _not_read(self._byte_range, error) from error
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to an offset without reading."""
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        """The offset."""
-        return int(self._file.tell())
-
-    def close(self) -> None:
-        """Closes the file of the store too."""
-        if not self.closed:
-            self._file.close()
-        super().close()
 
 
 def _not_read(byte_range: ByteRange, error: Exception) -> DataError:

@@ -22,9 +22,9 @@ from preprocessing.config.settings import (
     SplitConfig,
 )
 from preprocessing.scan.scanner import Scanner
-from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.delimited import DelimitedBlock
 from preprocessing.sources.raw_block import Block, TableConfig
+from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.side_tables import SideTable
 from preprocessing.sources.text_blocks import TextBlock
 from preprocessing.split.assign import row_hash
@@ -109,7 +109,8 @@ def raw_block(
     known = [c.name for c in config.columns]
     names = known if names is None else names
     wanted = names if config.split.by == "hash" else known
-    return DelimitedBlock(text, TableConfig(config.format, config.columns, wanted), names)
+    table = TableConfig(config.format, config.columns, wanted)
+    return DelimitedBlock(text.byte_range, text.raw, 0, 0, table, names)
 
 
 def slow_block(block: TextBlock, config: PreprocessConfig) -> Block:

@@ -14,10 +14,9 @@ from ctrdist.errors import DataError
 from ctrdist.features.typed_columns import read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.sources import jsonl, reader
-from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.jsonl import read_json_lines
 from preprocessing.sources.reader import Block, read_blocks
-from preprocessing.sources.shards import InputSplit
+from preprocessing.sources.shards import ByteRange, InputSplit
 
 LAYOUT = FormatConfig(type="jsonl", missing=["", "NA"])
 COLUMNS = [

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 from ctrdist.errors import DataError
 from ctrdist.features.typed_columns import read_typed_columns
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
-from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.delimited import DelimitedBlock
 from preprocessing.sources.jsonl import JsonBlock
 from preprocessing.sources.quarantine import BadRow, clean
 from preprocessing.sources.raw_block import Block, RawBlock, TableConfig
 from preprocessing.sources.reader import read_raw_blocks
-from preprocessing.sources.shards import InputSplit
-from preprocessing.sources.text_blocks import TextBlock
+from preprocessing.sources.shards import ByteRange, InputSplit
 
 COLUMNS = [
     ColumnConfig(name="label", role="label"),
@@ -43,10 +41,10 @@ def config(kind: str = "tsv", **layout: object) -> PreprocessConfig:
 
 def block_of(raw: bytes, settings: PreprocessConfig) -> RawBlock:
     piece = ByteRange(url="memory", name="log", start=0, end=len(raw))
-    text = TextBlock(byte_range=piece, raw=raw, skipped=0, consumed=len(raw))
     table = TableConfig(settings.format, settings.columns, NAMES)
     jsonl = settings.format.type == "jsonl"
-    return JsonBlock(text, table) if jsonl else DelimitedBlock(text, table, NAMES)
+    text = piece, raw, 0, len(raw)
+    return JsonBlock(*text, table) if jsonl else DelimitedBlock(*text, table, NAMES)
 
 
 def cleaned(raw: bytes, settings: PreprocessConfig) -> tuple[list[dict], list[BadRow]]:

@@ -11,10 +11,9 @@ import pytest
 from ctrdist.errors import DataError
 from preprocessing.config.settings import ColumnConfig, FormatConfig, PreprocessConfig
 from preprocessing.sources import text_blocks as lines
-from preprocessing.sources.byte_range import ByteRange
 from preprocessing.sources.raw_block import TableConfig
 from preprocessing.sources.reader import raw_blocks
-from preprocessing.sources.shards import find_input_splits
+from preprocessing.sources.shards import ByteRange, find_input_splits
 
 TSV = FormatConfig(type="tsv")
 COLUMNS = [ColumnConfig(name=n) for n in ("a", "b")]

@@ -34,10 +34,13 @@ import pyarrow as pa  # noqa: E402
 from ctrdist.native.distinct import BUCKETS  # noqa: E402
 from ctrdist.storage import Store  # noqa: E402
 from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_values  # noqa: E402
-from preprocessing.vocabulary.assign_ids import assign_ids  # noqa: E402
+from preprocessing.vocabulary.assign_ids import (  # noqa: E402
+    assign_ids,
+    id_tables,
+    write_shard_ids,
+)
 from preprocessing.vocabulary.hash_partition import plan_groups  # noqa: E402
 from preprocessing.vocabulary.merge import MergedGroup, Rule, merge  # noqa: E402
-from preprocessing.vocabulary.shard_ids import id_tables, write_shard_ids  # noqa: E402
 
 CARDINALITIES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 LINE_SECONDS = 5.0
@@ -26,29 +25,22 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            text = (
-                TextColumn("{task.description}"),
+            self._bar = Bar(
+                "{task.description}",
                 BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-            )
-            rate = (
-                TextColumn("{task.fields[rate]}"),
+                "{task.percentage:>3.0f}%",
+                "{task.fields[rate]}",
                 TimeRemainingColumn(elapsed_when_finished=True),
+                console=Console(stderr=True),
             )
-            self._bar = Bar(*text, *rate, console=Console(stderr=True))
             self._task = self._bar.add_task(self._title, total=self._total, rate="")
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             if kind is None:
                 self._bar.update(self._task, completed=self._total, rate=self._rate())

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import ray
 from ctrdist.errors import DataError, UserError
 from ctrdist.storage import is_storage_error
 from preprocessing.runtime.progress import Progress
-from preprocessing.runtime.work_dir import WorkDir, stamped
+from preprocessing.runtime.work_dir import WorkDir
 
 ATTEMPTS = 4
 """Attempts of a task whose worker dies, or that cannot reach a store."""
@@ -77,80 +77,6 @@ class _Running:
         progress.advance(step.rows, step.bytes)
 
 
-def run_all(
-    task: Callable[..., Any],
-    calls: Sequence[Call],
-    progress: Progress,
-    limit: int,
-    finished: Callable[[int], None] = lambda index: None,
-) -> list[Any]:
-    """Runs a task for each call in Ray's workers.
-
-    Args:
-        task: a generator of steps, and its result last; may be run again from its start.
-        calls: of the task.
-        progress: receives the steps.
-        limit: how many run at a time.
-        finished: receives the index of each call that is done.
-
-    Returns:
-        The results in the order of the calls.
-
-    Raises:
-        UserError: the first of a task, or a worker died at each attempt. All tasks have ended.
-    """
-    remote: Any = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)(task)
-    results: list[Any] = [None] * len(calls)
-    attempts = [0] * len(calls)
-    waiting = list(range(len(calls)))[::-1]
-    running: dict[Any, _Running] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                index = waiting.pop()
-                attempts[index] += 1
-                running[remote.remote(*calls[index].arguments)] = _Running(index)
-            for generator in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-                mine = running[generator]
-                try:
-                    value = ray.get(next(generator))  # type: ignore[arg-type]
-                except StopIteration:
-                    del running[generator]
-                    continue
-                except _RETRIED as error:
-                    if not _is_transient(error):
-                        raise
-                    del running[generator]
-                    mine.add(Step(-mine.rows, -mine.bytes), progress)
-                    _check_attempts(calls[mine.index].name, attempts[mine.index], error)
-                    waiting.append(mine.index)
-                    continue
-                if isinstance(value, Step):
-                    mine.add(value, progress)
-                else:
-                    results[mine.index] = value
-                    finished(mine.index)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError) or is_storage_error(error.cause):
-            raise error.cause from None
-        raise
-    finally:
-        _stop(list(running))
-    return results
-
-
-@dataclass
-class _Pass:
-    title: str
-    done: int
-    total: int
-
-    def __str__(self) -> str:
-        if self.done == self.total:
-            return f"{self.title} is done"
-        return f"{self.title} is done for {self.done:,} of {self.total:,} parts"
-
-
 class TaskRunner:
     """Runs the passes of one run. A task that is marked as done is not run again."""
 
@@ -172,7 +98,7 @@ class TaskRunner:
         """Marks of the tasks that are done."""
         self.seconds: dict[str, float] = {}
         """Seconds of each pass of this run."""
-        self._passes: list[_Pass] = []
+        self._passes: dict[str, Sequence[Call]] = {}
 
     def run(
         self,
@@ -194,41 +120,88 @@ class TaskRunner:
 
         Returns:
             The results in the order of the calls.
+
+        Raises:
+            UserError: the first of a task, or a worker died at each attempt. All tasks have ended.
         """
         start = time.monotonic()
-        found = {k: call for k, call in enumerate(calls) if call.mark in self.done}
-        results: dict[int, T] = {k: self._work.result(c.mark, kind) for k, c in found.items()}
-        missing = [k for k in range(len(calls)) if k not in found]
+        results: list[Any] = [None] * len(calls)
+        missing = [k for k, call in enumerate(calls) if call.mark not in self.done]
+        for k in set(range(len(calls))).difference(missing):
+            results[k] = self._work.result(calls[k].mark, kind)
         if missing:
+            self._passes[title] = calls
             total = len(missing) if total_bytes is None else total_bytes
-            current = _Pass(title, len(found), len(calls))
-            self._passes.append(current)
-
-            def finished(k: int) -> None:
-                self.done.add(calls[missing[k]].mark)
-                current.done += 1
-                if total_bytes is None:
-                    progress.advance(0, 1)
-
-            marked = [
-                Call(c.mark, c.name, (self._work, c.mark, task, *c.arguments))
-                for c in (calls[k] for k in missing)
-            ]
-            with Progress(title, total, parts=total_bytes is None) as progress:
-                new = run_all(_run_and_mark, marked, progress, self.limit, finished)
-            results.update(zip(missing, new, strict=True))
+            with (
+                Progress(title, total, parts=total_bytes is None) as progress,
+                closing(self._run_all(task, calls, missing, progress)) as finished,
+            ):
+                for k, result in finished:
+                    results[k] = result
+                    self.done.add(calls[k].mark)
+                    if total_bytes is None:
+                        progress.advance(0, 1)
         self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - start
-        return [results[k] for k in range(len(calls))]
+        return results
 
     def mark(self, task: str) -> str:
         """The mark of a task whose result holds for this run's input files alone."""
-        return stamped(task, self._stamp)
+        return f"{task}@{self._stamp}"
 
     def done_so_far(self) -> str:
         """Sentences that say which passes are done, with a blank; empty before the first pass."""
-        if not self._passes:
-            return ""
-        return f"{', '.join(map(str, self._passes))}; what comes after is not. "
+        texts = []
+        for title, calls in self._passes.items():
+            done, total = sum(call.mark in self.done for call in calls), len(calls)
+            part = "" if done == total else f" for {done:,} of {total:,} parts"
+            texts.append(f"{title} is done{part}")
+        return f"{', '.join(texts)}; what comes after is not. " if texts else ""
+
+    def _run_all(
+        self,
+        task: Callable[..., Any],
+        calls: Sequence[Call],
+        missing: list[int],
+        progress: Progress,
+    ) -> Generator[tuple[int, Any]]:
+        """Runs the missing calls; yields the index and the result of each as it ends."""
+        remote: Any = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)(_run_and_mark)
+        attempts = dict.fromkeys(missing, 0)
+        waiting = missing[::-1]
+        running: dict[Any, _Running] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.limit:
+                    index = waiting.pop()
+                    attempts[index] += 1
+                    call = calls[index]
+                    generator = remote.remote(self._work, call.mark, task, *call.arguments)
+                    running[generator] = _Running(index)
+                for generator in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
+                    mine = running[generator]
+                    try:
+                        value = ray.get(next(generator))  # type: ignore[arg-type]
+                    except StopIteration:
+                        del running[generator]
+                        continue
+                    except _RETRIED as error:
+                        if not _is_transient(error):
+                            raise
+                        del running[generator]
+                        mine.add(Step(-mine.rows, -mine.bytes), progress)
+                        _check_attempts(calls[mine.index].name, attempts[mine.index], error)
+                        waiting.append(mine.index)
+                        continue
+                    if isinstance(value, Step):
+                        mine.add(value, progress)
+                    else:
+                        yield mine.index, value
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError) or is_storage_error(error.cause):
+                raise error.cause from None
+            raise
+        finally:
+            _stop(list(running))
 
 
 def _run_and_mark(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -25,51 +25,28 @@ _PACKED = 64
 """Bytes from which an array is compressed, in stores that are not local."""
 
 
-class ScanFileWriter:
-    """Writes a scan file. A context manager: the file exists once the block ends without error."""
+@contextmanager
+def new_scan_file(store: Store, name: str) -> Iterator[Callable[[LocalRows], None]]:
+    """A function that appends a block; the file exists once the context ends without an error."""
+    codec = None if store.local else pa.Codec("lz4")
+    blocks: list[list[list[Any]]] = []
+    with store.write(name) as file:
+        yield lambda rows: blocks.append([_write(file, codec, *array) for array in _arrays(rows)])
+        index = json.dumps(blocks).encode()
+        file.write(index + len(index).to_bytes(8, "little"))
 
-    def __init__(self, store: Store, name: str) -> None:
-        self._opening = store.write(name)
-        self._codec = None if store.local else pa.Codec("lz4")
-        self._blocks: list[Any] = []
-        self._offset = 0
 
-    def __enter__(self) -> ScanFileWriter:
-        self._file: IO[bytes] = self._opening.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                index = json.dumps(self._blocks).encode()
-                self._file.write(index + len(index).to_bytes(8, "little"))
-        except BaseException as late:
-            self._opening.__exit__(type(late), late, late.__traceback__)
-            raise
-        self._opening.__exit__(kind, error, trace)
-
-    def write(self, rows: LocalRows) -> None:
-        """Appends a block."""
-        arrays = [self._array(title, array) for title, array in _arrays(rows)]
-        self._blocks.append(arrays)
-
-    def _array(self, title: str, array: np.ndarray) -> list[Any]:
-        array = np.ascontiguousarray(_narrow(array))
-        content: Any = array.view(np.uint8).data
-        packed = self._codec is not None and array.nbytes >= _PACKED
-        if self._codec is not None and packed:
-            content = self._codec.compress(content, asbytes=True)
-        entry = [title, array.dtype.str, len(array), self._offset, len(content), packed]
-        self._file.write(content)
-        padding = -len(content) % _ALIGNED
-        self._file.write(bytes(padding))
-        self._offset += len(content) + padding
-        return entry
+def _write(file: IO[bytes], codec: pa.Codec | None, title: str, array: np.ndarray) -> list[Any]:
+    """Appends an array; returns its entry in the list of the block."""
+    array = np.ascontiguousarray(_narrow(array))
+    content: Any = array.view(np.uint8).data
+    packed = codec is not None and array.nbytes >= _PACKED
+    if codec is not None and packed:
+        content = codec.compress(content, asbytes=True)
+    entry = [title, array.dtype.str, len(array), file.tell(), len(content), packed]
+    file.write(content)
+    file.write(bytes(-len(content) % _ALIGNED))
+    return entry
 
 
 def read_scan_file(store: Store, name: str) -> Iterator[LocalRows]:

@@ -20,7 +20,7 @@ from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Step
 from preprocessing.runtime.work_dir import WorkDir, digest
 from preprocessing.scan.derived_features import DerivedFeatures
-from preprocessing.scan.scan_file import ScanFileWriter, read_scan_file
+from preprocessing.scan.scan_file import new_scan_file, read_scan_file
 from preprocessing.scan.scanner import Scanner
 from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, read_values, write_values
 from preprocessing.sources.quarantine import BadRow, clean
@@ -139,12 +139,12 @@ def _scan_shard(
         return None
     scanner, derived = Scanner(config, plan.side_tables), DerivedFeatures(config)
     counts, bad, taken = SplitCounts.empty(config.split), list[BadRow](), 0
-    with ScanFileWriter(store, scan_file_name(name)) as coded:
+    with new_scan_file(store, scan_file_name(name)) as write:
         for raw in itertools.chain([first], blocks):
             rows, found = _parsed(config, raw, scanner)
             derived.add(rows, scanner.dictionaries)
             counts.add(rows.label, rows.timestamp)
-            coded.write(rows)
+            write(rows)
             bad += found
             taken += raw.size
             yield Step(len(rows.label) + len(found), raw.consumed)

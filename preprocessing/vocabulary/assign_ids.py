@@ -1,31 +1,35 @@
-"""Assigns ids to a column's values and writes its vocabulary, from one block of each merged part.
+"""Assigns ids to a column's values, writes its vocabulary, and gives each shard its ids.
 
-The values of a part are ordered: those of a parent by its ids, then new ones by falling count,
-equal counts by bytes. Each round takes from all parts the values that precede all that is not read
-yet, brings them into one order and appends them to the vocabulary.
+A vocabulary is made from one block of each merged part at a time. The values of a part are ordered:
+those of a parent by its ids, then new ones by falling count, equal counts by bytes. Each round
+takes from all parts the values that precede all that is not read yet, brings them into one order
+and appends them to the vocabulary.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from ctrdist.errors import DataError
-from ctrdist.native.distinct import order
+from ctrdist.native.distinct import BUCKETS, order, read_blocks
 from ctrdist.native.strings import Strings
-from ctrdist.schema import FIRST_VALUE_ID
+from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
 from ctrdist.storage import Store
-from preprocessing.vocabulary.file import new_vocabulary
-from preprocessing.vocabulary.merge import MergedGroup, MergedPart
+from preprocessing.scan.shard_values import ValuesIndex, edges_of, read_local_ids, read_range
+from preprocessing.vocabulary.file import new_vocabulary, vocabulary_rows
+from preprocessing.vocabulary.hash_partition import Part
+from preprocessing.vocabulary.merge import MergedGroup, MergedPart, Rule, hash_buckets
 
 ROUND_ROWS = 2**20
 """Upper bound of the values held of all parts together."""
 ROUND_BYTES = 2**28
 """Upper bound of the bytes of the held values."""
+_ROWS = 2**18
 _MAX_IDS = 2**31 - 1
 _NEW = _MAX_IDS  # stands for the parent's id of a value that it lacks
 
@@ -50,6 +54,19 @@ class ColumnIds:
     """Hash of the vocabulary file."""
 
 
+@dataclass
+class ShardIds:
+    """A file with the ids of all shards' values of a group.
+
+    It has, for each shard and then each part, the id of each of the shard's entries, int32. At byte
+    `footer` follow the entries at which each shard's part begins, int64 (shards · parts + 1,).
+    """
+
+    name: str
+    footer: int
+    parts: list[Part]
+
+
 def assign_ids(
     store: Store,
     column: str,
@@ -71,7 +88,7 @@ def assign_ids(
         out: name of the file of ids.
 
     Raises:
-        DataError: more values than there are ids, or a damaged parent.
+        DataError: more values than there are ids.
     """
     found = [(group.name, part) for group in merged for part in group.parts]
     found = sorted((x for x in found if x[1].column == column), key=lambda x: x[1].first)
@@ -90,8 +107,7 @@ def assign_ids(
             first = FIRST_VALUE_ID + done
             ids.fill(-1)
             ids[ordered] = np.arange(first, first + len(ordered), dtype=np.int32)
-            _check_parent(values.parents[ordered], ids[ordered], column)
-            writer.write(texts, first, values.counts[ordered])
+            writer.write(vocabulary_rows(texts, first, values.counts[ordered]))
             cuts = np.cumsum([0, *lengths])
             given.append([int((ids[a:b] >= 0).sum()) for a, b in pairwise(cuts)])
             file.write(ids[ids >= 0].data)
@@ -124,6 +140,95 @@ def ids_of_part(store: Store, ids: ColumnIds, first: int) -> np.ndarray:
         if end > start:
             found.append(np.frombuffer(store.get_range(ids.name, 4 * start, 4 * end), np.int32))
     return np.concatenate(found)
+
+
+def write_shard_ids(
+    store: Store,
+    merged: MergedGroup,
+    columns: Mapping[str, ColumnIds],
+    rules: Mapping[str, Rule],
+    out: str,
+) -> ShardIds:
+    """Writes the ids of the values of all shards that are in a group.
+
+    Args:
+        store: that of the merged group, and of what is written.
+        merged: the group.
+        columns: by column.
+        rules: by column.
+        out: name of the file.
+    """
+    ids = []
+    for part in merged.parts:
+        rule, column = rules[part.column], columns[part.column]
+        position = part.position(store, merged.name)
+        own = ids_of_part(store, column, part.first)
+        if rule.num_buckets is None:
+            table: np.ndarray = np.full(part.distinct, UNKNOWN_ID, np.int32)
+        else:
+            table = part.hash_bucket(store, merged.name) + np.int32(FIRST_VALUE_ID + column.size)
+        chosen = (position >= 0) & (position < len(own))
+        table[chosen] = own[position[chosen]]
+        ids.append(table)
+    source = f"{merged.name}.index"
+    number = merged.shards * len(merged.parts) + 1
+    raw = store.get_range(source, merged.footer, merged.footer + 8 * number)
+    edges = np.frombuffer(raw, np.int64)
+    with store.write(out) as file:
+        for i, (start, end) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+            for at in range(start, end, _ROWS):
+                stop = min(at + _ROWS, end)
+                index = np.frombuffer(store.get_range(source, 4 * at, 4 * stop), np.int32)
+                file.write(np.take(ids[i % len(ids)], index).data)
+        file.write(raw)
+    parts = [Part(p.column, p.first, p.last) for p in merged.parts]
+    return ShardIds(out, merged.footer, parts)
+
+
+def id_tables(
+    store: Store, index: ValuesIndex, shard: int, assigned: Sequence[ShardIds]
+) -> dict[str, np.ndarray]:
+    """The ids of a shard's local ids.
+
+    Args:
+        store: that of the values and of the assigned ids.
+        index: of the shard.
+        shard: its position among those that were merged.
+        assigned: all groups.
+
+    Returns:
+        Column with a vocabulary → (local ids + 1,) int32: the id of each local id; the last entry,
+        which local id −1 selects, is that of unknown.
+    """
+    columns = list(dict.fromkeys(part.column for group in assigned for part in group.parts))
+    edges = edges_of(store, index, columns)
+    local = {column: read_local_ids(store, index, edges[column]) for column in columns}
+    tables = {c: np.full(len(local[c]) + 1, UNKNOWN_ID, np.int32) for c in columns}
+    for group in assigned:
+        number = len(group.parts)
+        start = group.footer + 8 * shard * number
+        raw = store.get_range(group.name, start, start + 8 * (number + 1))
+        starts = np.frombuffer(raw, np.int64)
+        raw = store.get_range(group.name, 4 * int(starts[0]), 4 * int(starts[-1]))
+        ids = np.frombuffer(raw, np.int32)
+        for part, at, end in zip(group.parts, starts[:-1], starts[1:], strict=True):
+            rows = edges[part.column][[part.first, part.last], 0]
+            chosen = local[part.column][slice(*rows)]
+            tables[part.column][chosen] = ids[at - starts[0] : end - starts[0]]
+    return tables
+
+
+def hashed_id_table(store: Store, index: ValuesIndex, column: str, num_buckets: int) -> np.ndarray:
+    """The ids of a shard's local ids, for a column that is hashed and has no vocabulary.
+
+    Returns:
+        (local ids + 1,) int32, as of :func:`id_tables`.
+    """
+    edges = edges_of(store, index, [column])[column]
+    _, _, texts = read_blocks(read_range(store, index, edges, 0, BUCKETS), edges[:, 0])
+    table: np.ndarray = np.full(len(texts) + 1, UNKNOWN_ID, np.int32)
+    table[read_local_ids(store, index, edges)] = FIRST_VALUE_ID + hash_buckets(texts, num_buckets)
+    return table
 
 
 def _num_ids(column: str, parts: Sequence[MergedPart], max_size: int | None) -> int:
@@ -184,7 +289,8 @@ class _Stream:
         self._rows = max(1, ROUND_ROWS // parts)
         self._max_bytes = max(1, ROUND_BYTES // parts)
         self._next, self._byte = 0, 0
-        self.held = _Values(np.empty(0, np.int32), np.empty(0, np.int64), _no_texts())
+        none = np.empty(0, np.int32)
+        self.held = _Values(none, none, Strings.from_lengths(none, np.empty(0, np.uint8)))
 
     @property
     def ended(self) -> bool:
@@ -231,16 +337,3 @@ def _round(streams: list[_Stream]) -> tuple[list[int], _Values]:
     last = [s.held.key(len(s.held.counts) - 1) for s in streams if not s.ended]
     taken = [stream.take(min(last) if last else None) for stream in streams]
     return [len(values.counts) for values in taken], _Values.joined(taken)
-
-
-def _check_parent(parents: np.ndarray, ids: np.ndarray, column: str) -> None:
-    old = parents != _NEW
-    if not np.array_equal(parents[old], ids[old]):
-        raise DataError(
-            f"column {column}: the parent's vocabulary has a value twice, or ids that are missing. "
-            "Give a parent that preprocessing wrote."
-        )
-
-
-def _no_texts() -> Strings:
-    return Strings(np.zeros(1, np.int64), np.empty(0, np.uint8))

@@ -15,12 +15,11 @@ from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Call, TaskRunner
 from preprocessing.scan.shard_values import ValuesIndex
-from preprocessing.vocabulary.assign_ids import ColumnIds, assign_ids
+from preprocessing.vocabulary.assign_ids import ColumnIds, ShardIds, assign_ids, write_shard_ids
 from preprocessing.vocabulary.file import vocabulary_file
 from preprocessing.vocabulary.hash_partition import Group, plan_groups
 from preprocessing.vocabulary.merge import MergedGroup, Rule, merge
 from preprocessing.vocabulary.parent import Parent, write_parent
-from preprocessing.vocabulary.shard_ids import ShardIds, write_shard_ids
 
 MAX_BYTES = 256 * 2**20
 """Memory for the values of a group."""

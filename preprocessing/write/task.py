@@ -18,17 +18,16 @@ from ctrdist.features.fitted import FittedFeatures
 from ctrdist.schema import Schema
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.parquet_writer import ParquetWriter, new_parquet_file
 from preprocessing.runtime.task_runner import Call, Step, TaskRunner
-from preprocessing.runtime.work_dir import WorkDir
+from preprocessing.runtime.work_dir import WorkDir, from_json, to_json
 from preprocessing.scan.scan_file import read_scan_file
 from preprocessing.scan.shard_values import ValuesIndex
 from preprocessing.scan.task import ShardSummary, scan_file_name, split_of
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.profile import Profile
-from preprocessing.vocabulary.shard_ids import ShardIds, hashed_id_table, id_tables
+from preprocessing.vocabulary.assign_ids import ShardIds, hashed_id_table, id_tables
 from preprocessing.write.output_dir import Output
-from preprocessing.write.parquet_writer import PartWriter
 from preprocessing.write.shuffle import (
     ROW_INDEX,
     Scattered,
@@ -157,11 +156,11 @@ def write_shard(
     profile = writing.new_profile()
     first, end = writing.split_plan.rows[index : index + 2]
     total, positives = end - first, dict.fromkeys(files, 0)
-    parts: dict[str, PartWriter] = {}
+    parts: dict[str, ParquetWriter] = {}
     scattered: list[pa.Table] = []
     with ExitStack() as stack:
         for split, file in files.items():
-            new = PartWriter(writing.output.store, file, target, config.row_group_size)
+            new = new_parquet_file(writing.output.store, file, target, config.row_group_size)
             parts[split] = stack.enter_context(new)
         for rows in read_scan_file(store, scan_file_name(name)):
             chosen = split_of(assigner, rows)
@@ -180,7 +179,7 @@ def write_shard(
                 positives[split] += int(np.count_nonzero(rows.label[mask]))
             first += len(chosen)
             yield Step(len(chosen), size * len(chosen) // max(1, total))
-    result = WrittenShard([Part(s, part.file, positives[s]) for s, part in parts.items()])
+    result = WrittenShard([_part(s, files[s], part, positives[s]) for s, part in parts.items()])
     store.put(_profile_file(name), to_json(profile))
     if writing.buckets:
         scatter_file, seed = _scatter_file(name), config.split.seed
@@ -196,10 +195,10 @@ def gather_buckets(writing: Writing, scattered: Scattered, buckets: range) -> li
     tables = gather(store, scattered, buckets, target, config.split.seed)
     for bucket, rows in zip(buckets, tables, strict=True):
         file = _file(TRAIN, bucket)
-        with PartWriter(writing.output.store, file, target, config.row_group_size) as part:
+        with new_parquet_file(writing.output.store, file, target, config.row_group_size) as part:
             part.write(rows)
         positives = int(np.count_nonzero(rows.column(0).to_numpy()))
-        parts.append(Part(TRAIN, part.file, positives))
+        parts.append(_part(TRAIN, file, part, positives))
     return parts
 
 
@@ -261,6 +260,11 @@ def _id_tables(writing: Writing, index: int, values: ValuesIndex) -> dict[str, n
             assert column.num_buckets is not None
             tables[column.name] = hashed_id_table(store, values, column.name, column.num_buckets)
     return tables
+
+
+def _part(split: str, name: str, written: ParquetWriter, positives: int) -> Part:
+    groups = tuple(written.row_groups)
+    return Part(split, DataFile(path=name, row_groups=groups, sha256=written.sha256), positives)
 
 
 def _file(split: str, number: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.work_dir import from_json, to_json
 
 
 @dataclass(frozen=True)

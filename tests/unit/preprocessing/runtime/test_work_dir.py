@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from ctrdist.storage import Store
-from preprocessing.runtime.work_dir import WorkDir, digest, stamped
+from preprocessing.runtime.work_dir import WorkDir, digest
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -35,7 +35,7 @@ def test_a_run_of_the_same_plan_resumes_and_another_starts_anew(url):
 def test_what_was_done_for_other_files_is_forgotten(url):
     work = WorkDir(url)
     work.open({"source": "1"})
-    for mark in ("scan-00000-aa", stamped("write-a", "old"), stamped("write-a", "new")):
+    for mark in ("scan-00000-aa", "write-a@old", "write-a@new"):
         work.mark(mark, {})
     work.keep_only("new")
     assert work.marks() == {"scan-00000-aa", "write-a@new"}

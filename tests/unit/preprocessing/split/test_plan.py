@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.config.settings import SplitConfig
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.split.assign import _permuted, bounds, by_row_hash, row_hash
 from preprocessing.split.plan import SHARD_BINS, SplitCounts, SplitPlan, TimeHistogram
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrdist.native.histogram import bins_of, edges_of
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.statistics.histogram import NumberCounts, quantiles
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ctrdist.features.transforms import quantile_ids, transformed
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.statistics.numeric import Moments, NumberStatistics
 
 CONFIG = PreprocessConfig(

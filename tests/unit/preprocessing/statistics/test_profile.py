@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ctrdist.schema import CategoricalField, Schema
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.statistics.profile import HEAD, MOST_STEPS, Profile, Series
 
 SCHEMA = Schema(

@@ -18,12 +18,12 @@ from ctrdist.features import hashing
 from ctrdist.native.distinct import read_blocks
 from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
-from preprocessing.runtime.messages import from_json, to_json
+from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.scan import shard_values
 from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_values
 from preprocessing.vocabulary import assign_ids as assigning
 from preprocessing.vocabulary import file as vocabulary_file
-from preprocessing.vocabulary import merge, parent, shard_ids
+from preprocessing.vocabulary import merge, parent
 from preprocessing.vocabulary.hash_partition import Group, Part, plan_groups
 from preprocessing.vocabulary.merge import MergedGroup, MergedPart, Rule
 
@@ -85,7 +85,7 @@ class Vocabularies:
             for name, rule in rules.items()
         }  # fmt: skip
         self.assigned = [
-            shipped(shard_ids.write_shard_ids(self.store, m, self.columns, rules, f"ids/{i}"))
+            shipped(assigning.write_shard_ids(self.store, m, self.columns, rules, f"ids/{i}"))
             for i, m in enumerate(merged)
         ]
 
@@ -103,7 +103,7 @@ class Vocabularies:
         return [
             {
                 name: table.tolist()
-                for name, table in shard_ids.id_tables(self.store, index, i, self.assigned).items()
+                for name, table in assigning.id_tables(self.store, index, i, self.assigned).items()
             }
             for i, index in enumerate(self.indices)
         ]
@@ -201,7 +201,7 @@ def test_larger_columns_and_vocabularies_of_several_row_groups(tmp_path, monkeyp
     rules = {"x": Rule(min_count=2, num_buckets=50)}
     monkeypatch.setattr(vocabulary_file, "GROUP_ROWS", 512)
     monkeypatch.setattr(merge, "_ROWS", 100)
-    monkeypatch.setattr(shard_ids, "_ROWS", 100)
+    monkeypatch.setattr(assigning, "_ROWS", 100)
     whole = Vocabularies(tmp_path / "one", shards, rules)
     check(whole, shards, rules)
     monkeypatch.setattr(assigning, "ROUND_ROWS", 600)
@@ -260,7 +260,7 @@ def test_three_data_sets_in_a_chain_keep_their_ids(hashes, data):
 def test_a_hashed_column_needs_no_vocabulary(tmp_path, c_or_python):
     pairs = [("", 3), ("é", 0), ("a\0", 1), *((f"value {i}", i) for i in range(500))]
     made = Vocabularies(tmp_path, [{"x": pairs}], {})
-    table = shard_ids.hashed_id_table(made.store, made.indices[0], "x", 100)
+    table = assigning.hashed_id_table(made.store, made.indices[0], "x", 100)
     wanted = 2 + hashing.hash_values(pa.array([v for v, _ in pairs])) % np.uint64(100)
     assert table.dtype == np.int32 and table.tolist() == [*wanted.tolist(), 1]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.storage import Store
-from preprocessing.runtime.messages import to_json
+from preprocessing.runtime.work_dir import to_json
 from preprocessing.statistics.profile import Profile
 from preprocessing.write import task
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.errors import DataError
+from preprocessing.runtime.parquet_writer import new_parquet_file
 from preprocessing.write.output_dir import MARKER, SOURCE, Output
-from preprocessing.write.parquet_writer import PartWriter
 
 SCHEMA = pa.schema([pa.field("label", pa.float32(), nullable=False)])
 
@@ -36,7 +36,7 @@ def rows(count: int) -> pa.Table:
 @pytest.mark.parametrize("writes", [[25], [3, 7, 15], [1] * 25, [0, 10, 10, 5, 0]])
 def test_row_groups_have_one_size_however_rows_arrive(path, writes):
     output = Output(path)
-    with PartWriter(output.store, "train/part-00000.parquet", SCHEMA, 10) as part:
+    with new_parquet_file(output.store, "train/part-00000.parquet", SCHEMA, 10) as part:
         for count in writes:
             part.write(rows(count))
     assert part.file.row_groups == (10, 10, 5)

@@ -39,9 +39,9 @@ def test_row_groups_have_one_size_however_rows_arrive(path, writes):
     with new_parquet_file(output.store, "train/part-00000.parquet", SCHEMA, 10) as part:
         for count in writes:
             part.write(rows(count))
-    assert part.file.row_groups == (10, 10, 5)
+    assert part.row_groups == [10, 10, 5]
     raw = fsspec.filesystem("memory").cat_file("/sets/one/train/part-00000.parquet")
-    assert part.file.sha256 == hashlib.sha256(raw).hexdigest()
+    assert part.sha256 == hashlib.sha256(raw).hexdigest()
     assert pq.read_table(pa.BufferReader(raw)).num_rows == 25
 
 

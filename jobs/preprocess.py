@@ -32,19 +32,20 @@ def main() -> None:
     )
     from cluster.session import connect
     from jobs.console.data_set import show_data_plan, show_data_set
-    from preprocessing.pipeline import check, finished, preprocess
+    from preprocessing.pipeline import check, preprocess
 
-    shards = check(config)
     if switches["dry_run"]:
+        shards = check(config).inputs
         show_data_plan(config, shards)
         if switches["json"]:
             print_json({"shards": len(shards), "bytes": sum(s.bytes for s in shards)})
         return
-    result = finished(config, shards)
-    if result is None:
+
+    def start_ray() -> None:
         print("starting Ray …", file=sys.stderr, flush=True)
         connect(config.workers or None)
-        result = preprocess(config)
+
+    result = preprocess(config, start_ray)
     show_data_set(result)
     if switches["json"]:
         splits = {

@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ import ray
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, Split, open_dataset
 from ctrdist.errors import DataError, UserError
 from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
+from ctrdist.schema import Schema
 from ctrdist.storage import is_storage_error
 from preprocessing.config.checks import check_config
 from preprocessing.config.settings import PreprocessConfig
@@ -68,7 +69,7 @@ class Result:
     manifest: Manifest
     vocabulary: Mapping[str, int]
     """Categorical field → size of its vocabulary, padding and unknown included."""
-    seconds: float
+    seconds: float = 0.0
     """From the first look at the input to the manifest, without the start of Ray."""
     quarantined: int = 0
     """Rows that were left out."""
@@ -88,7 +89,19 @@ class Result:
         return self.rows / self.seconds
 
 
-def check(config: PreprocessConfig) -> list[InputSplit]:
+@dataclass(frozen=True)
+class Checked:
+    """A data set to be made, whose settings and files were checked."""
+
+    config: PreprocessConfig
+    """With absolute local paths."""
+    inputs: list[InputSplit]
+    source: dict[str, Any]
+    """Hashes of the settings, files (side tables included) and parent."""
+    output: Output
+
+
+def check(config: PreprocessConfig) -> Checked:
     """Finds the input and checks all that can be checked without reading rows; changes nothing.
 
     Raises:
@@ -96,61 +109,52 @@ def check(config: PreprocessConfig) -> list[InputSplit]:
         ConfigError: settings that conflict.
     """
     check_config(config)
-    config = _with_absolute_paths(config)
     if not config.output:
         raise DataError("no output: give --output a directory.")
-    rules_of(config)
-    inputs = find_input_splits(config)
-    output = Output(config.output)
-    if not output.was_made_of(_source(config, inputs)):
-        output.check(overwrite=config.overwrite)
-    return inputs
-
-
-def finished(config: PreprocessConfig, inputs: list[InputSplit]) -> Result | None:
-    """The data set, where it is there already and was made of the same; needs no Ray."""
-    start = time.monotonic()
     config = _with_absolute_paths(config)
-    output = Output(config.output)
-    if not output.was_made_of(_source(config, inputs)):
-        return None
-    _work_dir(config, output).remove()
-    there = open_dataset(config.output)
-    return Result(
-        output=config.output,
-        manifest=there.manifest,
-        vocabulary={f.name: f.vocabulary_size for f in there.schema.categorical},
-        seconds=time.monotonic() - start,
-        unchanged=True,
-    )
+    rules_of(config)
+    inputs, output = find_input_splits(config), Output(config.output)
+    source = _source(config, inputs)
+    if not output.was_made_of(source):
+        output.check(overwrite=config.overwrite)
+    return Checked(config, inputs, source, output)
 
 
-def preprocess(config: PreprocessConfig) -> Result:
-    """Writes the data set, or resumes an earlier run of the same config and files.
+def preprocess(config: PreprocessConfig, start_ray: Callable[[], None] | None = None) -> Result:
+    """Writes the data set, resumes an earlier run of the same config and files, or finds it there.
+
+    Args:
+        config: of the data set.
+        start_ray: connects to Ray, and is only called if there is anything to do; None: Ray is
+            connected.
 
     Raises:
         DataError: input that differs from what the config says, or an output that may not be
             written. The work directory is kept, unless this is bad input that was found soon.
     """
     start = time.monotonic()
-    config = _with_absolute_paths(config)
-    inputs = check(config)
-    there = finished(config, inputs)
-    if there is not None:
-        return there
-    output = Output(config.output)
+    checked = check(config)
+    config, output, source = checked.config, checked.output, checked.source
     work = _work_dir(config, output)
+    if output.was_made_of(source):
+        work.remove()
+        there = open_dataset(config.output)
+        result = _result(config, there.manifest, there.schema)
+        return replace(result, seconds=time.monotonic() - start, unchanged=True)
+    if start_ray is not None:
+        before = time.monotonic()
+        start_ray()
+        start += time.monotonic() - before
     parent = open_parent(config)
     lease = output.lease()
     runner: TaskRunner | None = None
     resumed = False
     try:
-        source = _source(config, inputs)
         resumed = work.open({key: source[key] for key in ("config", "parent")})
         runner = TaskRunner(work, config.workers, source["files"])
         if resumed and runner.done:
             logger.warning("resuming: %d tasks of an earlier run are done", len(runner.done))
-        result = _Run(config, output, work, parent, runner).passes(inputs)
+        result = _Run(config, output, work, parent, runner).passes(checked.inputs)
         output.store.put(SOURCE, json.dumps(source).encode())
         output.store.put(MANIFEST_NAME, result.manifest.to_json().encode())
     except BaseException as error:
@@ -230,13 +234,7 @@ class _Run:
         )
         self._copy_bad_rows(shards)
         self._report(manifest, written, reasons)
-        return Result(
-            output=config.output,
-            manifest=manifest,
-            vocabulary={field.name: field.vocabulary_size for field in schema.categorical},
-            seconds=0.0,
-            quarantined=sum(reasons.values()),
-        )
+        return replace(_result(config, manifest, schema), quarantined=sum(reasons.values()))
 
     @property
     def _inputs(self) -> str:
@@ -353,6 +351,11 @@ def _splits(written: Written) -> dict[str, Split]:
     return found
 
 
+def _result(config: PreprocessConfig, manifest: Manifest, schema: Schema) -> Result:
+    sizes = {field.name: field.vocabulary_size for field in schema.categorical}
+    return Result(output=config.output, manifest=manifest, vocabulary=sizes)
+
+
 def _source(config: PreprocessConfig, inputs: list[InputSplit]) -> dict[str, Any]:
     """Hashes of the settings, files (side tables included) and parent of a data set."""
     return {
@@ -364,8 +367,7 @@ def _source(config: PreprocessConfig, inputs: list[InputSplit]) -> dict[str, Any
 
 def _with_absolute_paths(config: PreprocessConfig) -> PreprocessConfig:
     """The config with absolute local paths: a worker may have another working directory."""
-    names = ("output", "work", "parent")
-    given = {name: getattr(config, name) for name in names}
+    given = {name: getattr(config, name) for name in ("output", "work", "parent")}
     paths = {n: os.path.abspath(p) for n, p in given.items() if p and "://" not in p}
     return replace(config, **paths)
 

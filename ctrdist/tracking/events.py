@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -85,7 +85,7 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered and appending: each event is one write, and outlives a killed process.
         self._file = path.open("ab", buffering=0)
-        if not _ends_with_newline(path):
+        if path.read_bytes()[-1:] not in (b"", b"\n"):
             self._file.write(b"\n")  # Closes a line that a killed process left unfinished.
 
     def append(self, kind: Kind, values: Mapping[str, Any], step: int | None = None) -> None:
@@ -106,12 +106,7 @@ class EventLog:
 
 
 def read_events(path: Path, offset: int, max_bytes: int = 1 << 20) -> tuple[list[Event], int]:
-    """Reads the complete lines from an offset on.
-
-    Args:
-        path: events.jsonl.
-        offset: start of a line.
-        max_bytes: bytes to read at once; a longer line is read whole.
+    """Reads the complete lines from an offset on, at least one and about max_bytes.
 
     Returns:
         The events, without lines that are not JSON, and the offset after the last complete line.
@@ -121,8 +116,14 @@ def read_events(path: Path, offset: int, max_bytes: int = 1 << 20) -> tuple[list
         block = file.read(max_bytes)
         if block and b"\n" not in block:
             block += file.readline()
-    block = block[: block.rfind(b"\n") + 1]
-    return list(_parse(block, offset)), offset + len(block)
+    events = []
+    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+        start, offset = offset, offset + len(line)
+        with suppress(ValueError, KeyError, TypeError):  # A killed process left it unfinished.
+            raw = json.loads(line)
+            facts = {key: raw[key] for key in ("kind", "step", "values")}
+            events.append(Event(time_ms=raw["time"], start=start, end=offset, **facts))
+    return events, offset
 
 
 def all_events(path: Path) -> Iterator[Event]:
@@ -148,32 +149,6 @@ def metric_history(path: Path, prefixes: tuple[str, ...]) -> dict[str, dict[int,
                 if name.startswith(prefixes):
                     history.setdefault(name, {})[event.step] = float(value)
     return {name: dict(sorted(points.items())) for name, points in history.items()}
-
-
-def _parse(block: bytes, offset: int) -> Iterator[Event]:
-    for line in block.splitlines(keepends=True):
-        start, offset = offset, offset + len(line)
-        try:
-            raw = json.loads(line)
-            yield Event(
-                time_ms=raw["time"],
-                kind=raw["kind"],
-                step=raw["step"],
-                values=raw["values"],
-                start=start,
-                end=offset,
-            )
-        except (ValueError, KeyError, TypeError):
-            continue  # A killed process left it unfinished.
-
-
-def _ends_with_newline(path: Path) -> bool:
-    """True also for an empty file."""
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _jsonable(value: Any) -> Any:

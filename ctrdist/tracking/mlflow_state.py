@@ -51,7 +51,11 @@ class MlflowState:
         if self.tracking_uri != without_credentials(tracking_uri):
             self.tracking_uri = without_credentials(tracking_uri)
             self.artifact_location = artifact_location
-            self.run_id, self.delivered, self.skipped = None, 0, []
+            self.forget_run()
+
+    def forget_run(self) -> None:
+        """Lets the next attempt make a new run and send everything."""
+        self.run_id, self.delivered, self.skipped = None, 0, []
 
 
 def without_credentials(uri: str) -> str:

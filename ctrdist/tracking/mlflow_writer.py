@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
 import re
 import sqlite3
-import time
 import uuid
-from collections.abc import Iterable
 from contextlib import closing, suppress
-from pathlib import Path, PurePosixPath
+from itertools import groupby
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
@@ -31,9 +31,6 @@ KEY_TAG = "ctrdist.run_key"
 # Limits of MLflow's log_batch, and of its values.
 METRICS_PER_CALL, ENTRIES_PER_CALL = 1000, 100
 PARAM_CHARS, TAG_CHARS, KEY_CHARS = 500, 5000, 250
-_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "INVALID_STATE")
-_PAUSES = (0.0, 1.0, 2.0)
-"""Seconds before each retry of an event that failed while MLflow answers other requests."""
 _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     # Short, so that an unreachable server is found out soon.
@@ -46,7 +43,6 @@ _ENVIRONMENT = {
 class MlflowWriter:
     """Sends the events that MLflow lacks: see :class:`ctrdist.tracking.services.Writer`."""
 
-    package: ClassVar = "mlflow"
     state_file: ClassVar = STATE_NAME
     hint: ClassVar = "Start it, or set MLFLOW_TRACKING_URI to one that runs"
 
@@ -59,22 +55,23 @@ class MlflowWriter:
             tracking_uri: MLflow's address, with credentials if it has some.
         """
         self.address = without_credentials(tracking_uri)
-        self._run_dir = run_dir
-        self._state = state
-        self._tracking_uri = tracking_uri
+        self._events = run_dir / EVENTS_NAME
+        self._run_dir, self._state, self._tracking_uri = run_dir, state, tracking_uri
         self._client: Any = None
         self._run_checked = False
-
-    @staticmethod
-    def enabled(config: TrackingConfig) -> bool:
-        """True if the settings ask for MLflow."""
-        return config.mlflow
 
     @classmethod
     def open(
         cls, run_dir: Path, runs_dir: Path, run_name: str, config: TrackingConfig
-    ) -> MlflowWriter:
-        """The writer of a run that starts, or starts again; writes the state's file."""
+    ) -> MlflowWriter | None:
+        """The writer of a run that starts, or starts again; None if it does without MLflow."""
+        if not config.mlflow:
+            return None
+        if importlib.util.find_spec("mlflow") is None:
+            log.info(
+                "MLflow is not installed: the run is recorded in %s only", run_dir / EVENTS_NAME
+            )
+            return None
         uri, artifact_location = tracking_store(runs_dir)
         state = MlflowState.load(run_dir) or MlflowState(
             key=uuid.uuid4().hex,
@@ -105,7 +102,7 @@ class MlflowWriter:
     @property
     def pending(self) -> bool:
         """True if there are events to send."""
-        return (self._run_dir / EVENTS_NAME).stat().st_size > self._state.delivered
+        return self._events.stat().st_size > self._state.delivered
 
     @property
     def refused(self) -> str:
@@ -121,13 +118,14 @@ class MlflowWriter:
                 sent before.
         """
         self._ensure_run()
-        while True:
-            events, end = read_events(self._run_dir / EVENTS_NAME, self._state.delivered)
-            if end == self._state.delivered:
+        while self.pending:
+            events, end = read_events(self._events, self._state.delivered)
+            if end == self._state.delivered:  # The last line is not complete.
                 return
             try:
-                self._send_all(events)
-                self._advance(end)
+                for _, group in groupby(events, lambda e: -1 if e.kind == "metrics" else e.start):
+                    self._send_or_skip(list(group))
+                self._state.delivered = end
             finally:
                 self._state.save(self._run_dir)
 
@@ -135,63 +133,46 @@ class MlflowWriter:
         """Sends the refused events once more; `refused` names those that are refused again."""
         self._ensure_run()
         for offset in list(self._state.skipped):
-            events, _ = read_events(self._run_dir / EVENTS_NAME, offset, max_bytes=1)
-            try:
+            events, _ = read_events(self._events, offset, max_bytes=1)
+            with suppress(Exception):
                 self._send(events[:1])
-            except Exception:
-                continue
-            self._state.skipped.remove(offset)
+                self._state.skipped.remove(offset)
         self._state.save(self._run_dir)
 
-    def _send_all(self, events: list[Event]) -> None:
-        for group in _groups(events):
-            try:
-                self._send(group)
-            except Exception as error:
-                # If MLflow is away, this fails too. Otherwise it refuses an event.
-                if not self._run_exists():
-                    self._forget_run()
-                    raise
-                if len(group) > 1:
-                    half = len(group) // 2
-                    self._send_all(group[:half])
-                    self._send_all(group[half:])
-                else:
-                    self._send_again(group, error)
-            self._advance(group[-1].end)
+    def _send_or_skip(self, group: list[Event]) -> None:
+        """Sends events, but for those that MLflow refuses: they must not hold back all others."""
+        try:
+            self._send(group)
+        except Exception as error:
+            if not self._run_exists():  # Raises an exception if MLflow is away.
+                self._state.forget_run()
+                self._run_checked = False
+                raise
+            if len(group) > 1:
+                half = len(group) // 2
+                self._send_or_skip(group[:half])
+                self._send_or_skip(group[half:])
+            else:
+                self._skip(group[0], error)
+        self._state.delivered = max(self._state.delivered, group[-1].end)
 
-    def _send_again(self, group: list[Event], error: Exception) -> None:
-        """Retries one event, or leaves it out so that it does not hold back all others."""
-        for pause in () if getattr(error, "error_code", "") in _REFUSED else _PAUSES:
-            time.sleep(pause)
-            try:
-                return self._send(group)
-            except Exception as again:
-                self._client.get_run(self._state.run_id)  # Raises if MLflow is away by now.
-                error = again
-        (event,) = group
-        what = event.values.get("name", "") if event.kind in ("artifact", "dataset") else ""
+    def _skip(self, event: Event, error: Exception) -> None:
+        name = event.values.get("name", "") if event.kind in ("artifact", "dataset") else ""
         report = log.debug if self._state.skipped else log.warning  # One warning is enough.
         report(
-            "MLflow answers but refuses %s %s (%s); events.jsonl has it", event.kind, what, error
+            "MLflow answers but refuses %s %s (%s); events.jsonl has it", event.kind, name, error
         )
         self._state.skipped.append(event.start)
-        return None
-
-    def _advance(self, offset: int) -> None:
-        self._state.delivered = max(self._state.delivered, offset)
 
     def _send(self, group: list[Event]) -> None:
         event = group[0]
         if event.kind == "metrics":
-            points = [(key, value, e) for e in group for key, value in e.values.items()]
-            self._log(
-                "metrics",
-                [
-                    self._entities.Metric(_name(key), float(value), e.time_ms, e.step or 0)
-                    for key, value, e in points
-                ],
-            )
+            points = [
+                self._entities.Metric(_name(key), float(value), e.time_ms, e.step or 0)
+                for e in group
+                for key, value in e.values.items()
+            ]
+            self._log("metrics", points)
         elif event.kind == "start":
             self._client.update_run(self._state.run_id, status="RUNNING", name=self._state.run_name)
         elif event.kind == "params":
@@ -207,7 +188,7 @@ class MlflowWriter:
             self._client.set_terminated(self._state.run_id, status, event.time_ms)
 
     def _send_params(self, given: dict[str, Any]) -> None:
-        values = {_name(k): _cut(_text(v), PARAM_CHARS) for k, v in given.items()}
+        values = _texts(given, PARAM_CHARS)
         known = self._client.get_run(self._state.run_id).data.params
         new = [self._entities.Param(k, v) for k, v in values.items() if k not in known]
         self._log("params", new)
@@ -215,8 +196,8 @@ class MlflowWriter:
         self._send_tags({f"changed.{k}": v for k, v in values.items() if known.get(k, v) != v})
 
     def _send_tags(self, given: dict[str, Any]) -> None:
-        values = {_name(k): _cut(_text(v), TAG_CHARS) for k, v in given.items()}
-        self._log("tags", [self._entities.RunTag(k, v) for k, v in values.items()])
+        tags = [self._entities.RunTag(k, v) for k, v in _texts(given, TAG_CHARS).items()]
+        self._log("tags", tags)
 
     def _log(self, kind: str, items: list[Any]) -> None:
         size = METRICS_PER_CALL if kind == "metrics" else ENTRIES_PER_CALL
@@ -224,12 +205,8 @@ class MlflowWriter:
             self._client.log_batch(self._state.run_id, **{kind: items[start : start + size]})
 
     def _send_artifact(self, artifact: Artifact) -> None:
-        folder = PurePosixPath(artifact.name).parent.as_posix()
-        self._client.log_artifact(
-            self._state.run_id,
-            str(self._run_dir / artifact.path),
-            None if folder == "." else folder,
-        )
+        folder = artifact.name.rpartition("/")[0] or None
+        self._client.log_artifact(self._state.run_id, str(self._run_dir / artifact.path), folder)
 
     def _send_dataset(self, used: DatasetUse) -> None:
         profile = {f"{split}_rows": rows for split, rows in used.rows.items()}
@@ -260,7 +237,7 @@ class MlflowWriter:
         if self._run_checked:
             return
         if self._state.run_id is not None and not self._run_exists():
-            self._forget_run()
+            self._state.forget_run()
         if self._state.run_id is None:
             self._find_or_create_run()
         self._run_checked = True
@@ -277,11 +254,6 @@ class MlflowWriter:
             raise
         return True
 
-    def _forget_run(self) -> None:
-        """Lets the next attempt make a new run and send everything, as the server lost this one."""
-        self._state.run_id, self._state.delivered, self._state.skipped = None, 0, []
-        self._run_checked = False
-
     def _find_or_create_run(self) -> None:
         experiment_id = self._experiment()
         # An earlier request may have created the run although its answer was lost.
@@ -291,7 +263,7 @@ class MlflowWriter:
         if found:
             self._state.run_id = found[0].info.run_id
         else:
-            first, _ = read_events(self._run_dir / EVENTS_NAME, 0)
+            first, _ = read_events(self._events, 0)
             run = self._client.create_run(
                 experiment_id,
                 start_time=first[0].time_ms if first else None,
@@ -318,11 +290,6 @@ class MlflowWriter:
                     raise
             # Another run created it in the meantime.
             known = self._client.get_experiment_by_name(self._state.experiment)
-        if known.lifecycle_stage == "deleted":
-            raise RuntimeError(
-                f"the MLflow experiment {self._state.experiment} is deleted; restore it with "
-                f"`mlflow experiments restore --experiment-id {known.experiment_id}`"
-            )
         return known.experiment_id
 
 
@@ -347,31 +314,11 @@ def _create_sqlite(path: Path) -> None:
             os.link(copied, path)
 
 
-def _groups(events: list[Event]) -> Iterable[list[Event]]:
-    """Consecutive metrics, as many as one call takes, form a group; other events stand alone."""
-    group: list[Event] = []
-    size = 0
-    for event in events:
-        joins = event.kind == "metrics" and size + len(event.values) <= METRICS_PER_CALL
-        if group and not joins:
-            yield group
-            group, size = [], 0
-        if event.kind == "metrics":
-            group.append(event)
-            size += len(event.values)
-        else:
-            yield [event]
-    if group:
-        yield group
-
-
 def _name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)[:KEY_CHARS]
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _texts(values: dict[str, Any], limit: int) -> dict[str, str]:
+    """Values as MLflow takes them: texts of at most so many characters under valid names."""
+    texts = {_name(k): v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    return {k: v if len(v) <= limit else v[: limit - 1] + "…" for k, v in texts.items()}

@@ -1,25 +1,28 @@
-"""The thread that talks to a tracking service. It follows events.jsonl, so training never waits."""
+"""Sends a run to its tracking services: in a thread while it trains, or again after its end."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from pathlib import Path
 
-from ctrdist.tracking.services import Writer
+from ctrdist.errors import ConfigError
+from ctrdist.tracking.events import EVENTS_NAME, EventLog, Finish, all_events
+from ctrdist.tracking.services import SERVICES, Writer
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 """Time that a recorded event waits to be sent together with others."""
 RETRY_SECONDS = 30.0
 """Least time between two attempts while the service does not answer."""
-HEALTHY_WAIT, FAILING_WAIT = 30.0, 15.0
+_HEALTHY_WAIT, _FAILING_WAIT = 30.0, 15.0
 """Seconds that `close` waits at most for a service that answers, and for one that fails."""
 
 
 class Sender(threading.Thread):
-    """Sends events until it is closed. It is a daemon, so it never holds up the exit."""
+    """Follows events.jsonl until it is closed. It is a daemon, so it never holds up the exit."""
 
     def __init__(self, service: str, writer: Writer, retry_seconds: float = RETRY_SECONDS) -> None:
         """Does not start yet.
@@ -30,25 +33,18 @@ class Sender(threading.Thread):
             retry_seconds: least time between two attempts while the service does not answer.
         """
         super().__init__(name=f"{service.lower()}-sender", daemon=True)
-        self.service = service
-        self.writer = writer
-        self._failing = False
+        self.service, self.writer = service, writer
         self._retry_seconds = retry_seconds
         self._next_attempt = 0.0
-        self._wake = threading.Event()
-        self._closing = False
-        self._warned = False
-        self._attempted = threading.Event()
+        self._failing = self._warned = False
+        self._attempted, self._closing = threading.Event(), threading.Event()
 
     def run(self) -> None:
         """Polls, sends and retries."""
-        while True:
-            closing = self._closing  # Read before the attempt, which then covers all events.
-            if closing or time.monotonic() >= self._next_attempt:
-                self._attempt(closing)
-            if closing:
-                return
-            self._wake.wait(POLL_SECONDS)
+        while not self._closing.wait(_POLL_SECONDS if self._attempted.is_set() else 0):
+            if time.monotonic() >= self._next_attempt:
+                self._attempt()
+        self._attempt(last=True)
 
     def run_id(self, seconds: float) -> str | None:
         """The service's run id; None if the service fails or takes longer than this."""
@@ -59,15 +55,14 @@ class Sender(threading.Thread):
     def close(self) -> bool:
         """Sends what is left, within limits of time; returns True if the service has everything."""
         began = time.monotonic()
-        self._closing = True
-        self._wake.set()
+        self._closing.set()
         while self.is_alive():
-            if time.monotonic() - began > (FAILING_WAIT if self._failing else HEALTHY_WAIT):
+            if time.monotonic() - began > (_FAILING_WAIT if self._failing else _HEALTHY_WAIT):
                 break
             self.join(0.05)
         return not self.writer.pending and not self.writer.refused
 
-    def _attempt(self, last: bool) -> None:
+    def _attempt(self, last: bool = False) -> None:
         try:
             if self.writer.pending:
                 self.writer.send()
@@ -96,13 +91,74 @@ class Sender(threading.Thread):
 def _reason(error: BaseException) -> str:
     """Shortens the text of an error: MLflow's for a server that is away fills three lines."""
     text = str(error).strip() or type(error).__name__
-    kinds: list[str] = []
+    kinds = ""
     cause: BaseException | None = error
     while cause is not None:
-        kinds.append(type(cause).__name__)
+        kinds += type(cause).__name__
         cause = cause.__cause__ or cause.__context__
-    if "timed out" in text or any("Timeout" in kind for kind in kinds):
+    if "timed out" in text or "Timeout" in kinds:
         return "no answer in time"
-    if any("Connection" in kind for kind in kinds):
-        return "no connection"
-    return text.splitlines()[0][:300]
+    return "no connection" if "Connection" in kinds else text.splitlines()[0][:300]
+
+
+def end_killed(run_dir: str, reason: str) -> None:
+    """Ends a run as killed if its process was killed before it could do so.
+
+    Args:
+        run_dir: the run's directory; no process trains it any more.
+        reason: becomes the summary's `stopped`.
+    """
+    path = Path(run_dir) / EVENTS_NAME
+    if not path.exists() or [event.kind for event in all_events(path)][-1:] == ["finish"]:
+        return
+    events = EventLog(path)
+    events.record(Finish(status="KILLED", summary={"stopped": reason}))
+    events.close()
+    if any(service.reopen(Path(run_dir)) for service in SERVICES.values()):
+        try:
+            replay(run_dir)
+        except ConfigError as error:
+            log.warning("%s", error)
+
+
+def replay(run_dir: str) -> str:
+    """Sends the events that tracking services lack, in the foreground; sends nothing twice.
+
+    Args:
+        run_dir: the run's directory. The run may be over or not.
+
+    Returns:
+        The first service's id of the run.
+
+    Raises:
+        ConfigError: no run is there, it was recorded without a service, or a service does not
+            answer or refuses something.
+    """
+    opened = {name: service.reopen(Path(run_dir)) for name, service in SERVICES.items()}
+    ids = [_send(run_dir, name, writer) for name, writer in opened.items() if writer is not None]
+    if not ids:
+        files = ", ".join(service.state_file for service in SERVICES.values())
+        raise ConfigError(
+            f"{run_dir}: no {files} there. Give the directory of a run that was started with "
+            "tracking.mlflow true."
+        )
+    return ids[0]
+
+
+def _send(run_dir: str, name: str, writer: Writer) -> str:
+    try:
+        writer.send()
+        writer.send_refused()
+    except ImportError as error:
+        raise ConfigError(f"{run_dir}: {name} is not installed here; install it.") from error
+    except Exception as error:
+        raise ConfigError(
+            f"{run_dir}: {name} at {writer.address} fails: {error}. {writer.hint}, and try again."
+        ) from error
+    if writer.refused:
+        raise ConfigError(
+            f"{run_dir}: {name} at {writer.address} has this run but refuses {writer.refused} of "
+            f"{EVENTS_NAME}. Correct what it names there, such as a missing file, and try again."
+        )
+    assert writer.run_id is not None
+    return writer.run_id

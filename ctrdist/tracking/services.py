@@ -12,8 +12,6 @@ from ctrdist.tracking.mlflow_writer import MlflowWriter
 class Writer(Protocol):
     """Sends one run's events to one service. Only one thread at a time may use it."""
 
-    package: ClassVar[str]
-    """Python package that must be installed."""
     state_file: ClassVar[str]
     """File in a run's directory that tells which events were sent."""
     hint: ClassVar[str]
@@ -21,13 +19,11 @@ class Writer(Protocol):
     address: str
     """Address of the service, without credentials."""
 
-    @staticmethod
-    def enabled(config: TrackingConfig) -> bool:
-        """True if the settings ask for this service."""
-
     @classmethod
-    def open(cls, run_dir: Path, runs_dir: Path, run_name: str, config: TrackingConfig) -> Self:
-        """The writer of a run that starts, or starts again."""
+    def open(
+        cls, run_dir: Path, runs_dir: Path, run_name: str, config: TrackingConfig
+    ) -> Self | None:
+        """The writer of a run that starts, or starts again; None if it does without the service."""
 
     @classmethod
     def reopen(cls, run_dir: Path) -> Self | None:

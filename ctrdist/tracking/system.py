@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 
-INTERVAL_SECONDS = 10.0
 _MIB, _GIB = 1 << 20, 1 << 30
 
 
@@ -16,10 +16,7 @@ class SystemSampler(threading.Thread):
     """Records figures of the machine and of this process tree until it is stopped."""
 
     def __init__(
-        self,
-        record: Callable[[dict[str, float]], None],
-        disk: str,
-        interval: float = INTERVAL_SECONDS,
+        self, record: Callable[[dict[str, float]], None], disk: str, interval: float = 10.0
     ) -> None:
         """Does not start yet.
 
@@ -29,9 +26,7 @@ class SystemSampler(threading.Thread):
             interval: seconds between two samples.
         """
         super().__init__(name="system-metrics", daemon=True)
-        self._record = record
-        self._disk = disk
-        self._interval = interval
+        self._record, self._disk, self._interval = record, disk, interval
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -44,10 +39,8 @@ class SystemSampler(threading.Thread):
             now = _counters()
             rates = {k: (now[k] - before[k]) / self._interval / _MIB for k in now if k in before}
             before = now
-            try:
+            with suppress(psutil.Error):  # A child ended during the measurement.
                 self._record({**_sample(process, self._disk), **rates, **_gpu()})
-            except psutil.Error:
-                continue  # A child ended during the measurement.
 
     def stop(self) -> None:
         """Ends the thread, and waits for it."""
@@ -58,16 +51,11 @@ class SystemSampler(threading.Thread):
 
 def _sample(process: psutil.Process, disk: str) -> dict[str, float]:
     memory, usage = psutil.virtual_memory(), psutil.disk_usage(disk)
-    tree = process.memory_info().rss
-    for child in process.children(recursive=True):
-        try:
-            tree += child.memory_info().rss
-        except psutil.Error:
-            continue
+    tree = (process, *process.children(recursive=True))
     return {
         "system/cpu_percent": psutil.cpu_percent(),
         "system/process_cpu_percent": process.cpu_percent(),
-        "system/process_tree_memory_gib": tree / _GIB,
+        "system/process_tree_memory_gib": sum(p.memory_info().rss for p in tree) / _GIB,
         "system/memory_used_gib": memory.used / _GIB,
         "system/memory_percent": memory.percent,
         "system/disk_free_gib": usage.free / _GIB,
@@ -90,7 +78,7 @@ def _counters() -> dict[str, int]:
 def _gpu() -> dict[str, float]:
     """Figures of this process's GPU, once training has begun to use it."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    if torch is None or not torch.cuda.is_initialized():
         return {}
     free, total = torch.cuda.mem_get_info()
     metrics = {
@@ -98,10 +86,8 @@ def _gpu() -> dict[str, float]:
         "system/gpu_memory_percent": 100 * (total - free) / total,
         "system/gpu_memory_allocated_gib": torch.cuda.memory_allocated() / _GIB,
     }
-    try:  # These ask NVML, whose Python package may be missing.
+    with suppress(Exception):  # These ask NVML, whose Python package may be missing.
         metrics["system/gpu_percent"] = float(torch.cuda.utilization())
         metrics["system/gpu_temperature_c"] = float(torch.cuda.temperature())
         metrics["system/gpu_power_w"] = torch.cuda.power_draw() / 1000
-    except Exception:
-        return metrics
     return metrics

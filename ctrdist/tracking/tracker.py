@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import json
 import logging
 import time
@@ -59,8 +59,8 @@ class RunTracker:
         Args:
             run_dir: the run's directory, local; made if it is missing.
             runs_dir: the directory of all runs, which holds MLflow's default store.
-            run_name: the run's name.
-            config: which services are used.
+            run_name: name under which services show it.
+            config: the services that are used.
             resume: continue the events, and the services' runs, of run_dir. Otherwise the files of
                 an earlier run there are renamed.
             retry_seconds: least time between two attempts while a service does not answer.
@@ -78,15 +78,9 @@ class RunTracker:
         self._sampler = SystemSampler(self._log_system, str(self._run_dir))
         self._finished = False
         for name, service in SERVICES.items():
-            if not service.enabled(config):
-                continue
-            if importlib.util.find_spec(service.package) is None:
-                log.info(
-                    "%s is not installed: the run is recorded in %s only", name, self._log.path
-                )
-                continue
             writer = service.open(self._run_dir, Path(runs_dir), run_name, config)
-            self._senders.append(Sender(name, writer, retry_seconds))
+            if writer is not None:
+                self._senders.append(Sender(name, writer, retry_seconds))
 
     def start(
         self,
@@ -134,20 +128,18 @@ class RunTracker:
         return metric_history(self._log.path, prefixes)
 
     def log_artifact_text(self, name: str, text: str) -> None:
-        """Keeps a text as run_dir/artifacts/<name>.
+        """Keeps a text as run_dir/artifacts/<name>; the name may have folders.
 
         A different text of that name stays, and the new one is named like config.2.yaml.
-
-        Args:
-            name: file name; may have folders, with forward slashes.
-            text: its content.
         """
-        path = _free_path(self._run_dir / "artifacts" / name, text)
+        wanted = path = self._run_dir / "artifacts" / name
+        numbers = itertools.count(2)
+        while path.exists() and path.read_text() != text:
+            path = wanted.with_stem(f"{wanted.stem}.{next(numbers)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        sent_as = path.relative_to(self._run_dir / "artifacts").as_posix()
         stored = path.relative_to(self._run_dir).as_posix()
-        self._log.record(Artifact(name=sent_as, path=stored))
+        self._log.record(Artifact(name=stored.removeprefix("artifacts/"), path=stored))
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """Draws run_dir/plots/<name>.png, and replaces one of that name; takes about 0.2 s."""
@@ -176,7 +168,8 @@ class RunTracker:
         self._sampler.stop()
         flat = flatten(summary or {}, "/")
         if flat:
-            numbers = {f"final/{k}": float(v) for k, v in flat.items() if _is_number(v)}
+            numbers = {k: v for k, v in flat.items() if isinstance(v, int | float)}
+            numbers = {f"final/{k}": v for k, v in numbers.items() if not isinstance(v, bool)}
             self.log_metrics(numbers, 0)
             text = json.dumps(summary, indent=1, default=str) + "\n"
             self.log_artifact_text("summary.json", text)
@@ -209,32 +202,18 @@ def flatten(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     return flat
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _free_path(path: Path, text: str) -> Path:
-    """The path if it is free or holds that text, otherwise the first numbered one like that."""
-    number, candidate = 1, path
-    while candidate.exists() and candidate.read_text() != text:
-        number += 1
-        candidate = path.with_name(f"{path.stem}.{number}{path.suffix}")
-    return candidate
-
-
 def _put_aside(run_dir: Path) -> None:
-    """Renames the events of an earlier run in that directory, and the state of its services."""
-    states = [service.state_file for service in SERVICES.values()]
-    if not (run_dir / EVENTS_NAME).exists():
-        for name in states:
-            (run_dir / name).unlink(missing_ok=True)
-        return
-    number = 1
-    while (run_dir / f"{EVENTS_NAME}.{number}").exists():
-        number += 1
-    for name in (EVENTS_NAME, *states):
-        if (run_dir / name).exists():
-            (run_dir / name).rename(run_dir / f"{name}.{number}")
+    """Renames the events of an earlier run there, and the state of its services.
+
+    A state without events is removed.
+    """
+    events = run_dir / EVENTS_NAME
+    number = next(n for n in itertools.count(1) if not Path(f"{events}.{n}").exists())
+    began = events.exists()
+    for path in (events, *(run_dir / service.state_file for service in SERVICES.values())):
+        if began and path.exists():
+            path.rename(f"{path}.{number}")
+        path.unlink(missing_ok=True)
 
 
 def _now_ms() -> int:

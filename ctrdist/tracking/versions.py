@@ -9,34 +9,23 @@ import shlex
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
-    "ctrdist",
-    "torch",
-    "torchrec",
-    "fbgemm-gpu",
-    "fbgemm-gpu-cpu",
-    "ray",
-    "mlflow",
-    "pyarrow",
-    "numpy",
-)
+import ctrdist
+
+SHOWN = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "ray", "mlflow", "pyarrow", "numpy")
 _ROOT = Path(__file__).resolve().parents[2]
+_DESCRIBE = ("git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages, found without importing them."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
+    versions = {"python": platform.python_version(), "ctrdist": ctrdist.__version__}
+    for package in SHOWN:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            if package == "ctrdist":
-                import ctrdist
-
-                versions[package] = ctrdist.__version__
     return versions
 
 
@@ -44,23 +33,16 @@ def git_commit(root: Path = _ROOT) -> str | None:
     """Commit of the project, with `-dirty` appended if tracked files differ from it.
 
     CTRDIST_COMMIT takes precedence: a launcher that copies the project without its history sets it.
-
-    Args:
-        root: the project's root.
-
-    Returns:
-        The commit; None without git, or if the root is not that of a repository.
+    Without git, or if the root is not that of a repository, the result is None.
     """
-    given = os.environ.get("CTRDIST_COMMIT")
-    if given:
+    if given := os.environ.get("CTRDIST_COMMIT"):
         return given
-    if not (root / ".git").exists():  # A repository further up is another project.
-        return None
-    commit = _git(root, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return f"{commit}-dirty" if changes else commit
+    if (root / ".git").exists():  # A repository further up is another project.
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.check_output(
+                _DESCRIBE, cwd=root, stderr=subprocess.DEVNULL, text=True, timeout=5
+            ).strip()
+    return None
 
 
 def environment_tags() -> dict[str, str]:
@@ -75,18 +57,7 @@ def environment_tags() -> dict[str, str]:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # A user id without a name, as in containers.
         tags["mlflow.user"] = str(os.getuid())
-    commit = git_commit()
-    if commit:
+    if commit := git_commit():
         tags["git.commit"] = commit
         tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
     return tags
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

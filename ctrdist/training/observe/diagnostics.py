@@ -28,8 +28,8 @@ from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.models.tables import table_of
 from ctrdist.models.tower import GATE_MEAN
-from ctrdist.tracking import (
-    RunTracker,
+from ctrdist.tracking import RunTracker
+from ctrdist.tracking.plots import (
     abundance_figure,
     attention_figure,
     classes_figure,

@@ -8,13 +8,8 @@ from typing import Any
 
 from ctrdist.config.parse import to_dict, to_yaml
 from ctrdist.data.report import REPORT_PAGE, read_report
-from ctrdist.tracking import (
-    DatasetUse,
-    RunTracker,
-    calibration_figure,
-    learning_curves_figure,
-    roc_figure,
-)
+from ctrdist.tracking import DatasetUse, RunTracker
+from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
 from ctrdist.training.loop.evaluate import Evaluation
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe import messages

@@ -7,8 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ctrdist.tracking import abundance_figure, attention_figure, classes_figure, steps_figure
 from ctrdist.tracking.events import EventLog, metric_history
+from ctrdist.tracking.plots import (
+    abundance_figure,
+    attention_figure,
+    classes_figure,
+    steps_figure,
+)
 
 FIELDS = [f"I{i}" for i in range(1, 14)] + [f"category_{i}" for i in range(1, 27)]
 

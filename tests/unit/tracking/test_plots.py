@@ -11,7 +11,7 @@ from sklearn.metrics import auc as area_under
 from sklearn.metrics import roc_auc_score
 
 from ctrdist.metrics.histogram import ScoreHistogram
-from ctrdist.tracking import calibration_figure, learning_curves_figure, roc_figure
+from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
 
 
 def png(figure) -> bytes:

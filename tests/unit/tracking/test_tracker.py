@@ -20,7 +20,6 @@ from ctrdist.tracking import (
     RunTracker,
     end_killed,
     replay,
-    roc_figure,
 )
 from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
 from ctrdist.tracking.mlflow_state import (
@@ -29,7 +28,7 @@ from ctrdist.tracking.mlflow_state import (
     tracking_store,
     without_credentials,
 )
-from ctrdist.tracking.mlflow_writer import _groups
+from ctrdist.tracking.plots import roc_figure
 from ctrdist.tracking.system import SystemSampler
 from ctrdist.tracking.tracker import flatten
 from ctrdist.tracking.versions import git_commit, package_versions
@@ -119,16 +118,6 @@ assert not [m for m in sys.modules if m.split(".")[0] in ("mlflow", "matplotlib"
 def test_flatten_keeps_every_leaf():
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
     assert flatten({"test": {"auc": 0.7}}, "/") == {"test/auc": 0.7}
-
-
-def test_metrics_are_grouped_up_to_what_one_call_takes():
-    def event(kind: str, size: int) -> Event:
-        values = {str(i): 0.0 for i in range(size)}
-        return Event(time_ms=0, kind=kind, step=0, values=values, start=0, end=0)
-
-    sizes = [("metrics", 600), ("metrics", 400), ("metrics", 1), ("tags", 3), ("metrics", 2)]
-    groups = list(_groups([event(*pair) for pair in sizes]))
-    assert [[len(e.values) for e in group] for group in groups] == [[600, 400], [1], [3], [2]]
 
 
 def test_system_metrics_are_sampled_until_stopped(tmp_path):

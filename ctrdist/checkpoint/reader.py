@@ -8,8 +8,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,8 +45,7 @@ class Reader(UsedOnce, StorageReader):
             metadata: content of its metadata.json.
             read_checked: returns a small file of the checkpoint, after checking it.
         """
-        self._folder = folder
-        self._read_checked = read_checked
+        self._folder, self._read_checked = folder, read_checked
         self._tensors: dict[str, Any] = json.loads(metadata)["tensors"]
         self._files = {
             (name, *chunk["offsets"]): chunk["file"]
@@ -97,22 +95,15 @@ class Reader(UsedOnce, StorageReader):
                 indexes[file] = self._index(file)
             target = planner.resolve_tensor(item).detach()
             _plan_blocks(indexes[file][key], file, item, target, blocks)
-        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint-read")
-        try:
-            for _ in pool.map(self._read_run, _runs(list(blocks.values()))):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint-read") as pool:
+            list(pool.map(self._read_run, _runs(list(blocks.values()))))  # raises the first error
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
     def _index(self, file: str) -> dict[tuple[Any, ...], Chunk]:
         index = json.loads(self._read_checked(f"{file.removesuffix('.bin')}.json"))
-        chunks = (
-            Chunk(**{**c, "offsets": tuple(c["offsets"]), "sizes": tuple(c["sizes"])})
-            for c in index["chunks"]
-        )
+        chunks = (Chunk(**chunk) for chunk in index["chunks"])
         return {(c.name, *c.offsets): c for c in chunks if c.bytes}
 
     def _read_run(self, run: list[_Block]) -> None:
@@ -155,7 +146,7 @@ def _plan_blocks(
     blocks: dict[tuple[str, int], _Block],
 ) -> None:
     """Adds the blocks of a chunk that hold the rows of an item, to be copied to the target."""
-    sizes, offsets = chunk.sizes or (1,), tuple(item.storage_offsets) or (0,)
+    sizes, offsets = tuple(chunk.sizes) or (1,), tuple(item.storage_offsets) or (0,)
     target = target if target.dim() else target.unsqueeze(0)
     row_bytes = chunk.bytes // sizes[0]
     block_rows = chunk.block_bytes // row_bytes
@@ -178,35 +169,30 @@ def _plan_blocks(
         low, high = max(row, first), min(end_row, last)
         box = [(low - row, high - low)]
         box += zip(offsets[1:], target.shape[1:], strict=True)
-        block.copies.append(
-            _copy_to(
-                target[low - first : high - first], chunk.dtype, (end_row - row, *sizes[1:]), box
-            )
-        )
+        shape = (end_row - row, *sizes[1:])
+        part = target[low - first : high - first]
+        block.copies.append(partial(_copy_box, part, getattr(torch, chunk.dtype), shape, box))
 
 
-def _copy_to(
-    target: Tensor, dtype: str, shape: tuple[int, ...], box: list[tuple[int, int]]
-) -> Callable[[memoryview], None]:
-    """Returns a function that copies a box of the tensor that a block's bytes hold."""
-
-    def copy(data: memoryview) -> None:
-        block = torch.frombuffer(data, dtype=getattr(torch, dtype)).view(shape)
-        part = reduce(lambda t, d: t.narrow(d[0], *d[1]), enumerate(box), block)
-        target.copy_(part)
-
-    return copy
+def _copy_box(
+    target: Tensor,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    box: list[tuple[int, int]],
+    data: memoryview,
+) -> None:
+    """Copies a box of the tensor that a block's bytes hold; box: (first, length) by dimension."""
+    block = torch.frombuffer(data, dtype=dtype).view(shape)
+    target.copy_(block[tuple(slice(first, first + length) for first, length in box)])
 
 
 def _runs(blocks: list[_Block]) -> list[list[_Block]]:
     """Groups blocks that are neighbours in one file and together no larger than one read."""
-    if not blocks:
-        return []
-    blocks.sort(key=lambda block: (block.file, block.begin))
-    runs = [[blocks[0]]]
-    for before, block in pairwise(blocks):
-        near = block.file == before.file and block.begin - before.end < CHUNK_ALIGN
-        if near and block.end - runs[-1][0].begin <= _READ_BYTES:
+    runs: list[list[_Block]] = []
+    for block in sorted(blocks, key=lambda block: (block.file, block.begin)):
+        last = runs[-1][-1] if runs else block
+        near = block.file == last.file and block.begin - last.end < CHUNK_ALIGN
+        if runs and near and block.end - runs[-1][0].begin <= _READ_BYTES:
             runs[-1].append(block)
         else:
             runs.append([block])

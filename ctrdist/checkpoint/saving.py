@@ -14,31 +14,21 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
 import torch.distributed as dist
 
 from ctrdist.checkpoint.folder import Folder
-from ctrdist.checkpoint.writer import Writer, end, stem
+from ctrdist.checkpoint.writer import BEGUN, Writer, stem
 from ctrdist.errors import CheckpointError
 
 MARKER = "complete.json"
+_SHARED = "All workers must see the same directory: check checkpoint.directory and --runs."
 _PATIENCE_SECONDS = 120.0
 """Time until a file that another rank has written must be visible."""
 _POLL_SECONDS = (0.02, 1.0)
 """First and longest pause between two listings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """A whole checkpoint."""
-
-    path: str
-    step: int
-    seconds: float
-    """Time from the snapshot to the marker."""
 
 
 class Saving:
@@ -68,7 +58,6 @@ class Saving:
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._error = ""
         self._written, self._all_written, self._abort = Event(), Event(), Event()
-        self._begun, self._seconds = time.perf_counter(), 0.0
         # A daemon, so that an interpreter does not wait at its exit for a rank that is gone.
         self._thread = Thread(target=self._run, name="checkpoint-write", daemon=True)
         self._thread.start()
@@ -77,8 +66,8 @@ class Saving:
         """Waits for this rank's thread, without communication."""
         self._thread.join(seconds)
 
-    def result(self) -> Saved:
-        """Waits until the checkpoint is whole. Every rank calls it.
+    def result(self) -> str:
+        """Waits until the checkpoint is whole; its directory. Every rank calls it.
 
         Raises:
             CheckpointError: a rank could not write its part; the same error on all ranks.
@@ -88,13 +77,12 @@ class Saving:
         (self._abort if error else self._all_written).set()
         self.join()
         error = error or _first(self._error)
-        step = self._facts["step"]
         if error:
             raise CheckpointError(
-                f"checkpoint of step {step}: {error} It is not whole and will not be used; older "
-                "ones are not touched."
+                f"checkpoint of step {self._facts['step']}: {error} It is not whole and will not "
+                "be used; older ones are not touched."
             )
-        return Saved(path=self._folder.url, step=step, seconds=self._seconds)
+        return self._folder.url
 
     def _run(self) -> None:
         try:
@@ -108,7 +96,6 @@ class Saving:
         except Exception as error:  # result() raises it on all ranks.
             kind = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
             self._error = f"worker {self._rank}: {kind}{error}"
-        self._seconds = time.perf_counter() - self._begun
 
     def _complete(self) -> None:
         names = [stem(rank, self._token) for rank in range(self._size)]
@@ -116,19 +103,18 @@ class Saving:
         files = {}
         for name in names:
             index = self._folder.get(f"{name}.json")
-            wanted = json.loads(index)["bytes"]
-            if sizes.get(f"{name}.bin") != wanted:
+            size, wanted = sizes.get(f"{name}.bin", 0), json.loads(index)["bytes"]
+            if size != wanted:
                 raise CheckpointError(
-                    f"{self._folder}/{name}.bin has {sizes.get(f'{name}.bin', 0):,} bytes after "
-                    f"{wanted:,} were written. All workers must see the same directory: check "
-                    "checkpoint.directory and --runs."
+                    f"{self._folder}/{name}.bin has {size:,} bytes after {wanted:,} were written. "
+                    f"{_SHARED}"
                 )
             files[f"{name}.bin"] = {"bytes": wanted}
             files[f"{name}.json"] = _facts(index)
         for name, text in self._texts.items():
             self._folder.put(name, text)
             files[name] = _facts(text)
-        end(self._folder)
+        self._folder.remove(BEGUN)
         marker = json.dumps({**self._facts, "files": files}, indent=1)
         self._folder.put(MARKER, marker.encode())
 
@@ -144,8 +130,7 @@ class Saving:
             if time.monotonic() > deadline:
                 raise CheckpointError(
                     f"files that workers {missing[:8]} have written to {self._folder} are not "
-                    f"visible there after {_PATIENCE_SECONDS:.0f} s. All workers must see the same "
-                    "directory: check checkpoint.directory and --runs."
+                    f"visible there after {_PATIENCE_SECONDS:.0f} s. {_SHARED}"
                 )
             if self._abort.wait(pause):
                 raise CheckpointError("another worker has failed.")
@@ -156,9 +141,8 @@ class Saving:
 
 def _first(error: str) -> str:
     """The error of the first rank that has one, otherwise empty. Collective."""
-    errors = [error]
-    if dist.get_world_size() > 1:
-        errors = [""] * dist.get_world_size()
+    errors = [error] * dist.get_world_size()
+    if len(errors) > 1:
         dist.all_gather_object(errors, error)
     return next((found for found in errors if found), "")
 

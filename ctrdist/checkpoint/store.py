@@ -22,13 +22,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.reader import Reader
 from ctrdist.checkpoint.retention import Entry, superfluous
-from ctrdist.checkpoint.saving import MARKER, Saved, Saving
-from ctrdist.checkpoint.writer import METADATA, HostBuffer, Writer, begin
+from ctrdist.checkpoint.saving import MARKER, Saving
+from ctrdist.checkpoint.writer import BEGUN, METADATA, HostBuffer, Writer
 from ctrdist.config.experiment import CheckpointConfig
 from ctrdist.distributed.process_group import run_on_main
 from ctrdist.errors import CheckpointError, DamagedCheckpointError
 
-_STATE, _CONFIG, _SCHEMA, _PLAN = "state.json", "config.yaml", "schema.json", "plan.json"
+_STATE = "state.json"
+_TEXTS = {"config": "config.yaml", "schema": "schema.json", "plan": "plan.json"}
+"""Field of :class:`Texts` → name of its file."""
 _PREFIX = "step-"
 VERSION = 2
 
@@ -84,7 +86,7 @@ class CheckpointStore:
         value: float | None = None,
         best_step: int | None = None,
     ) -> str:
-        """Begins to write a checkpoint. Every rank calls it.
+        """Begins to write a checkpoint, and returns its directory. Every rank calls it.
 
         Returns as soon as the tensors may change again. :meth:`wait` waits until the checkpoint is
         whole. If the previous save is still being written, this one waits for it first.
@@ -96,9 +98,6 @@ class CheckpointStore:
             texts: config, schema and plan.
             value: value of the monitored metric, larger being better, if this step was evaluated.
             best_step: the best checkpoint so far, which is kept as long as this one.
-
-        Returns:
-            Its directory.
 
         Raises:
             CheckpointError: this save or the previous one failed.
@@ -117,9 +116,7 @@ class CheckpointStore:
         files = {
             METADATA: writer.metadata,
             _STATE: json.dumps({"version": VERSION, **state}, indent=1).encode(),
-            _CONFIG: texts.config.encode(),
-            _SCHEMA: texts.schema.encode(),
-            _PLAN: texts.plan.encode(),
+            **{name: getattr(texts, field).encode() for field, name in _TEXTS.items()},
         }
         self._saving = Saving(
             folder, token, writer, facts, files, lambda: self._remove_superfluous(step)
@@ -128,11 +125,11 @@ class CheckpointStore:
             self._saving.join()
         return folder.url
 
-    def wait(self) -> Saved | None:
+    def wait(self) -> str | None:
         """Waits until the last save is whole. Every rank calls it.
 
         Returns:
-            The checkpoint; None if no save was in progress.
+            Its directory; None if no save was in progress.
 
         Raises:
             CheckpointError: it could not be written.
@@ -200,21 +197,13 @@ def read(path: str | Path) -> Opened:
     """
     folder = Folder(_resolve(str(path).rstrip("/")))
     files = _files(folder)
-    texts = {
-        name: folder.get_checked(name, files[name]) for name in (_STATE, _CONFIG, _SCHEMA, _PLAN)
-    }
-    state = json.loads(texts[_STATE])
+    state = json.loads(folder.get_checked(_STATE, files[_STATE]))
     del state["version"]
-    return Opened(
-        path=folder.url,
-        step=_step_of(folder.url),
-        state=state,
-        texts=Texts(
-            config=texts[_CONFIG].decode(),
-            schema=texts[_SCHEMA].decode(),
-            plan=texts[_PLAN].decode(),
-        ),
-    )
+    texts = {
+        field: folder.get_checked(name, files[name]).decode() for field, name in _TEXTS.items()
+    }
+    step = _step_of(folder.url)
+    return Opened(path=folder.url, step=step, state=state, texts=Texts(**texts))
 
 
 def load_tensors(path: str | Path, tensors: dict[str, Any]) -> None:
@@ -235,10 +224,7 @@ def load_tensors(path: str | Path, tensors: dict[str, Any]) -> None:
     try:
         _collectively(lambda: dcp.load(tensors, storage_reader=reader))
     except CheckpointException as error:
-        reason = next(
-            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()),
-            type(error).__name__,
-        )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise CheckpointError(
             f"{path}: does not fit this model ({reason[:300]}). A checkpoint loads into the model, "
             "tables' optimiser and data that it was made with; use its config.yaml, or another "
@@ -305,14 +291,10 @@ def _resolve(path: str) -> str:
             wanted = None if best is None else f"{directory}/{_PREFIX}{best:09d}"
             return wanted if wanted in found else found[-1]
     there = folder.files() or folder.folders()
-    what = (
-        f"has no whole checkpoint ({MARKER} is written last)"
-        if there
-        else "has no whole checkpoint; nothing is there"
-    )
+    why = f" ({MARKER} is written last)" if there else "; nothing is there"
     raise CheckpointError(
-        f"{path}: {what}. Give --checkpoint a run's directory (runs/NAME) or one of its "
-        f"checkpoints/{_PREFIX}… directories."
+        f"{path}: has no whole checkpoint{why}. Give --checkpoint a run's directory (runs/NAME) or "
+        f"one of its checkpoints/{_PREFIX}… directories."
     )
 
 
@@ -324,12 +306,10 @@ def _begin(folder: Folder) -> str:
     """Begins a save in an empty folder; returns its token."""
     token = secrets.token_hex(4)
     _remove(folder)
-    begin(folder, token)
+    folder.put(BEGUN, token.encode())
     return token
 
 
 def _remove(folder: Folder) -> None:
-    folder.remove(
-        MARKER
-    )  # First, so that an interrupted removal leaves no checkpoint that looks whole.
+    folder.remove(MARKER)  # First, so that an interrupted removal leaves none that looks whole.
     folder.remove()

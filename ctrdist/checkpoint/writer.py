@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from ctrdist.checkpoint.folder import Folder
 from ctrdist.errors import CheckpointError
 
 METADATA = "metadata.json"
-_BEGUN = "begun"
+BEGUN = "begun"
 """File with the token of the save in progress."""
 CHUNK_ALIGN = 64
 """Chunks begin at multiples of this offset, so that any dtype can be viewed in place."""
@@ -47,9 +48,9 @@ class Chunk:
     name: str
     """Name of the tensor."""
     dtype: str
-    offsets: tuple[int, ...]
+    offsets: Sequence[int]
     """Position of the chunk in the tensor."""
-    sizes: tuple[int, ...]
+    sizes: Sequence[int]
     begin: int
     """Offset of its bytes in the file. They are in row order and little-endian."""
     bytes: int
@@ -57,16 +58,6 @@ class Chunk:
     """Bytes of a block: a whole number of rows. The last block may be shorter."""
     crc32: list[int]
     """Checksum of each block."""
-
-
-def begin(folder: Folder, token: str) -> None:
-    """Begins a save in an empty or missing folder. One rank calls it."""
-    folder.put(_BEGUN, token.encode())
-
-
-def end(folder: Folder) -> None:
-    """Ends the save, before the marker is written. One rank calls it."""
-    folder.remove(_BEGUN)
 
 
 def stem(rank: int, token: str) -> str:
@@ -81,12 +72,7 @@ class HostBuffer:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int, pinned: bool) -> Tensor:
-        """Returns the memory; the next call overwrites its content.
-
-        Args:
-            size: number of bytes.
-            pinned: page-lock the memory, which copies from a GPU need.
-        """
+        """Returns so many bytes, page-locked if asked; the next call overwrites their content."""
         if self._bytes.numel() < size:
             self._bytes = torch.empty(0, dtype=torch.uint8)  # Frees the old memory first.
             self._bytes = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
@@ -117,33 +103,21 @@ class Writer(UsedOnce, StorageWriter):
     """
 
     def __init__(self, folder: Folder, token: str, rank: int, buffer: HostBuffer | None) -> None:
-        """Prepares a save.
+        """Prepares a save into a folder whose file BEGUN has the token.
 
-        Args:
-            folder: directory of the checkpoint, after :func:`begin`.
-            token: token of the save.
-            rank: this process's rank.
-            buffer: memory for the snapshot. None: the tensors themselves are written, and must not
-                change before that.
+        The snapshot goes to the buffer. Without one the tensors themselves are written, and must
+        not change before that.
         """
         self.metadata = b""
         """Content of metadata.json, on the coordinator, after planning."""
-        self._folder, self._token = folder, token
+        self._folder, self._token, self._buffer = folder, token, buffer
         self._stem = stem(rank, token)
-        self._buffer = buffer
         self._chunks: list[tuple[Chunk, Tensor]] = []
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Checks that this rank sees the directory that rank 0 has made.
-
-        Raises:
-            CheckpointError: it does not, for instance because the path is on a local disk.
-        """
-        try:
-            seen = self._folder.get(_BEGUN).decode()
-        except FileNotFoundError:
-            seen = ""
-        if seen != self._token:
+        """Raises CheckpointError if this rank does not see the directory that rank 0 has made."""
+        there = self._folder.exists(BEGUN)
+        if not there or self._folder.get(BEGUN).decode() != self._token:
             raise CheckpointError(
                 f"{self._folder}: a worker does not see what worker 0 has written there. "
                 "Checkpoints need a directory that all workers share: set checkpoint.directory, "
@@ -151,11 +125,7 @@ class Writer(UsedOnce, StorageWriter):
             )
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Returns the plan as it is.
-
-        Raises:
-            CheckpointError: a value is not a tensor.
-        """
+        """Returns the plan as it is; raises CheckpointError if a value is not a tensor."""
         for item in plan.items:
             if item.type == WriteItemType.BYTE_IO:
                 raise CheckpointError(

@@ -258,7 +258,7 @@ def steps_figure(
         title: title of the figure: the run's name.
         logarithmic: scale of the values' axis.
     """
-    from matplotlib import cycler
+    from matplotlib.rcsetup import cycler
 
     figure, ((axes,),) = new_figure(8.4, 4.4)
     axes.set_prop_cycle(cycler(ls=_DASHES) * cycler(color=_LINES))

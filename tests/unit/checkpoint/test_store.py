@@ -269,7 +269,7 @@ def test_any_chunks_can_be_read_as_any_others(tmp_path_factory, small_blocks, da
     saved, wanted = cut(whole, data.draw(some_cuts)), cut(whole, data.draw(some_cuts))
 
     folder = Folder(tmp_path_factory.mktemp("chunks"))
-    writer.begin(folder, "token")
+    folder.put(writer.BEGUN, b"token")
     properties = TensorProperties(dtype=dtype)
     catalogue = TensorStorageMetadata(properties, whole.shape, chunk_metadata(saved))
     results, writers = [], []

@@ -105,10 +105,10 @@ def _train(
 
     by_name = {each.experiment.run_name: each for each in runs}
     for each in runs:
-        results.begin(each)
+        results.record(each)
 
     def done(name: str, summary: dict[str, Any]) -> None:
-        results.finish(by_name[name], summary)
+        results.record(by_name[name], summary)
         console.done(name, summary)
 
     with console:

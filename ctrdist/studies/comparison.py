@@ -31,13 +31,13 @@ def comparison_rows(
         for metric in METRICS:
             values = _values(by_seed, "test", metric)
             if values:
-                row[metric] = vars(spread(values))
-        row["valid_auc"] = vars(spread(_values(by_seed, "valid", "auc")))
+                row[metric] = spread(values)
+        row["valid_auc"] = spread(_values(by_seed, "valid", "auc"))
         if variant != reference and reference in results:
             other = _values(results[reference], "test", "auc")
-            row["auc_difference"] = vars(paired_difference(auc, other))
+            row["auc_difference"] = paired_difference(auc, other)
         seconds = {seed: summary["train_seconds"] for seed, summary in by_seed.items()}
-        row["train_seconds"] = spread(seconds).mean
+        row["train_seconds"] = spread(seconds)["mean"]
         rows.append(row)
     return rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrdist.errors import ConfigError
-from ctrdist.studies.settings import in_todays_settings
+from ctrdist.studies.settings import changed_settings
 from ctrdist.studies.study import StudyFile, StudyRun
 
 
@@ -17,13 +17,14 @@ class Results:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def begin(self, run: StudyRun) -> None:
-        """Records the settings with which a run begins."""
-        self._write(run, None)
-
-    def finish(self, run: StudyRun, summary: dict[str, Any]) -> None:
-        """Records the results of a run."""
-        self._write(run, summary)
+    def record(self, run: StudyRun, summary: dict[str, Any] | None = None) -> None:
+        """Records the settings with which a run begins, and its results once it has some."""
+        path = self._path(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = {"variant": run.variant, "seed": run.seed, "settings": run.compared}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**values, "summary": summary}, indent=1))
+        part.replace(path)
 
     def of(self, run: StudyRun) -> dict[str, Any] | None:
         """Returns the results of a run, or None if it has not finished.
@@ -35,9 +36,7 @@ class Results:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        begun = in_todays_settings(found["settings"], run.experiment)
-        # as JSON, where tuples are lists and keys are strings
-        changed = _changed(*(json.loads(json.dumps(each)) for each in (begun, run.compared)))
+        changed = changed_settings(found["settings"], run.experiment, run.data_fingerprint)
         if changed:
             raise ConfigError(
                 f"{path}: was begun with other settings ({', '.join(changed)}). Give another "
@@ -62,21 +61,3 @@ class Results:
 
     def _path(self, run: StudyRun) -> Path:
         return self.directory / f"{run.experiment.run_name}.json"
-
-    def _write(self, run: StudyRun, summary: dict[str, Any] | None) -> None:
-        path = self._path(run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        values = {"variant": run.variant, "seed": run.seed, "settings": run.compared}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({**values, "summary": summary}, indent=1))
-        part.replace(path)
-
-
-def _changed(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Returns the differences of two nested mappings, by dotted names."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        parts = []
-        for key in sorted({*old, *new}):
-            parts += _changed(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-        return parts
-    return [] if old == new else [f"{prefix}: {old} → {new}"]

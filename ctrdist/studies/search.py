@@ -12,7 +12,7 @@ import yaml
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import from_dict, to_dict
 from ctrdist.errors import ConfigError
-from ctrdist.studies.settings import compared_settings, fingerprint_of, in_todays_settings
+from ctrdist.studies.settings import changed_settings, compared_settings, fingerprint_of
 from ctrdist.studies.study import Complete, experiment_from, read_yaml
 
 _DRAWS = {"choice": None, "uniform": 2, "loguniform": 2, "randint": 2}
@@ -94,21 +94,17 @@ def record_search(
     Raises:
         ConfigError: another search was begun in the directory; the message says what differs.
     """
-    what = {
-        "settings": compared_settings(experiment, fingerprint_of(experiment.data)),
-        "space": space,
-        "trials": trials,
-        "seed": seed,
-    }
+    fingerprint = fingerprint_of(experiment.data)
+    settings = compared_settings(experiment, fingerprint)
+    what = {"settings": settings, "space": space, "trials": trials, "seed": seed}
     path = directory / "search.yaml"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(what, sort_keys=False))
         return
     begun = yaml.safe_load(path.read_text())
-    begun["settings"] = in_todays_settings(begun["settings"], experiment)
-    now, begun = (yaml.safe_load(yaml.safe_dump(values)) for values in (what, begun))
-    changed = [key for key in what if now[key] != begun[key]]
+    changed = changed_settings(begun["settings"], experiment, fingerprint)
+    changed += [key for key in ("space", "trials", "seed") if what[key] != begun[key]]
     if changed:
         raise ConfigError(
             f"{path}: another search was begun under this name; it differs in "

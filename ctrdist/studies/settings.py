@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any
 
 from ctrdist.config.experiment import Experiment
@@ -20,22 +22,20 @@ def compared_settings(experiment: Experiment, data_fingerprint: str) -> dict[str
     return {**kept, "data_fingerprint": data_fingerprint}
 
 
-def in_todays_settings(begun: dict[str, Any], like: Experiment) -> dict[str, Any]:
-    """Returns saved :func:`compared_settings` as they would be saved today.
+def changed_settings(
+    begun: dict[str, Any], experiment: Experiment, data_fingerprint: str
+) -> list[str]:
+    """Returns how an experiment differs from saved :func:`compared_settings`, by dotted names.
 
-    A setting that did not exist yet gets its default, with which a run computes the same as before.
-
-    Args:
-        begun: as read from a file.
-        like: an experiment of today with the same model.
+    A setting that did not exist yet had its default of today, with which a run computes the same.
     """
-    values = migrated(begun)
-    fingerprint = values.get("data_fingerprint", "")
-    settings = {key: value for key, value in values.items() if key != "data_fingerprint"}
-    try:
-        return compared_settings(from_dict(type(like), settings, "begun"), fingerprint)
-    except ConfigError:  # a setting that no longer exists makes the two differ
-        return begun
+    settings = dict(migrated(begun))
+    fingerprint = settings.pop("data_fingerprint", "")
+    with suppress(ConfigError):  # a setting that no longer exists makes the two differ
+        begun = compared_settings(from_dict(type(experiment), settings, "begun"), fingerprint)
+    now = compared_settings(experiment, data_fingerprint)
+    # as JSON, where tuples are lists and keys are strings
+    return _changed(*(json.loads(json.dumps(each)) for each in (begun, now)))
 
 
 def fingerprint_of(data: str) -> str:
@@ -43,3 +43,13 @@ def fingerprint_of(data: str) -> str:
     from ctrdist.data.manifest import open_dataset  # here, because it imports Arrow
 
     return open_dataset(data).manifest.fingerprint
+
+
+def _changed(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Returns the differences of two nested mappings, by dotted names."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        parts = []
+        for key in sorted({*old, *new}):
+            parts += _changed(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        return parts
+    return [] if old == new else [f"{prefix}: {old} → {new}"]

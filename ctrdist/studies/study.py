@@ -73,7 +73,10 @@ def read_study(path: str) -> StudyFile:
         ConfigError: there is no such file, or something in it is wrong.
     """
     study = from_dict(StudyFile, read_yaml(path), path)
-    variants = {**study.variants, **_combinations(study.grid)}
+    variants = dict(study.variants)
+    for values in itertools.product(*study.grid.values()) if study.grid else ():
+        name = " + ".join(str(value) for value in values)
+        variants[name] = dict(zip(study.grid, values, strict=True))
     if not variants or not study.seeds:
         raise ConfigError(f"{path}: there is nothing to train; give variants or a grid, and seeds.")
     reference = study.reference or next(iter(variants))
@@ -111,12 +114,7 @@ def experiment_from(
 ) -> Experiment:
     """Builds the experiment of one run that trains on one worker.
 
-    Args:
-        model: its name.
-        preset: YAML preset, relative to `folder`; empty: none.
-        folder: of the study's file.
-        settings: dotted name → value, over the preset's.
-        complete: completes the experiment.
+    Settings, by dotted name, win over those of the preset, whose path is relative to the folder.
     """
     argv = ["--config", str(folder / preset)] if preset else []
     for key, value in {**settings, "workers": 1, "min_workers": 0}.items():
@@ -175,15 +173,6 @@ def study_runs(
             StudyRun(variant=variant, seed=seed, experiment=experiment, data_fingerprint=data)
         )
     return planned
-
-
-def _combinations(grid: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
-    if not grid:
-        return {}
-    return {
-        " + ".join(str(value) for value in values): dict(zip(grid, values, strict=True))
-        for values in itertools.product(*grid.values())
-    }
 
 
 def _slug(variant: str) -> str:

@@ -136,7 +136,7 @@ def test_a_study_goes_on_after_an_upgrade(tmp_path, data):
     """Its results were begun when there was no average yet, and codebooks had an l2 only."""
     run = planned(write(tmp_path, STUDY), data)[0]
     results = Results(tmp_path)
-    results.finish(run, {"auc": 0.5})
+    results.record(run, {"auc": 0.5})
     (path,) = tmp_path.glob("*.json")
     older = json.loads(path.read_text())
     del older["settings"]["optim"]["ema_decay"], older["settings"]["optim"]["codebooks"]

@@ -38,7 +38,6 @@ from preprocessing.runtime.task_runner import Call, TaskRunner
 from preprocessing.runtime.work_dir import WorkDir, digest
 from preprocessing.scan.task import (
     Plan,
-    ShardScan,
     ShardSummary,
     count_training_rows,
     scan,
@@ -249,11 +248,11 @@ class _Run:
             for index, one in enumerate(inputs)
         ]
         total = sum(one.bytes for one in inputs)
-        scans = self.runner.run("reading", scan, calls, ShardScan, total)
+        scans = self.runner.run("reading", scan, calls, list[ShardSummary], total)
         found = [
             (shard, one.split)
             for one, scanned in zip(inputs, scans, strict=True)
-            for shard in scanned.shards
+            for shard in scanned
         ]
         return [shard for shard, _ in found], [split for _, split in found]
 
@@ -269,10 +268,8 @@ class _Run:
         ]
         again = [k for k, shard in enumerate(shards) if shard.rows is None]
         calls = [
-            Call(
-                self.runner.mark(f"count-{shards[k].name}"),
-                shards[k].name,
-                (shared, k, split_plan, shards[k]),
+            self.runner.call(
+                f"count-{shards[k].name}", shards[k].name, shared, k, split_plan, shards[k]
             )
             for k in again
         ]

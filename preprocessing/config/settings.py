@@ -5,6 +5,7 @@ Free of torch, Ray and Arrow, so that `--help` is quick. preprocessing.config.ch
 
 from __future__ import annotations
 
+import itertools
 import json
 import posixpath
 from collections.abc import Sequence
@@ -141,23 +142,14 @@ class PreprocessConfig(FeatureColumns):
 
 def join_paths(argv: Sequence[str]) -> list[str]:
     """Turns --input A B C into --input '["A", "B", "C"]', for the globs of a shell."""
-    out: list[str] = []
-    rest = list(argv)
+    rest, out = list(argv), []
     while rest:
-        out.append(rest.pop(0))
-        if out[-1] != "--input" or not rest or rest[0].startswith("["):
-            continue
-        paths = []
-        while rest and not rest[0].startswith("--"):
-            paths.append(rest.pop(0))
-        out.append(json.dumps(paths))
-    return [_as_list(text) for text in out]
-
-
-def _as_list(text: str) -> str:
-    name, equals, value = text.partition("=")
-    return (
-        f"--input={json.dumps([value])}"
-        if name == "--input" and equals and not value.startswith("[")
-        else text
-    )
+        name, equals, value = rest.pop(0).partition("=")
+        if name == "--input" and equals:
+            rest.insert(0, value)
+        out.append(name if name == "--input" else name + equals + value)
+        if name == "--input" and rest and not rest[0].startswith("["):
+            paths = list(itertools.takewhile(lambda text: not text.startswith("--"), rest))
+            del rest[: len(paths)]
+            out.append(json.dumps(paths))
+    return out

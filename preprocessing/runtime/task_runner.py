@@ -148,6 +148,10 @@ class TaskRunner:
         """The mark of a task whose result holds for this run's input files alone."""
         return f"{task}@{self._stamp}"
 
+    def call(self, task: str, name: str, *arguments: Any) -> Call:
+        """A call of a task, with the mark of :meth:`mark`."""
+        return Call(self.mark(task), name, arguments)
+
     def done_so_far(self) -> str:
         """Sentences that say which passes are done, with a blank; empty before the first pass."""
         texts = []

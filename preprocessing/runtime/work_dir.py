@@ -24,7 +24,7 @@ import numpy as np
 from ctrdist.storage import Store
 
 _PLAN, _MARKS = "plan.json", "done"
-VERSION = 2
+VERSION = 3
 """Version of the directory's files. A run starts anew in a directory of another version."""
 T = TypeVar("T")
 

@@ -52,14 +52,7 @@ class ValuesIndex:
 def write_values(
     store: Store, name: str, columns: Mapping[str, ColumnValues], *, first_id: int | None = None
 ) -> ValuesIndex:
-    """Writes the values of a shard.
-
-    Args:
-        store: where to.
-        name: of the file.
-        columns: categorical field → its values.
-        first_id: see :class:`ValuesIndex`.
-    """
+    """Writes the values of a shard by categorical field."""
     index = ValuesIndex(name, list(columns), [], [], 0, first_id)
     footer: np.ndarray = np.empty((len(columns), BUCKETS + 1, 2), np.int64)
     with store.write(name) as file:

@@ -70,14 +70,7 @@ class ShardSummary:
         return 0 if self.rows is None else self.rows[0]
 
 
-@dataclass(frozen=True)
-class ShardScan:
-    """Result of the scan of an input split."""
-
-    shards: list[ShardSummary]
-
-
-def scan(plan: Plan, index: int, split: InputSplit) -> Iterator[Step | ShardScan]:
+def scan(plan: Plan, index: int, split: InputSplit) -> Iterator[Step | list[ShardSummary]]:
     """Parses an input split once.
 
     One that turns out to be much larger than planned, as a compressed file may, becomes several
@@ -91,7 +84,7 @@ def scan(plan: Plan, index: int, split: InputSplit) -> Iterator[Step | ShardScan
         if summary is None:
             break
         shards.append(summary)
-    yield ShardScan(shards)
+    yield shards
 
 
 def scan_mark(plan: Plan, index: int, split: InputSplit) -> str:
@@ -103,14 +96,7 @@ def scan_mark(plan: Plan, index: int, split: InputSplit) -> str:
 def count_training_rows(
     plan: Plan, index: int, split_plan: SplitPlan, shard: ShardSummary
 ) -> ShardSummary:
-    """Counts a shard's training rows once the split plan is known.
-
-    Args:
-        plan: shared by all tasks.
-        index: of the shard.
-        split_plan: of all rows.
-        shard: from :func:`scan`.
-    """
+    """Counts the training rows of a shard of this index, once the split plan is known."""
     values = read_values(plan.work.store, shard.values)
     assigner = split_plan.shard(index)
     found, numbers, rows = _count(plan, shard.name, assigner, values, f"counted/{shard.name}")
@@ -122,11 +108,6 @@ def known_split_plan(config: PreprocessConfig, part: InputSplit) -> SplitPlan | 
     split = config.split
     alone = part.split is not None or split.by == "hash" or (split.by == "time" and split.times)
     return SplitPlan.of(split, [SplitCounts()], [part.split]) if alone else None
-
-
-def split_of(assigner: Assigner, rows: LocalRows) -> np.ndarray:
-    """The splits of the next rows, (n,) int8 indices into SPLITS."""
-    return assigner.next(rows.label, rows.timestamp, rows.row_hash)
 
 
 def _scan_shard(
@@ -143,7 +124,7 @@ def _scan_shard(
         for raw in itertools.chain([first], blocks):
             rows, found = _parsed(config, raw, scanner)
             derived.add(rows, scanner.dictionaries)
-            counts.add(rows.label, rows.timestamp)
+            counts.add(rows)
             write(rows)
             bad += found
             taken += raw.size
@@ -194,7 +175,7 @@ def _count(
     for rows in read_scan_file(store, scan_file_name(name)):
         train = None
         if assigner is not None:
-            chosen = split_of(assigner, rows)
+            chosen = assigner.next(rows)
             train = chosen == 0
             rows_of += np.bincount(chosen, minlength=len(SPLITS))
             train = None if train.all() else train

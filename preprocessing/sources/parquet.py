@@ -18,6 +18,7 @@ from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import open_stored
 
+_COPY = "Copy or write the file again."
 PARQUET_ROWS = 65536
 """Rows of a block."""
 _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError)
@@ -63,17 +64,16 @@ class ParquetBlock:
 def raw_blocks(
     byte_range: ByteRange, table: TableConfig, block_bytes: int
 ) -> Iterator[ParquetBlock]:
-    """The rows of the row groups that begin in a byte range, in order.
-
-    Args:
-        byte_range: of a Parquet file.
-        table: layout and columns.
-        block_bytes: not used; a block has PARQUET_ROWS.
+    """The rows of the row groups that begin in a byte range, in order, PARQUET_ROWS per block.
 
     Raises:
         DataError: no Parquet file, a damaged one, or one that lacks a column.
     """
-    with _opened(byte_range) as (parquet, size):
+    other = "Correct `format.type`, or --input, or copy the file again."
+    with open_stored(byte_range) as file, _named(byte_range, "damaged", _COPY):
+        with _named(byte_range, "not a Parquet file", other):
+            size = file.seek(0, io.SEEK_END)
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
         names = parquet.schema_arrow.names
         _check_columns(byte_range, names, [c.name for c in table.columns])
         groups = _row_groups(parquet, byte_range, size)
@@ -94,7 +94,8 @@ def raw_blocks(
             yield ParquetBlock(byte_range.name, first + read, rows_of_batch, stored)
             read += batch.num_rows
         if read != total:
-            raise _damaged(byte_range, f"{read:,} rows where {total:,} are announced")
+            why = f"{read:,} rows where {total:,} are announced"
+            raise DataError(f"{byte_range.name}: damaged ({why}). {_COPY}")
 
 
 def _check_columns(byte_range: ByteRange, names: list[str], needed: Sequence[str]) -> None:
@@ -112,25 +113,15 @@ def _check_columns(byte_range: ByteRange, names: list[str], needed: Sequence[str
 
 
 @contextmanager
-def _opened(byte_range: ByteRange) -> Iterator[tuple[pq.ParquetFile, int]]:
-    """The file and its size."""
-    with open_stored(byte_range) as file:
-        try:
-            size = file.seek(0, io.SEEK_END)
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        except DataError:
-            raise
-        except _DAMAGE as error:
-            raise DataError(
-                f"{byte_range.name}: not a Parquet file ({_first_line(error)}). Correct "
-                "`format.type`, or --input, or copy the file again."
-            ) from error
-        try:
-            yield parquet, size
-        except DataError:
-            raise
-        except _DAMAGE as error:
-            raise _damaged(byte_range, _first_line(error)) from error
+def _named(byte_range: ByteRange, fault: str, remedy: str) -> Iterator[None]:
+    """Names the file in errors of Arrow."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{byte_range.name}: {fault} ({why}). {remedy}") from error
 
 
 def _row_groups(parquet: pq.ParquetFile, byte_range: ByteRange, size: int) -> list[int]:
@@ -142,11 +133,3 @@ def _row_groups(parquet: pq.ParquetFile, byte_range: ByteRange, size: int) -> li
         if byte_range.start <= min(max(begin, 0), size - 1) < byte_range.end:
             found.append(index)
     return found
-
-
-def _damaged(byte_range: ByteRange, why: str) -> DataError:
-    return DataError(f"{byte_range.name}: damaged ({why}). Copy or write the file again.")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ctrdist.data.manifest import SPLITS
+from ctrdist.features.encode import LocalRows
 from preprocessing.config.settings import SplitConfig
 from preprocessing.split import assign
 
@@ -89,18 +90,13 @@ class SplitCounts:
         needed = config.by == "time" and not config.times
         return cls(times=TimeHistogram() if needed else None)
 
-    def add(self, label: np.ndarray, seconds: np.ndarray | None) -> None:
-        """Counts further rows of the shard.
-
-        Args:
-            label: (n,) 0 or 1.
-            seconds: (n,) int64 timestamps; needed in a split by time.
-        """
-        self.rows += len(label)
-        self.positives += int(np.count_nonzero(label))
+    def add(self, rows: LocalRows) -> None:
+        """Counts further rows of the shard."""
+        self.rows += len(rows.label)
+        self.positives += int(np.count_nonzero(rows.label))
         if self.times is not None:
-            assert seconds is not None
-            self.times.add(seconds)
+            assert rows.timestamp is not None
+            self.times.add(rows.timestamp)
 
 
 @dataclass(frozen=True)
@@ -150,20 +146,9 @@ class Assigner:
     _seen: int = 0
     _positives: int = 0
 
-    def next(
-        self,
-        label: np.ndarray,
-        seconds: np.ndarray | None = None,
-        row_hash: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """The splits of the next n rows, (n,) int8 indices into SPLITS.
-
-        Args:
-            label: (n,) 0 or 1.
-            seconds: (n,) int64 timestamps; needed in a split by time.
-            row_hash: (n,) uint64, see :func:`preprocessing.split.assign.row_hash`; needed in a
-                split by hash.
-        """
+    def next(self, rows: LocalRows) -> np.ndarray:
+        """The splits of the next n rows, (n,) int8 indices into SPLITS."""
+        label = rows.label
         plan, config = self.plan, self.plan.config
         first = plan.rows[self.index] + self._seen
         positive = label != 0
@@ -176,11 +161,11 @@ class Assigner:
         if config.by == "position":
             return assign.by_edges(np.arange(first, first + len(label)), plan.edges)
         if config.by == "time":
-            assert seconds is not None
-            return assign.by_edges(seconds, plan.edges)
+            assert rows.timestamp is not None
+            return assign.by_edges(rows.timestamp, plan.edges)
         if config.by == "hash":
-            assert row_hash is not None
-            return assign.by_row_hash(row_hash, config)
+            assert rows.row_hash is not None
+            return assign.by_row_hash(rows.row_hash, config)
         chosen = np.zeros(len(label), np.int8)
         for value, before, total in (
             (False, first - positives, plan.rows[-1] - plan.positives[-1]),

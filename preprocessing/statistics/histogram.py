@@ -49,57 +49,36 @@ class NumberCounts:
         return edges_of(self.bins, self.bits), edges_of(beyond, self.bits)
 
     def add(self, values: np.ndarray, group: np.ndarray | None = None) -> None:
-        """Counts values.
+        """Counts (n,) values, finite or NaN, of these groups, (n,) uint8; None: there is one group.
 
         Only one thread of a process may do so at a time.
-
-        Args:
-            values: (n,), finite or NaN.
-            group: (n,) uint8; None where there is one group.
         """
         values = np.ascontiguousarray(values, np.float64)
         found = count_numbers(values, group, len(self.missing), self.bits)
-        self._merge(found.bins, found.counts, found.missing, found.sum, found.least, found.greatest)
+        self.merge(NumberCounts(self.bits, *found))
 
     def merge(self, other: NumberCounts) -> None:
         """Adds the counts of other numbers."""
-        self._merge(other.bins, other.counts, other.missing, other.sum, other.least, other.greatest)
-
-    def _merge(
-        self,
-        bins: np.ndarray,
-        counts: np.ndarray,
-        missing: np.ndarray,
-        total: float,
-        least: float,
-        greatest: float,
-    ) -> None:
-        self._join(bins, counts)
-        self.missing += missing
-        self.sum += total
-        self.least = min(self.least, least)
-        self.greatest = max(self.greatest, greatest)
-
-    def _join(self, bins: np.ndarray, counts: np.ndarray) -> None:
-        new = np.setdiff1d(bins, self.bins, assume_unique=True)
+        new = np.setdiff1d(other.bins, self.bins, assume_unique=True)
         if len(new):
             both = np.sort(np.concatenate([self.bins, new]))
             joined = np.zeros((len(both), self.counts.shape[1]), np.int64)
             joined[np.searchsorted(both, self.bins)] = self.counts
             self.bins, self.counts = both, joined
-        self.counts[np.searchsorted(self.bins, bins)] += counts
+        self.counts[np.searchsorted(self.bins, other.bins)] += other.counts
+        self.missing += other.missing
+        self.sum += other.sum
+        self.least = min(self.least, other.least)
+        self.greatest = max(self.greatest, other.greatest)
 
 
 def quantiles(counts: NumberCounts, weights: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """Quantiles of binned numbers, each within the width of a bin.
+    """Quantiles of binned numbers, each within the width of a bin; NaN where the weight is 0.
 
     Args:
         counts: of the numbers.
         weights: (m,) int64 weight of each bin.
         shares: of the whole weight, in [0, 1].
-
-    Returns:
-        (len(shares),) float64; NaN where the weight is 0.
     """
     total = int(weights.sum())
     if not total:

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from ctrdist.errors import DataError
+from ctrdist.features.hashing import HASH_KEY, bucket_ids
 from ctrdist.native.distinct import BUCKETS, order, read_blocks
 from ctrdist.native.strings import Strings
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID
@@ -23,7 +24,7 @@ from ctrdist.storage import Store
 from preprocessing.scan.shard_values import ValuesIndex, edges_of, read_local_ids, read_range
 from preprocessing.vocabulary.file import new_vocabulary, vocabulary_rows
 from preprocessing.vocabulary.hash_partition import Part
-from preprocessing.vocabulary.merge import MergedGroup, MergedPart, Rule, hash_buckets
+from preprocessing.vocabulary.merge import MergedGroup, MergedPart, Rule
 
 ROUND_ROWS = 2**20
 """Upper bound of the values held of all parts together."""
@@ -76,7 +77,7 @@ def assign_ids(
     vocabulary: str,
     out: str,
 ) -> ColumnIds:
-    """Assigns ids to a column's values and writes its vocabulary.
+    """Assigns ids to a column's values, writes them to OUT, and writes the vocabulary.
 
     Args:
         store: that of the merged groups, and of the ids.
@@ -149,15 +150,7 @@ def write_shard_ids(
     rules: Mapping[str, Rule],
     out: str,
 ) -> ShardIds:
-    """Writes the ids of the values of all shards that are in a group.
-
-    Args:
-        store: that of the merged group, and of what is written.
-        merged: the group.
-        columns: by column.
-        rules: by column.
-        out: name of the file.
-    """
+    """Writes the ids of all shards' values of a group to OUT; `columns` and `rules` by column."""
     ids = []
     for part in merged.parts:
         rule, column = rules[part.column], columns[part.column]
@@ -166,7 +159,7 @@ def write_shard_ids(
         if rule.num_buckets is None:
             table: np.ndarray = np.full(part.distinct, UNKNOWN_ID, np.int32)
         else:
-            table = part.hash_bucket(store, merged.name) + np.int32(FIRST_VALUE_ID + column.size)
+            table = part.hash_bucket(store, merged.name) + np.int32(column.size)
         chosen = (position >= 0) & (position < len(own))
         table[chosen] = own[position[chosen]]
         ids.append(table)
@@ -188,13 +181,7 @@ def write_shard_ids(
 def id_tables(
     store: Store, index: ValuesIndex, shard: int, assigned: Sequence[ShardIds]
 ) -> dict[str, np.ndarray]:
-    """The ids of a shard's local ids.
-
-    Args:
-        store: that of the values and of the assigned ids.
-        index: of the shard.
-        shard: its position among those that were merged.
-        assigned: all groups.
+    """The ids of a shard's local ids; `shard` is its position among those that were merged.
 
     Returns:
         Column with a vocabulary → (local ids + 1,) int32: the id of each local id; the last entry,
@@ -219,15 +206,12 @@ def id_tables(
 
 
 def hashed_id_table(store: Store, index: ValuesIndex, column: str, num_buckets: int) -> np.ndarray:
-    """The ids of a shard's local ids, for a column that is hashed and has no vocabulary.
-
-    Returns:
-        (local ids + 1,) int32, as of :func:`id_tables`.
-    """
+    """(local ids + 1,) int32 as of :func:`id_tables`, for a hashed column without a vocabulary."""
     edges = edges_of(store, index, [column])[column]
     _, _, texts = read_blocks(read_range(store, index, edges, 0, BUCKETS), edges[:, 0])
     table: np.ndarray = np.full(len(texts) + 1, UNKNOWN_ID, np.int32)
-    table[read_local_ids(store, index, edges)] = FIRST_VALUE_ID + hash_buckets(texts, num_buckets)
+    ids = bucket_ids(texts.siphash(HASH_KEY), num_buckets)
+    table[read_local_ids(store, index, edges)] = ids
     return table
 
 

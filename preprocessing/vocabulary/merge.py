@@ -12,9 +12,8 @@ from typing import IO, Literal
 import numpy as np
 
 from ctrdist.errors import ConfigError, DataError
-from ctrdist.features.hashing import HASH_KEY
+from ctrdist.features.hashing import HASH_KEY, bucket_ids
 from ctrdist.native.distinct import Distinct, distinct, order
-from ctrdist.native.strings import Strings
 from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
 from preprocessing.scan.shard_values import ValuesIndex, edges_of, read_local_ids, read_range
@@ -66,7 +65,7 @@ class MergedPart:
     At byte `start` begin six arrays. First those of the kept values, in the order in which they get
     ids: counts, int64; the parent's ids of its values, int32; lengths, uint32; bytes. Then those
     of all distinct values, in the order of their indices: position among the kept values or −1,
-    int32; and with hash buckets, the bucket, int32.
+    int32; and with hash buckets, its id among them, int32.
     """
 
     column: str
@@ -102,7 +101,7 @@ class MergedPart:
         return self._read(store, name, 4)
 
     def hash_bucket(self, store: Store, name: str) -> np.ndarray:
-        """(distinct,) int32: hash of each value modulo num_buckets."""
+        """(distinct,) int32: the id of each value among the hash buckets, see bucket_ids."""
         return self._read(store, name, 5)
 
     def _read(self, store: Store, name: str, array: int) -> np.ndarray:
@@ -135,16 +134,8 @@ def merge(
 ) -> MergedGroup:
     """Counts the values of a group over all shards, and orders those that may get an id.
 
-    Args:
-        store: that of the values, and of what is written.
-        group: from :func:`plan_groups`.
-        shards: in the order of the log.
-        rules: by column.
-        out: name of the files that are written, OUT.merged and OUT.index.
-        parents: the parent's vocabularies of any columns, see write_parent.
-
-    Raises:
-        DataError: the parent is damaged.
+    Writes OUT.merged and OUT.index. `shards` are in the order of the log, `rules` by column, and
+    `parents` from :func:`write_parent`. Raises DataError where the parent is damaged.
     """
     columns = [part.column for part in group.parts]
     tables = [distinct(part.first, part.last) for part in group.parts]
@@ -171,7 +162,7 @@ def merge(
                 added = _add(store, index, edges[part.column], part, table)
                 sizes[s, p] = len(added)
                 file.write(added.data)
-        file.write(_edges(sizes).data)
+        file.write(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64).data)
     merged = MergedGroup(out, len(shards), 4 * int(sizes.sum()), [])
     with store.write(f"{out}.merged") as file:
         start = 0
@@ -189,10 +180,6 @@ def _add(
 ) -> np.ndarray:
     blocks = read_range(store, index, edges, part.first, part.last)
     return table.add(blocks, edges[part.first : part.last + 1, 0])
-
-
-def _edges(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def _write_part(
@@ -220,7 +207,7 @@ def _write_part(
         file.write(texts.take(chosen[at : at + _ROWS]).content.data)
     file.write(position.data)
     if rule.num_buckets is not None:
-        file.write(hash_buckets(texts, rule.num_buckets).data)
+        file.write(bucket_ids(texts.siphash(HASH_KEY), rule.num_buckets).data)
     return MergedPart(
         part.column,
         part.first,
@@ -232,8 +219,3 @@ def _write_part(
         bytes=int(lengths.sum(dtype=np.int64)),
         hashed=rule.num_buckets is not None,
     )
-
-
-def hash_buckets(values: Strings, num_buckets: int) -> np.ndarray:
-    """(n,) int32: hash of each value modulo `num_buckets`, as in ctrdist.features.hashing."""
-    return (values.siphash(HASH_KEY) % np.uint64(num_buckets)).astype(np.int32)

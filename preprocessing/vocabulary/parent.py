@@ -78,19 +78,8 @@ def open_parent(config: PreprocessConfig) -> Parent | None:
     )
 
 
-def write_parent(
-    store: Store,
-    name: str,
-    parent: Store,
-    column: str,
-) -> list[ValuesIndex]:
-    """Copies a parent's vocabulary to files of values, a million at a time.
-
-    Args:
-        store: where to.
-        name: of the files, each of which gets a number; there is at least one.
-        parent: the data set.
-        column: the field.
+def write_parent(store: Store, name: str, parent: Store, column: str) -> list[ValuesIndex]:
+    """Copies a parent's vocabulary of a field to one or more files NAME.NUMBER, see write_values.
 
     Raises:
         DataError: there is no vocabulary, or it is damaged.

@@ -5,7 +5,8 @@ No process holds more than one group of hash buckets, so vocabularies may be of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -17,7 +18,7 @@ from preprocessing.runtime.task_runner import Call, TaskRunner
 from preprocessing.scan.shard_values import ValuesIndex
 from preprocessing.vocabulary.assign_ids import ColumnIds, ShardIds, assign_ids, write_shard_ids
 from preprocessing.vocabulary.file import vocabulary_file
-from preprocessing.vocabulary.hash_partition import Group, plan_groups
+from preprocessing.vocabulary.hash_partition import plan_groups
 from preprocessing.vocabulary.merge import MergedGroup, Rule, merge
 from preprocessing.vocabulary.parent import Parent, write_parent
 
@@ -45,29 +46,44 @@ def make_vocabularies(
     work: Store,
     runner: TaskRunner,
 ) -> Vocabularies:
-    """Makes and writes all vocabularies.
+    """Makes all vocabularies and writes them to the data set.
 
-    Args:
-        config: the data set.
-        shards: their values with counts of training rows, in the order of the log.
-        parent: whose ids are kept.
-        data: the data set's directory.
-        work: the work directory.
-        runner: of this run.
+    `shards` are the values with counts of training rows, in the order of the log; the ids of a
+    `parent` are kept.
     """
     rules = rules_of(config)
-    parents = _read_parent(parent, work, runner)
+    parents: list[ValuesIndex] = []
+    if parent is not None:
+        calls = [
+            Call(
+                f"parent-{k:05d}",
+                f"the parent's vocabulary of {name}",
+                (work, f"parent/{k:05d}", parent.store, name),
+            )
+            for k, name in enumerate(parent.fields)
+        ]
+        copied = runner.run("reading the parent", write_parent, calls, list[ValuesIndex])
+        parents = list(itertools.chain(*copied))
     groups = plan_groups([*shards, *parents], list(rules), max_bytes=MAX_BYTES)
-    merged = _merge(groups, shards, parents, rules, work, runner)
-    columns = _assign_ids(merged, rules, data, work, runner)
-    calls = [
-        Call(
-            runner.mark(f"ids-{k:05d}"),
-            f"ids, part {k + 1} of {len(groups)}",
-            (work, group, columns, rules, f"ids/{k:05d}"),
-        )
-        for k, group in enumerate(merged)
-    ]
+    shared = ray.put(shards)
+    calls = []
+    for k, group in enumerate(groups):
+        part, out = f"vocabularies, part {k + 1} of {len(groups)}", f"merge/{k:05d}"
+        arguments = (work, group, shared, rules, out, parents)
+        calls.append(runner.call(f"merge-{k:05d}", part, *arguments))
+    merged = runner.run("merging vocabularies", merge, calls, MergedGroup)
+    calls = []
+    for k, (name, rule) in enumerate(rules.items()):
+        mine = [group for group in merged if any(part.column == name for part in group.parts)]
+        arguments = (work, name, mine, rule.max_size, data, vocabulary_file(name))
+        out, title = f"assign/{k:05d}", f"vocabulary of {name}"
+        calls.append(runner.call(f"assign-{k:05d}", title, *arguments, out))
+    assigned = runner.run("assigning ids", assign_ids, calls, ColumnIds)
+    columns = {ids.column: ids for ids in assigned}
+    calls = []
+    for k, found in enumerate(merged):
+        part = f"ids, part {k + 1} of {len(groups)}"
+        calls.append(runner.call(f"ids-{k:05d}", part, work, found, columns, rules, f"ids/{k:05d}"))
     return Vocabularies(
         {name: found.size for name, found in columns.items()},
         {name: found.sha256 for name, found in columns.items()},
@@ -80,61 +96,3 @@ def rules_of(config: PreprocessConfig) -> dict[str, Rule]:
     rules = {c.name: Rule.of(c, config) for c in config.categorical if has_vocabulary(c)}
     every = ColumnConfig(name="", min_count=1)  # all hours and weekdays are kept, even rare ones
     return rules | {name: Rule.of(every, config) for name in config.derived}
-
-
-def _read_parent(parent: Parent | None, work: Store, runner: TaskRunner) -> list[ValuesIndex]:
-    """The parent's vocabularies as files of values."""
-    if parent is None:
-        return []
-    found = runner.run(
-        "reading the parent",
-        write_parent,
-        [
-            Call(
-                f"parent-{k:05d}",
-                f"the parent's vocabulary of {name}",
-                (work, f"parent/{k:05d}", parent.store, name),
-            )
-            for k, name in enumerate(parent.fields)
-        ],
-        list[ValuesIndex],
-    )
-    return [index for indices in found for index in indices]
-
-
-def _merge(
-    groups: Sequence[Group],
-    shards: Sequence[ValuesIndex],
-    parents: Sequence[ValuesIndex],
-    rules: Mapping[str, Rule],
-    work: Store,
-    runner: TaskRunner,
-) -> list[MergedGroup]:
-    shared = ray.put(shards)
-    calls = [
-        Call(
-            runner.mark(f"merge-{k:05d}"),
-            f"vocabularies, part {k + 1} of {len(groups)}",
-            (work, group, shared, rules, f"merge/{k:05d}", parents),
-        )
-        for k, group in enumerate(groups)
-    ]
-    return runner.run("merging vocabularies", merge, calls, MergedGroup)
-
-
-def _assign_ids(
-    merged: Sequence[MergedGroup],
-    rules: Mapping[str, Rule],
-    data: Store,
-    work: Store,
-    runner: TaskRunner,
-) -> dict[str, ColumnIds]:
-    """The ids of each column; writes its vocabulary."""
-    calls = []
-    for k, (name, rule) in enumerate(rules.items()):
-        mine = [group for group in merged if any(part.column == name for part in group.parts)]
-        arguments = (work, name, mine, rule.max_size, data, vocabulary_file(name))
-        mark = runner.mark(f"assign-{k:05d}")
-        calls.append(Call(mark, f"vocabulary of {name}", (*arguments, f"assign/{k:05d}")))
-    found = runner.run("assigning ids", assign_ids, calls, ColumnIds)
-    return {ids.column: ids for ids in found}

@@ -11,6 +11,8 @@ import threading
 import time
 from typing import Any
 
+import psutil
+
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS
 from ctrdist.errors import DataError
 from ctrdist.features.fitted import FEATURES_NAME
@@ -118,7 +120,7 @@ class Output:
             return
         if time.time() - renewed > _EXPIRY_S:
             return
-        if host == socket.gethostname() and not _is_alive(pid):
+        if host == socket.gethostname() and (pid == os.getpid() or not psutil.pid_exists(pid)):
             return
         raise DataError(
             f"--output {self.path}: another run (process {pid} on {host}) is writing there. "
@@ -157,14 +159,3 @@ class Lease:
     def _renew(self) -> None:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
         self._store.put(MARKER, json.dumps(owner).encode())
-
-
-def _is_alive(pid: int) -> bool:
-    """Tells whether there is another process with this id."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return pid > 0 and pid != os.getpid()

@@ -19,11 +19,11 @@ from ctrdist.schema import Schema
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.parquet_writer import ParquetWriter, new_parquet_file
-from preprocessing.runtime.task_runner import Call, Step, TaskRunner
+from preprocessing.runtime.task_runner import Step, TaskRunner
 from preprocessing.runtime.work_dir import WorkDir, from_json, to_json
 from preprocessing.scan.scan_file import read_scan_file
 from preprocessing.scan.shard_values import ValuesIndex
-from preprocessing.scan.task import ShardSummary, scan_file_name, split_of
+from preprocessing.scan.task import ShardSummary, scan_file_name
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.assign_ids import ShardIds, hashed_id_table, id_tables
@@ -102,18 +102,7 @@ def write_data(
     work: WorkDir,
     runner: TaskRunner,
 ) -> Written:
-    """Writes the files of all splits.
-
-    Args:
-        config: the data set.
-        shards: in the order of the log, with their counts.
-        split_plan: of all rows.
-        fitted: to the training rows.
-        shard_ids: of all groups of the vocabularies.
-        output: the data set's directory.
-        work: the work directory.
-        runner: of this run.
-    """
+    """Writes the files of all splits; `shards` are in the order of the log, with their counts."""
     raw = sum(shard.bytes for shard in shards)
     buckets = num_buckets(raw) if config.shuffle else 0
     writing = Writing(config, work, output, split_plan, fitted, shard_ids, buckets)
@@ -125,7 +114,7 @@ def write_data(
         filled = [name for name, rows in zip(SPLITS, shard.rows, strict=True) if rows]
         files = {n: _file(n, next(numbers[n])) for n in filled if n != TRAIN or not buckets}
         arguments = (shared, index, shard.name, shard.values, shard.bytes, files)
-        calls.append(Call(runner.mark(f"write-{shard.name}"), shard.name, arguments))
+        calls.append(runner.call(f"write-{shard.name}", shard.name, *arguments))
     written = runner.run("writing", write_shard, calls, WrittenShard, raw)
     parts = [part for shard in written for part in shard.parts]
     profile = _merged_profile(writing, [_profile_file(shard.name) for shard in shards], runner)
@@ -139,15 +128,10 @@ def write_data(
 def write_shard(
     writing: Writing, index: int, name: str, values: ValuesIndex, size: int, files: dict[str, str]
 ) -> Iterator[Step | WrittenShard]:
-    """Encodes a shard into one file per split that it has rows of.
+    """Encodes a shard, which takes `size` bytes of the log.
 
-    Args:
-        writing: shared by all tasks.
-        index: of the shard.
-        name: of the shard.
-        values: of the shard.
-        size: bytes of the shard in the log.
-        files: split → name of its file; without train where training rows are scattered.
+    `files` has the name of a file for each split of which the shard has rows; it lacks train where
+    training rows are scattered.
     """
     config, store = writing.config, writing.work.store
     target = arrow_schema(writing.schema)
@@ -163,7 +147,7 @@ def write_shard(
             new = new_parquet_file(writing.output.store, file, target, config.row_group_size)
             parts[split] = stack.enter_context(new)
         for rows in read_scan_file(store, scan_file_name(name)):
-            chosen = split_of(assigner, rows)
+            chosen = assigner.next(rows)
             encoded = encode(rows, tables, writing.fitted, target)
             numbers = {c.name: rows.numbers[c.name] for c in config.numeric}
             ids, missing = encoded.ids, encoded.missing
@@ -220,10 +204,10 @@ def _merged_profile(writing: Writing, names: list[str], runner: TaskRunner) -> P
         groups = [names[k : k + PROFILES_PER_TASK] for k in range(0, len(names), PROFILES_PER_TASK)]
         names = [f"profile/level-{level}-{k:05d}" for k in range(len(groups))]
         calls = [
-            Call(
-                runner.mark(f"profile-{level}-{k:05d}"),
+            runner.call(
+                f"profile-{level}-{k:05d}",
                 f"statistics, part {k + 1} of {len(groups)}",
-                (store, group, names[k]),
+                *(store, group, names[k]),
             )
             for k, group in enumerate(groups)
         ]
@@ -240,10 +224,10 @@ def _gathered(
     """Files of the shuffled training rows; buckets without rows have none."""
     reference = ray.put(scattered)
     calls = [
-        Call(
-            runner.mark(f"gather-{some.start:05d}-{some.stop:05d}"),
+        runner.call(
+            f"gather-{some.start:05d}-{some.stop:05d}",
             f"shuffled rows, parts {some.start + 1} to {some.stop} of {buckets}",
-            (shared, reference, some),
+            *(shared, reference, some),
         )
         for some in bucket_ranges(buckets, runner.limit)
     ]

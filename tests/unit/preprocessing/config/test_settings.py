@@ -33,7 +33,7 @@ def test_presets_are_read(preset):
 
 def test_paths_after_one_flag_become_a_list():
     argv = join_paths(["--input", "a.tsv", "b,c.tsv", "--output", "d", "--input=e"])
-    assert argv == ["--input", '["a.tsv", "b,c.tsv"]', "--output", "d", '--input=["e"]']
+    assert argv == ["--input", '["a.tsv", "b,c.tsv"]', "--output", "d", "--input", '["e"]']
     config, _ = parse(
         PreprocessConfig, ["--config", str(ROOT / "jobs/configs/data/criteo.yaml"), *argv[:4]]
     )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctrdist.features.encode import LocalRows
 from preprocessing.config.settings import SplitConfig
 from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.split.assign import _permuted, bounds, by_row_hash, row_hash
@@ -32,14 +33,15 @@ def divide(
     for rows in ranges:
         shard = SplitCounts.empty(config)
         for part in np.array_split(rows, max(1, len(rows) // block)):
-            shard.add(label[part], seconds[part])
+            shard.add(LocalRows(label[part], timestamp=seconds[part]))
         counts.append(from_json(SplitCounts, to_json(shard)))
     plan = SplitPlan.of(config, counts, [None] * len(ranges))
     chosen = []
     for index, rows in enumerate(ranges):
         assigner = plan.shard(index)
         for part in np.array_split(rows, max(1, len(rows) // block)):
-            chosen.append(assigner.next(label[part], seconds[part], hashes[part]))
+            block_of = LocalRows(label[part], timestamp=seconds[part], row_hash=hashes[part])
+            chosen.append(assigner.next(block_of))
     return np.concatenate(chosen)
 
 
@@ -122,7 +124,7 @@ def test_a_year_of_seconds_is_divided_within_a_thousandth_and_takes_little_room(
     chosen = divide(config, label, seconds, seconds, [50_000, 90_000], block=20_000)
     np.testing.assert_allclose(np.bincount(chosen) / len(chosen), FRACTIONS, atol=1e-3)
     counts = SplitCounts.empty(config)
-    counts.add(label, seconds)
+    counts.add(LocalRows(label, timestamp=seconds))
     assert len(to_json(counts)) < 20 * SHARD_BINS
 
 
@@ -149,5 +151,5 @@ def test_bins_are_no_wider_than_needed_in_any_order_of_adding(rng):
 def test_a_shard_of_a_file_split_is_of_that_split():
     counts = [SplitCounts(3, 1), SplitCounts(2, 0)]
     plan = SplitPlan.of(SplitConfig(by="file"), counts, ["valid", "train"])
-    assert plan.shard(0).next(np.zeros(3, np.float32)).tolist() == [1, 1, 1]
-    assert plan.shard(1).next(np.zeros(2, np.float32)).tolist() == [0, 0]
+    assert plan.shard(0).next(LocalRows(np.zeros(3, np.float32))).tolist() == [1, 1, 1]
+    assert plan.shard(1).next(LocalRows(np.zeros(2, np.float32))).tolist() == [0, 0]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.storage import Store
+from preprocessing.runtime.task_runner import Call
 from preprocessing.runtime.work_dir import to_json
 from preprocessing.statistics.profile import Profile
 from preprocessing.write import task
@@ -22,8 +23,8 @@ class Runner:
 
     calls = 0
 
-    def mark(self, name: str) -> str:
-        return name
+    def call(self, task: str, name: str, *arguments: object) -> Call:
+        return Call(task, name, arguments)
 
     def run(self, title, task, calls, kind):
         self.calls += len(calls)

@@ -69,8 +69,7 @@ def make_vocabularies(
     calls = []
     for k, group in enumerate(groups):
         part, out = f"vocabularies, part {k + 1} of {len(groups)}", f"merge/{k:05d}"
-        arguments = (work, group, shared, rules, out, parents)
-        calls.append(runner.call(f"merge-{k:05d}", part, *arguments))
+        calls.append(runner.call(f"merge-{k:05d}", part, work, group, shared, rules, out, parents))
     merged = runner.run("merging vocabularies", merge, calls, MergedGroup)
     calls = []
     for k, (name, rule) in enumerate(rules.items()):

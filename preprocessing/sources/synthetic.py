@@ -1,11 +1,11 @@
 """A click log in Criteo's shape with planted interactions, so that the best reachable AUC is known.
 
-The log-odds of a click are an intercept plus three parts, each scaled to a standard deviation of
-its own over rows: first order, an effect of each value of some fields and of the logarithm of some
-integers; second and third order, products of two and three latent factors of the values. The
-factors of a product have the mean zero over the rows of their field in the second order, so a model
-without interactions sees nothing of it; in the third order they have a mean, so that lower orders
-lead a learner to it. Fields without effect are noise, as in real logs.
+The log-odds of a click are an intercept plus three parts. Each is scaled to its own standard
+deviation over rows. The first order is an effect of each value of some fields, and of the logarithm
+of some integers. The second and third order are products of two and three latent factors of the
+values. Factors of the second order have the mean zero, so a model without interactions sees nothing
+of them; those of the third order have another mean, so that lower orders lead a learner to them.
+The other fields are noise, as in real logs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,6 @@ PAIRS = ((1, 5), (6, 8), (14, 17))
 TRIPLES = ((5, 6, 17),)
 STRENGTHS = (1.1, 1.35, 0.9)
 """Standard deviations of the parts of first, second and third order, in log-odds."""
-RANK = 1
-"""Latent factors per value of a pair."""
 TRIPLE_MEAN = 0.6
 """Mean of a factor of the third order whose standard deviation is 1."""
 ZIPF = 1.2
@@ -50,17 +48,8 @@ ZIPF = 1.2
 CLICK_RATE = 0.25
 MISSING_INTEGERS = (0.4, 0.0, 0.2, 0.2, 0.02, 0.2, 0.04, 0.0, 0.04, 0.4, 0.04, 0.7, 0.2)
 """Share of rows in which I1…I13 is missing."""
-MISSING_CATEGORIES = {
-    3: 0.03,
-    4: 0.03,
-    6: 0.1,
-    12: 0.03,
-    19: 0.4,
-    20: 0.4,
-    22: 0.7,
-    25: 0.4,
-    26: 0.4,
-}
+MISSING_CATEGORIES = dict.fromkeys((3, 4, 12), 0.03) | dict.fromkeys((19, 20, 25, 26), 0.4)
+MISSING_CATEGORIES |= {6: 0.1, 22: 0.7}
 """Share of rows in which that C field is missing; missing is one more value, with effects of its
 own."""
 CHUNK_ROWS = 2**18
@@ -118,8 +107,8 @@ class _Planted:
     shares: dict[int, np.ndarray]
     first: dict[int, np.ndarray]
     slopes: dict[int, float]
-    pairs: dict[tuple[int, ...], list[np.ndarray]]
-    triples: dict[tuple[int, ...], list[np.ndarray]]
+    products: dict[tuple[int, ...], list[np.ndarray]]
+    """Fields that are multiplied → the factor of each of their values."""
     scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
     centre: float = 0.0
 
@@ -136,21 +125,34 @@ def write_log(config: LogConfig) -> Truth:
     first_test = config.rows - round(config.rows * TEST_FRACTION)
     labels, odds, first = [], [], 0
     writers: list[pa_csv.CSVWriter] = []
+    options = pa_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     tokens = {field: _tokens(field, size) for field, size in enumerate(CARDINALITIES, 1)}
     for table, label, logit in _chunks(config, planted, tokens):
         for index in range(config.files):
             low, high = max(first, edges[index]), min(first + len(label), edges[index + 1])
             if low < high:
                 if len(writers) == index:
-                    writers.append(_writer(folder / f"day_{index}.tsv", table.schema))
+                    path = str(folder / f"day_{index}.tsv")
+                    writers.append(pa_csv.CSVWriter(path, table.schema, write_options=options))
                 writers[index].write_table(table.slice(low - first, high - low))
         labels.append(label)
         odds.append(logit)
         first += len(label)
     for writer in writers:
         writer.close()
-    label, logit = np.concatenate(labels), np.concatenate(odds)
-    truth = _truth(label, logit, first_test, config)
+    positives = sum(int(label.sum()) for label in labels)
+    y = np.concatenate(labels)[first_test:].astype(np.float64)
+    probability = _sigmoid(np.concatenate(odds)[first_test:])
+    truth = Truth(
+        rows=config.rows,
+        seed=config.seed,
+        files=config.files,
+        test_rows=len(y),
+        positives=positives,
+        bayes_auc=weighted_auc(probability, y),
+        expected_auc=weighted_auc(probability, probability),
+        bayes_logloss=float(-(y * np.log(probability) + (1 - y) * np.log1p(-probability)).mean()),
+    )
     text = {**asdict(truth), "config": {**to_dict(config), "output": ""}}
     (folder / TRUTH).write_text(json.dumps(text, indent=1) + "\n")
     return truth
@@ -160,21 +162,16 @@ def _prepare(config: LogConfig) -> Path:
     if not config.output:
         raise DataError("no output: give --output a directory.")
     folder = Path(config.output)
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    ours = [
-        name
-        for name in there
-        if name == TRUTH or (name.startswith("day_") and name.endswith(".tsv"))
-    ]
-    if folder.is_file() or len(there) > len(ours):
+    ours = [*folder.glob("day_*.tsv"), *folder.glob(TRUTH)]
+    if folder.is_file() or (folder.is_dir() and len(list(folder.iterdir())) > len(ours)):
         raise DataError(f"--output {folder}: something else is there. Choose another directory.")
     if ours and not config.overwrite:
         raise DataError(
             f"--output {folder}: a log is there. "
             "Choose another directory, or give --overwrite true."
         )
-    for name in ours:
-        (folder / name).unlink()
+    for file in ours:
+        file.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -191,8 +188,8 @@ def _plant(rng: np.random.Generator) -> _Planted:
         shares=shares,
         first={field: factor(field, 0.0) for field in FIRST_ORDER},
         slopes={field: float(rng.choice([-1.0, 1.0])) for field in FIRST_ORDER_INTEGERS},
-        pairs={pair: [factor(f, 0.0) for f in pair for _ in range(RANK)] for pair in PAIRS},
-        triples={triple: [factor(f, TRIPLE_MEAN) for f in triple] for triple in TRIPLES},
+        products={pair: [factor(f, 0.0) for f in pair] for pair in PAIRS}
+        | {triple: [factor(f, TRIPLE_MEAN) for f in triple] for triple in TRIPLES},
     )
 
 
@@ -213,28 +210,22 @@ def _calibrated(planted: _Planted, seed: int) -> _Planted:
     low, high = -20.0, 20.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (
-            (low, middle) if _sigmoid(total + middle).mean() > CLICK_RATE else (middle, high)
-        )
-    values = {**vars(planted), "scales": scales, "centre": low}
-    return _Planted(**values)
+        too_many = _sigmoid(total + middle).mean() > CLICK_RATE
+        low, high = (low, middle) if too_many else (middle, high)
+    return replace(planted, scales=scales, centre=low)
 
 
 def _draw(
     planted: _Planted, rng: np.random.Generator, rows: int
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Values of the C fields, as index, and of the I fields, NaN where missing."""
-    categories = {}
+    categories, integers = {}, {}
     for field, shares in planted.shares.items():
-        cumulative = np.cumsum(shares)
-        categories[field] = np.searchsorted(
-            cumulative / cumulative[-1], rng.random(rows), side="right"
-        )
-    integers = {}
+        sums = np.cumsum(shares)
+        categories[field] = np.searchsorted(sums / sums[-1], rng.random(rows), side="right")
     for field, missing in enumerate(MISSING_INTEGERS, 1):
-        values = np.floor(np.exp(rng.normal(1.0 + 0.2 * field, 1.2, rows))) - (
-            3 if field == 2 else 0
-        )
+        least = -3 if field == 2 else 0
+        values = np.floor(np.exp(rng.normal(1.0 + 0.2 * field, 1.2, rows))) + least
         values[rng.random(rows) < missing] = np.nan
         integers[field] = values
     return categories, integers
@@ -247,18 +238,13 @@ def _parts(
     first: Any = sum(effect[categories[field]] for field, effect in planted.first.items())
     for field, slope in planted.slopes.items():
         value = integers[field]
-        filled = np.where(
-            np.isnan(value), 0.0, np.log1p(np.maximum(value, 0.0)) - (1.2 + 0.2 * field)
-        )
-        first = first + slope * filled
-    second = np.zeros(len(first))
-    for (left, right), factors in planted.pairs.items():
-        for rank in range(RANK):
-            second += factors[rank][categories[left]] * factors[RANK + rank][categories[right]]
-    third = np.zeros(len(first))
-    for fields, factors in planted.triples.items():
-        third += np.prod([f[categories[c]] for f, c in zip(factors, fields, strict=True)], axis=0)
-    return [first, second, third]
+        logarithm = np.log1p(np.maximum(value, 0.0)) - (1.2 + 0.2 * field)
+        first = first + slope * np.where(np.isnan(value), 0.0, logarithm)
+    parts = {2: np.zeros(len(first)), 3: np.zeros(len(first))}
+    for fields, factors in planted.products.items():
+        values = [f[categories[c]] for f, c in zip(factors, fields, strict=True)]
+        parts[len(fields)] += np.prod(values, axis=0)
+    return [first, *parts.values()]
 
 
 def _chunks(
@@ -292,26 +278,6 @@ def _tokens(field: int, size: int) -> pa.Array:
         np.arange(size, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(start)
     ) % np.uint64(2**32)
     return pa.array([*(f"{number:08x}" for number in numbers.tolist()), None], pa.string())
-
-
-def _writer(path: Path, schema: pa.Schema) -> pa_csv.CSVWriter:
-    options = pa_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    return pa_csv.CSVWriter(str(path), schema, write_options=options)
-
-
-def _truth(label: np.ndarray, logit: np.ndarray, first_test: int, config: LogConfig) -> Truth:
-    y, probability = label[first_test:].astype(np.float64), _sigmoid(logit[first_test:])
-    logloss = -(y * np.log(probability) + (1 - y) * np.log1p(-probability)).mean()
-    return Truth(
-        rows=config.rows,
-        seed=config.seed,
-        files=config.files,
-        test_rows=len(y),
-        positives=int(label.sum()),
-        bayes_auc=weighted_auc(probability, y),
-        expected_auc=weighted_auc(probability, probability),
-        bayes_logloss=float(logloss),
-    )
 
 
 def weighted_auc(score: np.ndarray, weight: np.ndarray) -> float:

@@ -13,22 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctrdist.metrics.arrays import Values, as_floats, as_integers, as_labels
-
 Counts = NDArray[Any]
 """(G,) numbers of rows; integers or float64, which may be weights."""
 
 
 def auc_of_counts(negatives_G: Counts, positives_G: Counts) -> float:
-    """Returns the AUC of rows that are counted by score.
+    """Returns the AUC of rows that are counted by score; nan where one class is absent.
 
     Args:
         negatives_G: (G,) rows with label 0, by rising score. Exact up to one division for integers
             and fewer than 2³¹ rows.
         positives_G: (G,) rows with label 1.
-
-    Returns:
-        A number in [0, 1]; nan where one class is absent.
     """
     negatives, positives = negatives_G.sum().item(), positives_G.sum().item()
     if not negatives or not positives:
@@ -36,56 +31,32 @@ def auc_of_counts(negatives_G: Counts, positives_G: Counts) -> float:
     return _doubled_wins(negatives_G, positives_G).sum().item() / (2 * negatives * positives)
 
 
-def auc(score_N: Values, label_N: Values) -> float:
-    """Returns the exact AUC.
+def auc(score_N: NDArray[Any], label_N: NDArray[np.int64]) -> float:
+    """Returns the exact AUC; nan where one class is absent or a score is nan.
 
     Args:
         score_N: (N,) logits or probabilities; only their order matters.
         label_N: (N,) 0 or 1.
-
-    Returns:
-        A number in [0, 1]; nan where one class is absent or a score is nan.
-
-    Raises:
-        DataError: a label is neither 0 nor 1.
     """
-    score_N = as_floats(score_N)
-    label_N = as_labels(label_N, len(score_N))
     if len(score_N) == 0 or np.isnan(score_N).any():
         return float("nan")
     order_N = np.argsort(score_N)
-    score_N = score_N[order_N]
-    return auc_of_counts(*_counts(label_N[order_N], _changes(score_N)))
+    return auc_of_counts(*_counts(label_N[order_N], _changes(score_N[order_N])))
 
 
-def gauc(score_N: Values, label_N: Values, user_N: Values) -> float:
-    """Σ_u n_u·AUC_u / Σ_u n_u over users with both classes, n_u their rows (Zhu et al., KDD 2017).
+def gauc_sums(
+    score_N: NDArray[Any], label_N: NDArray[np.int64], user_N: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Σ_u n_u·AUC_u and Σ_u n_u over users with both classes, n_u their rows.
+
+    The first over the second is gAUC (Zhu et al., KDD 2017). Sums over parts that share no user add
+    up to those of the whole. The first is nan where a score is nan.
 
     Args:
         score_N: (N,) logits or probabilities; only their order matters.
         label_N: (N,) 0 or 1.
-        user_N: (N,) integers that identify the users.
-
-    Returns:
-        A number in [0, 1]; nan where no user has both classes or a score is nan.
-
-    Raises:
-        DataError: a label is neither 0 nor 1.
+        user_N: (N,) numbers that identify the users.
     """
-    weighted, weight = gauc_sums(score_N, label_N, user_N)
-    return weighted / weight if weight else float("nan")
-
-
-def gauc_sums(score_N: Values, label_N: Values, user_N: Values) -> tuple[float, float]:
-    """Returns numerator and denominator of :func:`gauc`.
-
-    Sums over parts that share no user add up to those of the whole. The numerator is nan where a
-    score is nan.
-    """
-    score_N = as_floats(score_N)
-    label_N = as_labels(label_N, len(score_N))
-    user_N = as_integers(user_N)
-    assert len(user_N) == len(score_N), f"{len(user_N)} users for {len(score_N)} predictions"
     if len(score_N) == 0:
         return 0.0, 0.0
     if np.isnan(score_N).any():

@@ -4,48 +4,94 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from typing import Any
 
-from ctrdist.metrics.arrays import Values, as_floats, as_labels, sigmoid
-from ctrdist.metrics.auc import auc, gauc
-from ctrdist.metrics.calibration import calibration
-from ctrdist.metrics.logloss import logloss, normalised_entropy
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from ctrdist.errors import DataError
+from ctrdist.metrics.auc import auc, gauc_sums
+
+CLIP = 1e-7
+"""The log loss keeps probabilities this far from 0 and 1, so that one certain and wrong prediction
+does not dominate the mean."""
 
 
 def evaluate_predictions(
-    logits_N: Values, label_N: Values, user_N: Values | None = None
+    logits_N: NDArray[Any], label_N: NDArray[Any], user_N: NDArray[np.int64] | None = None
 ) -> dict[str, float]:
     """Computes the metrics of all rows of a split at once, in float64.
 
     Args:
         logits_N: (N,) log-odds of a click.
         label_N: (N,) 0 or 1.
-        user_N: (N,) integers, where the data has a user.
+        user_N: (N,) numbers that identify the users, where the data has any.
 
     Returns:
-        auc, logloss, ne, calibration, rows, positives, base_rate, and gauc where users are given.
-        A metric that is not defined on these rows is nan. If some predictions are nan,
-        nan_predictions is their number, and all metrics of predictions are nan.
+        The metrics of :func:`metrics_of_sums`, and gauc where users are given.
 
     Raises:
         DataError: a label is neither 0 nor 1.
     """
-    logits_N = as_floats(logits_N)
-    label_N = as_labels(label_N, len(logits_N))
-    p_N = sigmoid(logits_N)
-    rows, positives = len(label_N), int(label_N.sum())
-    metrics = {
-        # from logits: probabilities near 1 would round to ties
-        "auc": auc(logits_N, label_N),
-        "logloss": logloss(p_N, label_N),
-        "ne": normalised_entropy(p_N, label_N),
-        "calibration": calibration(p_N, label_N),
-        "rows": float(rows),
-        "positives": float(positives),
-        "base_rate": positives / rows if rows else float("nan"),
-    }
+    logits_N, label_N = np.asarray(logits_N, np.float64), _labels(label_N)
+    p_N = expit(logits_N)
+    clipped_N = np.clip(p_N, CLIP, 1 - CLIP)
+    metrics = metrics_of_sums(
+        auc=auc(logits_N, label_N),  # from logits: probabilities near 1 would round to ties
+        loss=-float(np.where(label_N == 1, np.log(clipped_N), np.log1p(-clipped_N)).sum()),
+        predicted=float(p_N.sum()),
+        rows=float(len(label_N)),
+        positives=float(label_N.sum()),
+        nans=float(np.isnan(logits_N).sum()),
+    )
     if user_N is not None:
-        metrics["gauc"] = gauc(logits_N, label_N, user_N)
-    if nans := int(np.isnan(logits_N).sum()):
-        metrics["nan_predictions"] = float(nans)
+        weighted, weight = gauc_sums(logits_N, label_N, np.asarray(user_N))
+        metrics["gauc"] = weighted / weight if weight else math.nan
     return metrics
+
+
+def metrics_of_sums(
+    *, auc: float, loss: float, predicted: float, rows: float, positives: float, nans: float
+) -> dict[str, float]:
+    """Returns the metrics that follow from sums over rows; nan where one is not defined.
+
+    Args:
+        auc: of the rows.
+        loss: sum of the log losses in nats.
+        predicted: sum of the predicted probabilities.
+        rows: number of rows.
+        positives: number of rows with label 1.
+        nans: number of rows whose prediction is nan, which makes all metrics of predictions nan.
+
+    Returns:
+        auc; logloss; ne, the log loss over that of always predicting the base rate (He et al.,
+        ADKDD 2014, Eq. 1), better below 1; calibration, the mean prediction over the base rate, too
+        high above 1; rows, positives, base_rate; and nan_predictions if there are any.
+    """
+    rate, logloss = (positives / rows, loss / rows) if rows else (math.nan, math.nan)
+    known = 0 < rate < 1
+    entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate) if known else math.nan
+    return {
+        "auc": auc,
+        "logloss": logloss,
+        "ne": logloss / entropy,
+        "calibration": predicted / positives if positives else math.nan,
+        "rows": rows,
+        "positives": positives,
+        "base_rate": rate,
+        **({"nan_predictions": nans} if nans else {}),
+    }
+
+
+def _labels(values_N: NDArray[Any]) -> NDArray[np.int64]:
+    floats_N = np.asarray(values_N, np.float64)
+    wrong_N = (floats_N != 0.0) & (floats_N != 1.0)
+    if wrong_N.any():
+        row = int(np.argmax(wrong_N))
+        raise DataError(
+            f"row {row} of the evaluated rows: label {floats_N[row]:g}, allowed are 0 and 1. "
+            "Correct the label's column or its threshold in the data-set YAML and preprocess again."
+        )
+    return floats_N.astype(np.int64)

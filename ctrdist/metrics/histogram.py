@@ -1,24 +1,53 @@
 """Metrics and curves of rows that are counted by score. The counts of parts add up."""
 
-# N rows, Q bins
+# N rows, Q bins of scores (in a calibration table: deciles of the rows), P points of a curve
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from ctrdist.metrics.auc import auc_of_counts
-from ctrdist.metrics.calibration import CalibrationTable, calibration_table
-from ctrdist.metrics.logloss import CLIP
-from ctrdist.metrics.roc import RocCurve, roc_curve
+from ctrdist.metrics.evaluate import CLIP, metrics_of_sums
 
 _KEPT_BITS = 20
 BINS = 2**_KEPT_BITS
 _LARGEST = math.log((1 - CLIP) / CLIP)
+_POINTS = 1000
+"""Points of a ROC curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTable:
+    """Predictions in deciles, in ascending order; a bin of equal scores is never split."""
+
+    rows_Q: NDArray[np.int64]
+    """Rows of each decile."""
+    positives_Q: NDArray[np.int64]
+    """Rows with label 1 of each decile."""
+    predicted_Q: NDArray[np.float64]
+    """Mean predicted probability."""
+
+    @property
+    def observed_Q(self) -> NDArray[np.float64]:
+        """Observed rate."""
+        return self.positives_Q / self.rows_Q
+
+
+@dataclass(frozen=True, kw_only=True)
+class RocCurve:
+    """A curve from (0, 0), where no row counts as positive, to (1, 1)."""
+
+    false_P: NDArray[np.float64]
+    """False positive rate: share of the negatives that count as positive."""
+    true_P: NDArray[np.float64]
+    """True positive rate: share of the positives that count as positive."""
 
 
 class ScoreHistogram:
@@ -70,43 +99,51 @@ class ScoreHistogram:
         return self.counts_2Q, self.predicted_Q, self.sums
 
     def calibration_table(self) -> CalibrationTable:
-        """Returns the deciles of the predictions; a bin of the histogram is never split."""
+        """Cuts the rows at the deciles of their predictions; few scores give fewer parts."""
         counts_2Q = self.counts_2Q.cpu().numpy()
-        return calibration_table(counts_2Q.sum(0), counts_2Q[1], self.predicted_Q.cpu().numpy())
+        end_Q = np.cumsum(counts_2Q.sum(0))
+        parts = min(10, int(end_Q[-1]))
+        # the bin that holds the first row of each decile
+        first_D = np.arange(parts) * int(end_Q[-1]) // parts
+        start_D = np.unique(np.searchsorted(end_Q, first_D, side="right"))
+        rows_Q = np.add.reduceat(counts_2Q.sum(0), start_D)
+        predicted_Q = np.add.reduceat(self.predicted_Q.cpu().numpy(), start_D)
+        return CalibrationTable(
+            rows_Q=rows_Q,
+            positives_Q=np.add.reduceat(counts_2Q[1], start_D),
+            predicted_Q=predicted_Q / rows_Q,
+        )
 
     def roc_curve(self) -> RocCurve:
-        """Returns the ROC curve; rows of one bin of the histogram count as ties."""
-        negatives_Q, positives_Q = self.counts_2Q.cpu().numpy()
-        return roc_curve(negatives_Q, positives_Q)
+        """Returns the ROC curve, thinned out to a thousand points; rows of one bin are ties."""
+        falling_2Q = self.counts_2Q.cpu().numpy()[:, ::-1]
+        false_Q, true_Q = np.pad(np.cumsum(falling_2Q, axis=1), ((0, 0), (1, 0)))
+        false_Q, true_Q = false_Q / max(false_Q[-1], 1), true_Q / max(true_Q[-1], 1)
+        # evenly spaced along the curve, so that its steep and its flat end both keep points
+        along_Q = false_Q + true_Q
+        wanted_P = np.linspace(0, along_Q[-1], _POINTS)
+        keep_P = np.unique(np.searchsorted(along_Q, wanted_P).clip(max=len(along_Q) - 1))
+        return RocCurve(false_P=false_Q[keep_P], true_P=true_Q[keep_P])
 
     def metrics(self) -> dict[str, float]:
-        """Computes the metrics of all counted rows.
+        """Returns the metrics of :func:`metrics_of_sums`, and auc_error.
 
-        Returns:
-            auc, auc_error (a bound of |auc − exact AUC|, as pairs within one bin count half
-            whatever their order), logloss, ne, calibration, rows, positives, base_rate. A
-            metric that is not defined on these rows is nan. If some predictions are nan,
-            nan_predictions is their number.
+        auc_error is a bound of |auc − exact AUC|, as pairs within one bin count half whatever their
+        order.
         """
         negative_Q, positive_Q = self.counts_2Q.cpu().double().numpy()
         loss, nans = self.sums.tolist()
-        predicted = float(self.predicted_Q.sum())
         positives, negatives = float(positive_Q.sum()), float(negative_Q.sum())
-        rows = positives + negatives
         auc = error = math.nan
         if positives and negatives and not nans:
             auc = auc_of_counts(negative_Q, positive_Q)
             error = float(np.dot(positive_Q, negative_Q)) / (2 * positives * negatives)
-        rate = positives / rows if rows else math.nan
-        entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate) if 0 < rate < 1 else 0.0
-        return {
-            "auc": auc,
-            "auc_error": error,
-            "logloss": loss / rows if rows else math.nan,
-            "ne": loss / rows / entropy if entropy else math.nan,
-            "calibration": predicted / positives if positives else math.nan,
-            "rows": rows,
-            "positives": positives,
-            "base_rate": rate,
-            **({"nan_predictions": nans} if nans else {}),
-        }
+        metrics = metrics_of_sums(
+            auc=auc,
+            loss=loss,
+            predicted=float(self.predicted_Q.sum()),
+            rows=positives + negatives,
+            positives=positives,
+            nans=nans,
+        )
+        return {**metrics, "auc_error": error}

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctrdist.metrics.arrays import Floats
-from ctrdist.metrics.calibration import CalibrationTable
-from ctrdist.metrics.roc import RocCurve
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ctrdist.metrics.histogram import CalibrationTable, RocCurve
 
 BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9782d", "#3c8d5a", "#8a8a8a", "#b3322b"
 _LINES = (BLUE, ORANGE, GREEN, RED, "#7a5aa6", "#8c6d46", "#c65d9c", "#4aa5b5")
@@ -97,7 +95,7 @@ def calibration_figure(table: CalibrationTable, title: str) -> Figure:
     return figure
 
 
-def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[Floats, Floats]:
+def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
     """Confidence interval of a binomial rate (Wilson 1927), valid for no positives too."""
     rate_Q = positives_Q / rows_Q
     centre_Q = (rate_Q + z * z / (2 * rows_Q)) / (1 + z * z / rows_Q)
@@ -106,7 +104,7 @@ def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[Floats, Flo
     return centre_Q - half_Q, centre_Q + half_Q
 
 
-def _limits(*values: Floats, logarithmic: bool) -> tuple[float, float]:
+def _limits(*values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
     """Limits of both axes."""
     together = np.concatenate(values)
     if together.size == 0:
@@ -182,7 +180,7 @@ def abundance_figure(share: Mapping[str, float], below: float, title: str) -> Fi
     return figure
 
 
-def attention_figure(mass_FF: Floats, fields: Sequence[str], title: str) -> Figure:
+def attention_figure(mass_FF: np.ndarray, fields: Sequence[str], title: str) -> Figure:
     """Draws a heat map of the attention between fields: red above uniform, blue below.
 
     Args:

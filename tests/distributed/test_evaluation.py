@@ -11,7 +11,7 @@ import pytest
 from ctrdist.config.experiment import TrainConfig, experiment_of
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
-from ctrdist.metrics.calibration import CalibrationTable
+from ctrdist.metrics.histogram import CalibrationTable
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.training.build import build_engine
 from ctrdist.training.loop.evaluate import Evaluation, evaluate

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from ctrdist.errors import DataError
-from ctrdist.metrics.auc import auc, auc_of_counts, gauc
+from ctrdist.metrics.auc import auc, auc_of_counts, gauc_sums
+from ctrdist.metrics.evaluate import evaluate_predictions
 
 ROWS = st.lists(
     st.tuples(st.integers(-3, 3), st.integers(0, 1), st.integers(0, 4)), min_size=1, max_size=60
 )
+
+
+def gauc(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> float:
+    weighted, weight = gauc_sums(score, label, user)
+    return weighted / weight if weight else float("nan")
 
 
 def gauc_by_loop(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> float:
@@ -42,33 +48,32 @@ def test_auc_and_gauc_equal_their_definitions_with_ties(rows):
 
 
 def test_auc_on_many_rows_equals_sklearn(rng):
-    label = rng.random(100_000) < 0.03
+    label = (rng.random(100_000) < 0.03).astype(np.int64)
     score = (rng.normal(size=100_000) + label).astype(np.float32).round(2)
     expected = roc_auc_score(label, score)
     assert auc(score, label) == pytest.approx(expected, abs=1e-13)
-    assert auc(torch.from_numpy(score), torch.from_numpy(label)) == pytest.approx(
-        expected, abs=1e-13
-    )
+    both = evaluate_predictions(torch.from_numpy(score), torch.from_numpy(label))
+    assert both["auc"] == pytest.approx(expected, abs=1e-13)
 
 
 def test_auc_is_exact_where_rounded_ranks_would_not_be():
     score = np.arange(200_001)
-    label = np.ones(200_001)
+    label = np.ones(200_001, np.int64)
     label[0] = 0
     label[-1] = 0
     assert auc(score, label) == 0.5
 
 
 def test_auc_of_one_class_or_nan_scores_is_nan():
-    assert np.isnan(auc([0.1, 0.2], [1, 1]))
-    assert np.isnan(auc(np.zeros(0), np.zeros(0)))
-    assert np.isnan(auc([np.nan, 0.2], [0, 1]))
+    assert np.isnan(auc(np.array([0.1, 0.2]), np.array([1, 1])))
+    assert np.isnan(auc(np.zeros(0), np.zeros(0, np.int64)))
+    assert np.isnan(auc(np.array([np.nan, 0.2]), np.array([0, 1])))
     assert np.isnan(gauc(np.zeros(0), np.zeros(0), np.zeros(0, np.int64)))
 
 
 def test_wrong_label_is_named_with_its_row():
     with pytest.raises(DataError, match=r"row 2.*label 3"):
-        auc([0.1, 0.2, 0.3], [0, 1, 3])
+        evaluate_predictions(np.array([0.1, 0.2, 0.3]), np.array([0, 1, 3]))
 
 
 def test_gauc_of_a_million_rows_within_a_second(rng):

@@ -14,7 +14,7 @@ import pytest
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.errors import ConfigError
-from ctrdist.metrics.roc import roc_curve
+from ctrdist.metrics.histogram import RocCurve
 from ctrdist.tracking import (
     DatasetUse,
     RunTracker,
@@ -50,7 +50,7 @@ def test_a_run_without_mlflow_is_recorded_whole(tmp_path):
     tracker.log_metrics({"train/loss": 0.5}, step=20)
     used = DatasetUse(name="tiny", path="s3://bucket/tiny", fingerprint="abc", rows={"train": 10})
     tracker.log_dataset(used)
-    curve = roc_curve(np.array([1, 0]), np.array([0, 1]))
+    curve = RocCurve(false_P=np.array([0, 0, 1]), true_P=np.array([0, 1, 1]))
     tracker.log_figure("roc", roc_figure(curve, 1.0, "run"))
     tracker.finish("FINISHED", {"test": {"auc": 0.7, "split": "test"}})
     tracker.finish("FAILED")

@@ -179,7 +179,7 @@ def trainable(schema: Any, *, bf16: bool, naive: bool, tower: str) -> tuple[Any,
     from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
     from ctrdist.distributed.process_group import join_world
     from ctrdist.log import setup
-    from ctrdist.losses.log_loss import log_loss_sum
+    from ctrdist.losses.objective import log_loss_sum
     from ctrdist.models.ctr import CTRModel
     from ctrdist.optim.fused import fuse_table_optimizer
     from ctrdist.optim.optimizers import Optimizers

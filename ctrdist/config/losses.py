@@ -18,10 +18,10 @@ class Loss(NamedTuple):
 
 
 LOSSES = {
-    "log": Loss("log_loss:log"),
-    "focal": Loss("modulated:focal"),
-    "r_ce": Loss("modulated:r_ce"),
-    "twin_focus": Loss("twin_focus:twin_focus", two_encoders=True),
+    "log": Loss("objective:log"),
+    "focal": Loss("objective:focal"),
+    "r_ce": Loss("objective:r_ce"),
+    "twin_focus": Loss("objective:twin_focus", two_encoders=True),
 }
 LossName: TypeAlias = Literal[tuple(LOSSES)]  # type: ignore[valid-type]
 

@@ -16,7 +16,7 @@ from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ResourceError
-from ctrdist.losses.twin_focus import warn_of_loss
+from ctrdist.losses.objective import warn_of_loss
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine

@@ -1,7 +1,7 @@
 """TF4CTR: a simple and a complex encoder, each with a logit of its own (arXiv:2405.03167v4).
 
 Sample selection gives each encoder its embeddings of a row, fusion makes one logit of both. The
-encoders' own logits are in Output.aux, for the twin focus loss (ctrdist.losses.twin_focus).
+encoders' own logits are in Output.aux, for the twin focus loss (ctrdist.losses.objective).
 Differences of the paper and its authors' code:
 
 - Gates and experts have the paper's sizes by default; `selection_sizes: code` has the code's.

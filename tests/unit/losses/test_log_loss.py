@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.losses.objective import log_loss_sum
 
 
 def test_equals_equation_17_times_n(rng: np.random.Generator) -> None:

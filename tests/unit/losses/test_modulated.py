@@ -13,13 +13,14 @@ from torch import Tensor
 from ctrdist.batch import COMPLEX_LOGITS, SIMPLE_LOGITS, Output
 from ctrdist.config.losses import LossConfig
 from ctrdist.errors import ConfigError
-from ctrdist.losses.log_loss import log_loss_sum
-from ctrdist.losses.modulated import focal_loss_sum, r_ce_loss_sum
-from ctrdist.losses.objective import training_loss_sum
-from ctrdist.losses.twin_focus import (
+from ctrdist.losses.objective import (
     complex_loss,
+    focal,
     least_monotone_c,
+    log_loss_sum,
+    r_ce,
     simple_loss,
+    training_loss_sum,
     twin_focus_loss_sum,
     warn_of_loss,
 )
@@ -27,6 +28,19 @@ from ctrdist.losses.twin_focus import (
 Loss = Callable[[Tensor, Tensor], Tensor]
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.0]
 ALPHA, C = 0.3, 0.8
+
+
+def focal_loss_sum(z: Tensor, y: Tensor, gamma: float) -> Tensor:
+    return focal(LossConfig(name="focal", gamma=gamma), Output(z), y)
+
+
+def r_ce_loss_sum(z: Tensor, y: Tensor, gamma: float) -> Tensor:
+    return r_ce(LossConfig(name="r_ce", gamma=gamma), Output(z), y)
+
+
+def twin_sum(simple: Tensor, hard: Tensor, y: Tensor, **settings: float) -> Tensor:
+    config = LossConfig(name="twin_focus", **settings)  # type: ignore[arg-type]
+    return twin_focus_loss_sum(config, simple, hard, y)
 
 
 def rows(rng: np.random.Generator, size: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -66,11 +80,11 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def simple_sum(gamma: float) -> Loss:
-    return lambda z, y: twin_focus_loss_sum(z, z.detach(), y, alpha=1.0, c=C, gamma=gamma)
+    return lambda z, y: twin_sum(z, z.detach(), y, alpha=1.0, c=C, gamma=gamma)
 
 
 def complex_sum(gamma: float) -> Loss:
-    return lambda z, y: twin_focus_loss_sum(z.detach(), z, y, alpha=0.0, c=C, gamma=gamma)
+    return lambda z, y: twin_sum(z.detach(), z, y, alpha=0.0, c=C, gamma=gamma)
 
 
 LOSSES: dict[str, tuple[Callable[[float], Loss], Callable[[float], float]]] = {
@@ -117,7 +131,7 @@ def test_twin_focus_has_the_closed_gradient(gamma: float, c: float) -> None:
 
 def test_without_gamma_it_is_a_plain_auxiliary_cross_entropy(rng: np.random.Generator) -> None:
     simple, hard, label = encoders(rng)
-    loss = twin_focus_loss_sum(simple, hard, label, alpha=ALPHA, c=C, gamma=0.0)
+    loss = twin_sum(simple, hard, label, alpha=ALPHA, c=C, gamma=0.0)
     plain = ALPHA * log_loss_sum(simple, label) + (1 - ALPHA) * log_loss_sum(hard, label)
     torch.testing.assert_close(loss, plain, rtol=1e-6, atol=0)
 
@@ -132,8 +146,8 @@ def test_labels_and_logits_may_be_mirrored(gamma: float, rng: np.random.Generato
 
 def test_alpha_shares_out(rng: np.random.Generator) -> None:
     simple, hard, label = encoders(rng)
-    parts = [twin_focus_loss_sum(simple, hard, label, alpha=a, c=C, gamma=2.0) for a in (1.0, 0.0)]
-    whole = twin_focus_loss_sum(simple, hard, label, alpha=ALPHA, c=C, gamma=2.0)
+    parts = [twin_sum(simple, hard, label, alpha=a, c=C, gamma=2.0) for a in (1.0, 0.0)]
+    whole = twin_sum(simple, hard, label, alpha=ALPHA, c=C, gamma=2.0)
     torch.testing.assert_close(whole, ALPHA * parts[0] + (1 - ALPHA) * parts[1])
     assert parts[0] != parts[1]
 
@@ -145,14 +159,14 @@ def test_large_logits_stay_finite(size: float, gamma: float, c: float) -> None:
     z = torch.tensor([size, -size, size, -size, 0.0], requires_grad=True)
     y = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0])
     for loss in (
-        twin_focus_loss_sum(z, z, y, alpha=ALPHA, c=c, gamma=gamma),
+        twin_sum(z, z, y, alpha=ALPHA, c=c, gamma=gamma),
         focal_loss_sum(z, y, gamma),
         r_ce_loss_sum(z, y, gamma),
     ):
         (slope,) = torch.autograd.grad(loss, z)
         assert loss.isfinite() and slope.isfinite().all()
     # a row that the complex encoder has wholly wrong pulls with weight m^γ
-    loss = twin_focus_loss_sum(z.detach(), z, y, alpha=0.0, c=c, gamma=gamma)
+    loss = twin_sum(z.detach(), z, y, alpha=0.0, c=c, gamma=gamma)
     (slope,) = torch.autograd.grad(loss, z)
     assert slope[2].item() == pytest.approx((2 - c) ** gamma, rel=1e-5)
     assert slope[0].abs() < 1e-35
@@ -226,7 +240,7 @@ def test_the_settings_choose(rng: np.random.Generator) -> None:
         "log": log,
         "focal": focal_loss_sum(z, y, 2.0),
         "r_ce": r_ce_loss_sum(z, y, 2.0),
-        "twin_focus": log + twin_focus_loss_sum(simple, hard, y, alpha=0.2, c=0.6, gamma=2.0),
+        "twin_focus": log + twin_sum(simple, hard, y, alpha=0.2, c=0.6, gamma=2.0),
     }
     for name, expected in chosen.items():
         config = LossConfig(name=name, gamma=2.0, alpha=0.2, c=0.6)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.losses.objective import log_loss_sum
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.dlf.tower import DLF
 from ctrdist.models.layers import short_attention

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctrdist.batch import Batch
-from ctrdist.losses.log_loss import log_loss_sum
+from ctrdist.losses.objective import log_loss_sum
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
 from ctrdist.models.dual_attention.tower import DualAttention

@@ -10,7 +10,8 @@ from cluster.run_mailbox import start_mailbox
 from cluster.session import connect
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict
-from ctrdist.errors import ConfigError
+from ctrdist.errors import ConfigError, UserError
+from ctrdist.models.registry import read_experiment
 from ctrdist.tracking import end_killed
 from ctrdist.training.observe.messages import Emit, Message, OfRun, RunFailed
 
@@ -48,9 +49,14 @@ def train_side_by_side(
     import ray
 
     connect()
-    _check_cores(cores)
+    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if not 1 <= cores <= most:
+        raise ConfigError(f"--cores {cores}: from 1 to {most}, the cores of the largest machine.")
     mailbox = start_mailbox()
-    train = _remote_training(cores)
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+    # max_calls: each run gets a new process, without the PyTorch settings of the one before
+    remote: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)
+    train = remote(_train)
     waiting, failed = list(runs), dict[str, str]()
     running: dict[Any, Experiment] = {}
     try:
@@ -80,16 +86,6 @@ def train_side_by_side(
     return failed
 
 
-def _remote_training(cores: int) -> Any:
-    """The Ray function that trains a run on so many cores, and on a GPU if there is one."""
-    import ray
-
-    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
-    # max_calls: each run gets a new process, without the PyTorch settings of the one before
-    remote: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=_RETRIES)
-    return remote(_train)
-
-
 def _result_of(reference: Any) -> dict[str, Any]:
     """The results of a run, or {"error": text} where its process failed."""
     import ray
@@ -100,28 +96,15 @@ def _result_of(reference: Any) -> dict[str, Any]:
         return {"error": " ".join(str(error).split())[-400:]}
 
 
-def _check_cores(cores: int) -> None:
-    import ray
-
-    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    if not 1 <= cores <= most:
-        raise ConfigError(f"--cores {cores}: from 1 to {most}, the cores of the largest machine.")
-
-
 def _train(values: Mapping[str, Any], mailbox: Any, threads: int) -> dict[str, Any]:
     """Trains one run. Returns errors, because Ray would start the run again if they were raised."""
-    from ctrdist.config.experiment import experiment_of
-    from ctrdist.config.parse import from_dict
     from ctrdist.distributed.process_group import join_world, leave_world
-    from ctrdist.errors import UserError
     from ctrdist.log import setup
-    from ctrdist.models.registry import config_class
 
     setup(0)
     from ctrdist.training.run import train
 
-    name = values["model_name"]
-    experiment = from_dict(experiment_of(name, config_class(name)), dict(values), "experiment")
+    experiment = read_experiment(values, "experiment")
 
     def emit(message: Message) -> None:
         mailbox.push.remote(OfRun(run=experiment.run_name, message=message))

@@ -15,6 +15,8 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig
 
 from cluster.run_mailbox import END_RUN
+from ctrdist.errors import UserError
+from ctrdist.models.registry import read_experiment
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.observe import messages
 
@@ -77,12 +79,8 @@ def _set_environment(address: str, port: int) -> None:
 
 def work(config: dict[str, Any]) -> None:
     """Trains or evaluates; Ray Train calls it on each worker."""
-    from ctrdist.config.experiment import experiment_of
-    from ctrdist.config.parse import from_dict
     from ctrdist.distributed.process_group import join_world, leave_world
-    from ctrdist.errors import UserError
     from ctrdist.log import setup
-    from ctrdist.models.registry import config_class
 
     mailbox = config["mailbox"]
     rank = ray.train.get_context().get_world_rank()
@@ -99,10 +97,7 @@ def work(config: dict[str, Any]) -> None:
     emit(messages.Worker(rank=rank, node=ray.get_runtime_context().get_node_id()))
     threading.Thread(target=_forward_stop, args=(mailbox,), name="stop", daemon=True).start()
     world = join_world(ray.train.torch.get_device(), config["timeout_s"])
-    name = config["experiment"]["model_name"]
-    experiment = from_dict(
-        experiment_of(name, config_class(name)), config["experiment"], "experiment"
-    )
+    experiment = read_experiment(config["experiment"], "experiment")
     try:
         if config["task"] == "train":
             run.train(experiment, world, emit, STOP)

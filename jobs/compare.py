@@ -10,57 +10,37 @@ of each run are written to RUNS/studies/NAME/. All runs are in the MLflow experi
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse
-from ctrdist.config.paths import IS_PATH, runs_directory
 from ctrdist.errors import ResourceError
 from ctrdist.studies.comparison import comparison_rows, markdown
 from ctrdist.studies.results import Results
 from ctrdist.studies.study import StudyRun, read_study, study_runs
 from ctrdist.training.complete import complete
-from jobs.console.cli import print_json, required, run
+from jobs.console.cli import StudyConfig, call, print_json, required, run
 from jobs.console.study_table import StudyConsole, show_comparison
 
-FLAGS = {
-    "json": "The last line on stdout is one JSON object with the comparison.",
-    "dry_run": "List the runs and whether they are done, and start nothing.",
-}
+DRY_RUN = "List the runs and whether they are done, and start nothing."
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(StudyConfig):
     """Settings of a comparison."""
 
-    study: str = ""
-    """YAML file of the study: see jobs/configs/studies."""
-    data: str = field(default="", metadata=IS_PATH)
-    """Directory that jobs/preprocess.py wrote: local or s3://."""
-    name: str = ""
-    """Name of the study; by default the name of its file."""
-    runs: str = field(default_factory=runs_directory, metadata=IS_PATH)
-    """Directory of all runs; CTRDIST_RUNS replaces the default, runs."""
     seeds: tuple[int, ...] = ()
     """Seeds in place of the study's own."""
     variants: tuple[str, ...] = ()
     """Variants to train now; empty: all."""
-    set: dict[str, Any] = field(default_factory=dict)
-    """Settings of all variants, by dotted name: '{train.epochs: 1}'."""
-    cores: int = 1
-    """Cores of each run."""
-    parallel: int = 0
-    """Most runs at a time; 0: limited by the cores or GPUs only."""
 
 
-def main() -> None:
-    """Reads the command line, trains the missing runs, and shows the comparison."""
-    config, switches = parse(CompareConfig, description=__doc__, flags=FLAGS)
+def main(config: CompareConfig, switches: Mapping[str, bool]) -> None:
+    """Trains the missing runs, and shows the comparison."""
     required(config, study="FILE", data="DIR")
     study = read_study(config.study)
     name = config.name or Path(config.study).stem
@@ -122,4 +102,4 @@ def _train(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: call(main, CompareConfig, __doc__, dry_run=DRY_RUN))

@@ -18,11 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse
 from ctrdist.config.paths import IS_PATH, runs_directory
-from jobs.console.cli import print_json, run
-
-FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
+from jobs.console.cli import call, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +39,8 @@ class DemoConfig:
     """Replace the log and the data set of an earlier demo that had other rows or another seed."""
 
 
-def main() -> None:
-    """Makes a log, submits the jobs, and compares."""
-    config, switches = parse(DemoConfig, description=__doc__, flags=FLAGS, prog="jobs/demo.py")
-    result = demo(config)
-    show(result)
-    if switches["json"]:
-        print_json(result)
-
-
 def demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the four parts and returns their results."""
+    """Makes a log, submits the jobs, compares them and returns their results."""
     from cluster.job_submission import own_cluster, submit
 
     start = time.monotonic()
@@ -81,7 +69,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         mlflow = {k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")}
         command = ["jobs/train_dlf.py", *preset, "--data", data, "--json"]
         trained = _last_json(job(*command, environment=mlflow))
-    return {
+    result = {
         "seconds": time.monotonic() - start,
         "best_reachable_auc": best_auc,
         "logistic_regression": linear["test"],
@@ -89,6 +77,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         "samples_per_s": trained["samples_per_s"],
         "run": trained,
     }
+    show(result)
+    return result
 
 
 def make_log(config: DemoConfig, folder: str) -> float:
@@ -153,4 +143,4 @@ def _last_json(output: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: call(demo, DemoConfig, __doc__))

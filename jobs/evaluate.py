@@ -8,15 +8,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse
 from ctrdist.config.paths import IS_PATH
-from jobs.console.cli import print_json, required, run
-
-FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
+from jobs.console.cli import call, required, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +31,8 @@ class EvaluateConfig:
     """Worker processes; may differ from those of training."""
 
 
-def main() -> None:
-    """Reads the command line, evaluates with Ray, and shows the metrics."""
-    config, switches = parse(
-        EvaluateConfig, description=__doc__, flags=FLAGS, prog="jobs/evaluate.py"
-    )
+def main(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluates with Ray, and shows the metrics."""
     required(config, checkpoint="DIR")
     from ctrdist.log import setup
 
@@ -57,9 +51,8 @@ def main() -> None:
             "evaluate", experiment, {"checkpoint": path, "split": config.split}, console.show
         )
     show_evaluation(result, config.split)
-    if switches["json"]:
-        print_json(result)
+    return result
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: call(main, EvaluateConfig, __doc__))

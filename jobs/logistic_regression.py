@@ -17,11 +17,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse
 from ctrdist.config.paths import IS_PATH
-from jobs.console.cli import print_json, required, run
+from jobs.console.cli import call, required, run
 
-FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
 _BATCH_ROWS = 65536
 
 
@@ -38,11 +36,8 @@ class LogisticConfig:
     held in memory."""
 
 
-def main() -> None:
-    """Reads the command line, fits, and shows the metrics."""
-    config, switches = parse(
-        LogisticConfig, description=__doc__, flags=FLAGS, prog="jobs/logistic_regression.py"
-    )
+def main(config: LogisticConfig) -> dict[str, Any]:
+    """Fits, and shows the metrics."""
     required(config, data="DIR")
     from ctrdist.log import setup
 
@@ -51,8 +46,7 @@ def main() -> None:
     for split in ("valid", "test"):
         metrics = result[split]
         print(f"{split}: AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}")
-    if switches["json"]:
-        print_json(result)
+    return result
 
 
 def fit(config: LogisticConfig) -> dict[str, Any]:
@@ -114,4 +108,4 @@ def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: call(main, LogisticConfig, __doc__))

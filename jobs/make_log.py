@@ -9,20 +9,16 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse
-from jobs.console.cli import print_json, run
-
-FLAGS = {"json": "The last line on stdout is one JSON object with the results."}
+from jobs.console.cli import call, run
+from preprocessing.sources.synthetic import LogConfig, write_log
 
 
-def main() -> None:
-    """Reads the command line, writes the log, and describes it."""
-    from preprocessing.sources.synthetic import LogConfig, write_log
-
-    config, switches = parse(LogConfig, description=__doc__, flags=FLAGS, prog="jobs/make_log.py")
+def main(config: LogConfig) -> dict[str, Any]:
+    """Writes the log, and describes it."""
     start = time.monotonic()
     truth = write_log(config)
     seconds = time.monotonic() - start
@@ -34,9 +30,8 @@ def main() -> None:
         f"next: python jobs/preprocess.py --config jobs/configs/data/criteo.yaml "
         f"--input {config.output}/day_*.tsv --output DIR"
     )
-    if switches["json"]:
-        print_json({**asdict(truth), "output": config.output, "seconds": round(seconds, 3)})
+    return {**asdict(truth), "output": config.output, "seconds": round(seconds, 3)}
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: call(main, LogConfig, __doc__))

@@ -7,29 +7,20 @@ data/criteo
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse
-from jobs.console.cli import print_json, run
+from jobs.console.cli import call, run
 from preprocessing.config.settings import PreprocessConfig, join_paths
 
-FLAGS = {
-    "json": "The last line on stdout is one JSON object with the results.",
-    "dry_run": "Show the columns and the inputs that were found, and start nothing.",
-}
+DRY_RUN = "Show the columns and the inputs that were found, and start nothing."
 
 
-def main() -> None:
-    """Reads the command line, preprocesses with Ray, and describes the data set."""
-    config, switches = parse(
-        PreprocessConfig,
-        join_paths(sys.argv[1:]),
-        description=__doc__,
-        flags=FLAGS,
-        prog="jobs/preprocess.py",
-    )
+def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, Any]:
+    """Preprocesses with Ray, and describes the data set."""
     from cluster.session import connect
     from jobs.console.data_set import show_data_plan, show_data_set
     from preprocessing.pipeline import check, preprocess
@@ -37,9 +28,7 @@ def main() -> None:
     if switches["dry_run"]:
         shards = check(config).inputs
         show_data_plan(config, shards)
-        if switches["json"]:
-            print_json({"shards": len(shards), "bytes": sum(s.bytes for s in shards)})
-        return
+        return {"shards": len(shards), "bytes": sum(s.bytes for s in shards)}
 
     def start_ray() -> None:
         print("starting Ray …", file=sys.stderr, flush=True)
@@ -47,26 +36,24 @@ def main() -> None:
 
     result = preprocess(config, start_ray)
     show_data_set(result)
-    if switches["json"]:
-        splits = {
-            name: {"rows": s.rows, "positives": s.positives}
-            for name, s in result.manifest.splits.items()
-        }
-        print_json(
-            {
-                "rows": result.rows,
-                "rows_per_s": round(result.rows_per_s, 1),
-                "seconds": round(result.seconds, 3),
-                "passes": {name: round(s, 3) for name, s in result.passes.items()},
-                "quarantined": result.quarantined,
-                "unchanged": result.unchanged,
-                "vocabulary": dict(result.vocabulary),
-                "splits": splits,
-                "output": result.output,
-                "fingerprint": result.manifest.fingerprint,
-            }
-        )
+    splits = {
+        name: {"rows": s.rows, "positives": s.positives}
+        for name, s in result.manifest.splits.items()
+    }
+    return {
+        "rows": result.rows,
+        "rows_per_s": round(result.rows_per_s, 1),
+        "seconds": round(result.seconds, 3),
+        "passes": {name: round(s, 3) for name, s in result.passes.items()},
+        "quarantined": result.quarantined,
+        "unchanged": result.unchanged,
+        "vocabulary": dict(result.vocabulary),
+        "splits": splits,
+        "output": result.output,
+        "fingerprint": result.manifest.fingerprint,
+    }
 
 
 if __name__ == "__main__":
-    run(main)
+    arguments = join_paths(sys.argv[1:])
+    run(lambda: call(main, PreprocessConfig, __doc__, argv=arguments, dry_run=DRY_RUN))

@@ -10,50 +10,32 @@ the preset with further seeds before you trust it.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import parse, to_dict
-from ctrdist.config.paths import IS_PATH, runs_directory
+from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError, ResourceError
 from ctrdist.studies.search import as_preset, base_experiment, read_search, record_search
 from ctrdist.training.complete import complete
-from jobs.console.cli import print_json, required, run
+from jobs.console.cli import StudyConfig, call, required, run
 from jobs.console.study_table import SearchConsole, show_search
-
-FLAGS = {"json": "The last line on stdout is one JSON object with the search."}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConfig:
+class TuneConfig(StudyConfig):
     """Settings of a search."""
 
-    study: str = ""
-    """YAML file of the search: see jobs/configs/studies."""
-    data: str = field(default="", metadata=IS_PATH)
-    """Directory that jobs/preprocess.py wrote: local or s3://."""
-    name: str = ""
-    """Name of the search; by default the name of its file."""
-    runs: str = field(default_factory=runs_directory, metadata=IS_PATH)
-    """Directory of all runs; CTRDIST_RUNS replaces the default, runs."""
     trials: int = 30
     """Total number of trials."""
     seed: int = 2024
     """Seed of the draws; each trial trains with train.seed."""
-    set: dict[str, Any] = field(default_factory=dict)
-    """Settings of all trials, by dotted name: '{train.epochs: 1}'."""
-    cores: int = 1
-    """Cores of each trial."""
-    parallel: int = 0
-    """Most trials at a time; 0: limited by the cores or GPUs only."""
 
 
-def main() -> None:
-    """Reads the command line, searches, and shows the trials."""
-    config, switches = parse(TuneConfig, description=__doc__, flags=FLAGS)
+def main(config: TuneConfig) -> dict[str, Any]:
+    """Searches, and shows the trials."""
     required(config, study="FILE", data="DIR")
     if config.trials < 1:
         raise ConfigError(f"--trials {config.trials}: at least 1.")
@@ -77,18 +59,17 @@ def main() -> None:
         directory=str(directory / "tune"),
         show=SearchConsole(config.trials).show,
     )
-    if trials[0]["status"] == "failed":
-        raise ResourceError(f"all {len(trials)} trials failed. {trials[0]['error']}")
-    trained = [trial for trial in trials if trial["status"] == "trained"]
+    if trials[0].status == "failed":
+        raise ResourceError(f"all {len(trials)} trials failed. {trials[0].error}")
+    trained = [trial for trial in trials if trial.status == "trained"]
     (directory / "table.md").write_text(show_search(name, trials, experiment.train.monitor))
     if not trained:
         raise ResourceError(f"none of {len(trials)} trials was trained to its end; see the table.")
-    best = with_settings(to_dict(experiment), trained[0]["settings"])
+    best = with_settings(to_dict(experiment), trained[0].settings)
     (directory / "best.yaml").write_text(as_preset(best))
     print(f"results: {directory}; the best as a preset: {directory}/best.yaml", file=sys.stderr)
-    if switches["json"]:
-        print_json({"study": name, "directory": str(directory), "trials": trials})
+    return {"study": name, "directory": str(directory), "trials": list(map(asdict, trials))}
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: call(main, TuneConfig, __doc__))

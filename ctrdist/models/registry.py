@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ctrdist.config.experiment import Experiment, experiment_of
 from ctrdist.config.losses import LOSSES, LossConfig
+from ctrdist.config.parse import from_dict
 from ctrdist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,6 +49,16 @@ def config_class(name: str) -> type:
         ConfigError: there is no such model.
     """
     return resolve_name(f"ctrdist.models.{_entry(name).settings}")
+
+
+def experiment_class(name: str) -> type[Experiment]:
+    """Returns the experiment dataclass of a model; raises ConfigError if there is no such model."""
+    return experiment_of(name, config_class(name))
+
+
+def read_experiment(values: Mapping[str, Any], where: str) -> Experiment:
+    """Builds an experiment of any model from the result of to_dict, see :func:`from_dict`."""
+    return from_dict(experiment_class(values["model_name"]), dict(values), where)
 
 
 def build_tower(name: str, config: Any, num_fields: int) -> nn.Module:

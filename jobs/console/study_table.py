@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +16,9 @@ from ctrdist.studies.comparison import METRICS, comparison_cells, markdown_page
 from ctrdist.studies.study import StudyRun
 from ctrdist.training.observe import messages
 from jobs.console.run import clock, plural, say
+
+if TYPE_CHECKING:  # it imports Ray
+    from cluster.tuning import Trial
 
 _SHOWN_TRIALS = 12
 
@@ -100,24 +103,23 @@ class SearchConsole:
         self._trials, self._ended, self._best = trials, 0, -math.inf
         self._begun = time.monotonic()
 
-    def show(self, message: dict[str, Any]) -> None:
-        """Shows a message of :func:`cluster.tuning.search`."""
+    def show(self, trial: Trial) -> None:
+        """Shows a trial of :func:`cluster.tuning.search`."""
         self._ended += 1
-        result = message["result"]
-        value = result.get("objective", -math.inf)
-        text = message["error"] or f"valid objective {value:.5f}, epoch {result.get('epoch')}"
-        best = " (best so far)" if value > self._best and message["status"] == "trained" else ""
+        value = trial.result.get("objective", -math.inf)
+        text = trial.error or f"valid objective {value:.5f}, epoch {trial.result.get('epoch')}"
+        best = " (best so far)" if value > self._best and trial.status == "trained" else ""
         if best:
             self._best = value
         remaining = (time.monotonic() - self._begun) / self._ended * (self._trials - self._ended)
         say(
             self._console,
-            f"{self._ended}/{self._trials} {message['run']} {message['status']}: {text}{best}; "
+            f"{self._ended}/{self._trials} {trial.run} {trial.status}: {text}{best}; "
             f"about {clock(remaining)} left",
         )
 
 
-def show_search(name: str, trials: Sequence[Mapping[str, Any]], monitor: str) -> str:
+def show_search(name: str, trials: Sequence[Trial], monitor: str) -> str:
     """Prints the best trials, and returns the table of all of them as Markdown.
 
     Args:
@@ -125,20 +127,20 @@ def show_search(name: str, trials: Sequence[Mapping[str, Any]], monitor: str) ->
         trials: ordered by the valid split.
         monitor: the metric that orders them.
     """
-    keys = list(trials[0]["settings"])
+    keys = list(trials[0].settings)
     metrics = ("valid_auc", "test_auc", "test_logloss")
     headings = ["trial", *(key.split(".", 1)[-1] for key in keys), f"valid {monitor}", *metrics]
     headings.append("epochs")
     rows = []
     for trial in trials:
-        result, settings = trial["result"], [trial["settings"][key] for key in keys]
+        result, settings = trial.result, [trial.settings[key] for key in keys]
         numbers = [result.get("objective"), *(result.get(metric) for metric in metrics)]
         rows.append(
             [
-                trial["run"].rsplit(".", 1)[-1],
+                trial.run.rsplit(".", 1)[-1],
                 *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in settings),
                 *("–" if number is None else f"{number:.5f}" for number in numbers),
-                f"{result.get('epoch', '–')}" + ("" if trial["status"] == "trained" else " (cut)"),
+                f"{result.get('epoch', '–')}" + ("" if trial.status == "trained" else " (cut)"),
             ]
         )
     best = min(_SHOWN_TRIALS, len(rows))

@@ -5,40 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ctrdist.config.experiment import Experiment, experiment_of
-from ctrdist.config.parse import parse
-from ctrdist.models.registry import config_class
+from ctrdist.config.experiment import Experiment
+from ctrdist.models.registry import experiment_class
 from ctrdist.training.complete import complete
-from jobs.console.cli import print_json
+from jobs.console.cli import call
 
-FLAGS = {
-    "json": "The last line on stdout is one JSON object with the results.",
-    "dry_run": "Show tables, sharding plan and memory, and start nothing.",
-}
+DRY_RUN = "Show tables, sharding plan and memory, and start nothing."
 
 
 def train_model(
     model_name: str, description: str | None, argv: Sequence[str] | None = None, prog: str = ""
 ) -> None:
     """Reads the command line, trains the model with its workers, and shows the results."""
-    cls = experiment_of(model_name, config_class(model_name))
-    prog = prog or f"jobs/train_{model_name}.py"
-    experiment, switches = parse(cls, argv, description=description or "", flags=FLAGS, prog=prog)
+    cls = experiment_class(model_name)
+    call(_train, cls, description, argv=argv, dry_run=DRY_RUN, prog=prog)
+
+
+def _train(experiment: Experiment, switches: Mapping[str, bool]) -> dict[str, Any]:
     experiment = complete(experiment)
     if switches["dry_run"]:
         from jobs.console.plan import show_plan
 
-        result = show_plan(experiment)
-    elif "TORCHELASTIC_RUN_ID" in os.environ:
-        result = _train_under_torchrun(experiment)
-    else:
-        result = _train_with_ray(experiment)
-    if switches["json"]:
-        print_json(result)
+        return show_plan(experiment)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _train_under_torchrun(experiment)
+    return _train_with_ray(experiment)
 
 
 def _train_with_ray(experiment: Experiment) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 from ctrdist.batch import Batch, Output
 from ctrdist.models.dual_attention.frequency import Frequency
 from ctrdist.models.dual_attention.pairs import PairMemory
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import NumericEmbedding
 from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
-from ctrdist.models.tower import PairCodebooks, Tower
+from ctrdist.models.tower import Tower
 from ctrdist.schema import Schema, module_key
 
 
@@ -73,11 +74,8 @@ class CTRModel(nn.Module):
             if schema.numeric
             else {}
         )
-        declared_pairs: PairCodebooks | None = getattr(tower, "pairs", None)
-        self.pairs: PairMemory | None = None
-        if declared_pairs is not None:
-            dim = self._dims[declared_pairs.group]
-            self.pairs = PairMemory(declared_pairs, schema, dim, tables_dtype)
+        pairs: DualAttentionConfig | None = getattr(tower, "pairs", None)
+        self.pairs = None if pairs is None else PairMemory(pairs, schema, tables_dtype)
         self.frequency = Frequency(schema) if getattr(tower, "frequency", False) else None
 
     @property
@@ -99,7 +97,7 @@ class CTRModel(nn.Module):
                 emb_BCD = torch.cat([self.numeric[group](batch.numeric_BK), emb_BCD], dim=1)
             result[group] = emb_BCD
         if self.pairs is not None:
-            result["pairs"] = self.pairs(batch, result[self.pairs.declared.group])
+            result["pairs"] = self.pairs(batch, result["tokens"])
         if self.frequency is not None:
             result["frequency"] = self.frequency(batch.sparse, size)
         return result

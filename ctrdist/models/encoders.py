@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ctrdist.models.layers import MLP, linear
+from ctrdist.models.layers import linear, mlp_of
 
 FIRST_ORDER = "linear"
 """Embedding group of width 1: the weight of each value in a linear model."""
@@ -32,12 +33,10 @@ class Encoder(nn.Module):
 class MLPEncoder(Encoder):
     """A multi-layer perceptron over the flattened embeddings, without an output layer."""
 
-    def __init__(
-        self, in_dim: int, hidden_dims: Sequence[int], *, dropout: float, batch_norm: bool
-    ) -> None:
+    def __init__(self, config: Any, in_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
         self.out_dim = hidden_dims[-1]
-        self.mlp = MLP(in_dim, hidden_dims, dropout=dropout, batch_norm=batch_norm)
+        self.mlp = mlp_of(config, in_dim, hidden_dims)
 
     def forward(self, emb_BFD: Tensor, first_BF: Tensor | None) -> Tensor:
         """emb_BFD: (B, F, D); gives (B, E)."""

@@ -58,6 +58,11 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
+def mlp_of(config: Any, in_dim: int, hidden_dims: Sequence[int], out_dim: int | None = None) -> MLP:
+    """Returns an MLP with the dropout and the batch normalisation of a model's settings."""
+    return MLP(in_dim, hidden_dims, out_dim, dropout=config.dropout, batch_norm=config.batch_norm)
+
+
 class Dropout(nn.Dropout):
     """nn.Dropout, faster on a CPU.
 

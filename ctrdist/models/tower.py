@@ -1,11 +1,10 @@
 """The interface of a tower, the dense part of a model, and the names of its optional outputs."""
 
-# B batch, F fields, D embedding dim, K codebooks, R scores of a pair, L layers
+# B batch, F fields, D embedding dim, R scores of a pair, L layers
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -17,34 +16,13 @@ GATE_MEAN = "gate_mean_L"
 the mean of each layer's gate over rows, tokens and dimensions; NaN for no rows."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairCodebooks:
-    """Codebooks that are looked up at hashed pairs of a row's ids, and how they are read."""
-
-    codebooks: int
-    """K, number of codebooks; each has its own hash function."""
-    rows: int
-    """s, rows of each codebook."""
-    dim: int
-    """d_c, width of each codebook."""
-    init_std: float
-    """Codebooks start as N(0, std²)."""
-    scores: int
-    """R, numbers that are read from the codewords of a pair."""
-    group: str
-    """Embedding group that the gate between the codebooks reads."""
-    shuffled: bool = False
-    """Also hash the index of the row: a control in which no pair can be memorised."""
-    recompute: bool = False
-    """Look the codewords up again in backward instead of keeping them since forward."""
-
-
 class Tower(Protocol):
     """The dense part of a model: looked-up embeddings in, logits out. Single-device code.
 
     A tower may have these further attributes:
 
-    - `pairs`, a :class:`PairCodebooks` or None: asks for emb["pairs"], (B, R, F, F).
+    - `pairs`, settings of DEA-R or None: asks for emb["pairs"], (B, R, F, F), see
+      :class:`ctrdist.models.dual_attention.pairs.PairMemory`.
     - `frequency`, a bool: asks for emb["frequency"], (B, F), the standardised logarithm of the
       number of training rows that have the row's id.
     - `parts`, a mapping from a name to fnmatch patterns of parameter names: diagnostics measure the

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ctrdist.batch import Output
 from ctrdist.models.dlf.settings import DLFConfig
-from ctrdist.models.layers import MLP, TokenLinear, linear, short_attention, token_weight
+from ctrdist.models.layers import TokenLinear, linear, mlp_of, short_attention, token_weight
 from ctrdist.models.tower import GATE_MEAN
 
 GATE_FLOOR = 1e-6
@@ -49,7 +49,7 @@ class DLF(nn.Module):
             tokens = layer.out_tokens
         width = tokens * config.embedding_dim
         self.head: nn.Module = (
-            MLP(width, [config.hidden_dim], 1, dropout=config.dropout, batch_norm=config.batch_norm)
+            mlp_of(config, width, [config.hidden_dim], 1)
             if config.form == "code"
             else linear(width, 1)
         )
@@ -85,13 +85,8 @@ class FactorBlock(nn.Module):
             nn.Identity() if left_tokens == in_tokens else TokenLinear(left_tokens, in_tokens)
         )
         self.norm = nn.LayerNorm(size)
-        self.mlp = MLP(
-            size,
-            [config.hidden_dim],
-            config.tokens_per_block * config.embedding_dim,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-        )
+        out_dim = config.tokens_per_block * config.embedding_dim
+        self.mlp = mlp_of(config, size, [config.hidden_dim], out_dim)
 
     def forward(self, left_BFD: Tensor, x_BND: Tensor) -> Tensor:
         """left_BFD: (B, left_tokens, D), x_BND: (B, N, D); gives (B, M, D)."""
@@ -295,13 +290,7 @@ class MLPFusion(nn.Module):
     def __init__(self, config: DLFConfig, num_blocks: int) -> None:
         super().__init__()
         size = num_blocks * config.tokens_per_block * config.embedding_dim
-        self.mlp = MLP(
-            size,
-            [config.hidden_dim],
-            size,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-        )
+        self.mlp = mlp_of(config, size, [config.hidden_dim], size)
 
     def forward(self, z_IBMD: Tensor) -> Tensor:
         """z_IBMD: (I, B, M, D) outputs of the blocks; gives Z̃ of the same size."""

@@ -17,9 +17,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
 from ctrdist.models.dual_attention.pair_hash import pair_addresses
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import short_softmax
 from ctrdist.models.tables import STORED, Codebook, codebook_name
-from ctrdist.models.tower import PairCodebooks
 from ctrdist.schema import Schema
 
 
@@ -34,37 +34,31 @@ class PairMemory(nn.Module):
     Pairs are those of different single-valued categorical fields. All other pairs, and each field
     with itself, have no id: e_ij is then (c_i + c_j) / 2, with learned vectors c of the fields.
 
-    Memory. Addresses and codewords are computed for one codebook after the other, and R + 1 numbers
-    per pair are kept of each. Criteo with buckets for its numbers (39 fields, 741 pairs) at B =
-    4096, d_c = 16, R = 6 in float32: hashing takes 73 MB, codewords 194 MB, the numbers 85 MB, the
-    result 150 MB. At its peak a forward pass without a gradient holds 400 MB for K = 2 and 97 MB
-    more for each further codebook. Training keeps codewords until backward, where the peak is
-    1,010 MB and 320 MB more for each further codebook. With `recompute` backward looks them up
-    again, codebook after codebook, and the peak is 740 MB and 85 MB more. The sharded lookup also
-    has its send and receive buffers.
+    Memory: codebooks are read one after the other, and R + 1 numbers per pair are kept of each.
+    Training also keeps all codewords until backward, or looks them up again with
+    `recompute_lookups`. For 39 fields as categories at B = 4096, d_c = 16, R = 6, K = 2 the peak is
+    400 MB without a gradient, 1,010 MB in training or 740 MB with `recompute_lookups`; each further
+    codebook takes 97, 320 or 85 MB more.
     """
 
-    def __init__(
-        self, declared: PairCodebooks, schema: Schema, dim: int, tables_dtype: str
-    ) -> None:
+    def __init__(self, config: DualAttentionConfig, schema: Schema, tables_dtype: str) -> None:
         """Declares the codebooks, on the meta device.
 
         Args:
-            declared: sizes.
+            config: sizes.
             schema: gives the fields.
-            dim: D of the group that the gate reads.
             tables_dtype: number format of the codebooks.
 
         Raises:
             ConfigError: fewer than two fields can be paired.
         """
         super().__init__()
-        self.declared = declared
-        fields = schema.num_fields
+        self.config = config
         pairs = self._index_pairs(schema)
+        count, width = config.codebooks, config.codebook_dim
         self.tables = [
-            Codebook(name=codebook_name(k), init_std=declared.init_std, ids_per_row=pairs)
-            for k in range(declared.codebooks)
+            Codebook(name=codebook_name(k), init_std=config.codebook_init_std, ids_per_row=pairs)
+            for k in range(count)
         ]
         # One collection each, so that they can be looked up one at a time. Not pooled: in a pooled
         # row-wise lookup every worker would make and reduce a vector for the pairs of all workers.
@@ -74,8 +68,8 @@ class PairMemory(nn.Module):
                 tables=[
                     EmbeddingConfig(
                         name=table.name,
-                        embedding_dim=declared.dim,
-                        num_embeddings=declared.rows,
+                        embedding_dim=width,
+                        num_embeddings=config.codebook_rows,
                         feature_names=[table.name],
                         data_type=STORED[tables_dtype],
                     )
@@ -83,11 +77,13 @@ class PairMemory(nn.Module):
             )
             for table in self.tables
         )
-        self.read_RC = _weight(declared.scores, declared.dim)  # u
-        self.field_FC = nn.Parameter(torch.randn(fields, declared.dim) * declared.init_std)
-        gated = declared.codebooks > 1
-        self.gate_KC = _weight(declared.codebooks, declared.dim) if gated else None  # w
-        self.context_KD = _weight(declared.codebooks, dim) if gated else None  # v
+        self.read_RC = _weight(config.pair_scores, width)  # u
+        self.field_FC = nn.Parameter(
+            torch.randn(schema.num_fields, width) * config.codebook_init_std
+        )
+        gated = count > 1
+        self.gate_KC = _weight(count, width) if gated else None  # w
+        self.context_KD = _weight(count, config.embedding_dim) if gated else None  # v
 
     def _index_pairs(self, schema: Schema) -> int:
         """Registers the indices of pairs as buffers and returns P."""
@@ -102,23 +98,26 @@ class PairMemory(nn.Module):
         number_FF = torch.maximum(number_FF, number_FF.T)
         i_M, j_M = (number_FF.triu() + torch.ones(fields, fields).tril(-1) < 0).nonzero().unbind(1)
         number_FF[i_M, j_M] = number_FF[j_M, i_M] = len(i_P) + torch.arange(len(i_M))
-        self._fixed("single_C", torch.tensor(single))
-        self._fixed("left_P", i_P.contiguous())
-        self._fixed("right_P", j_P.contiguous())
-        self._fixed("index_P", token_C[i_P] * fields + token_C[j_P])
-        self._fixed("without_2M", torch.stack([i_M, j_M]))
-        self._fixed("number_X", number_FF.flatten())
+        for name, value in (
+            ("single_C", torch.tensor(single)),
+            ("left_P", i_P.contiguous()),
+            ("right_P", j_P.contiguous()),
+            ("index_P", token_C[i_P] * fields + token_C[j_P]),
+            ("without_2M", torch.stack([i_M, j_M])),
+            ("number_X", number_FF.flatten()),
+        ):
+            self.register_buffer(name, value, persistent=False)
         return len(i_P)
 
     def forward(self, batch: Batch, emb_BFD: Tensor) -> Tensor:
         """emb_BFD: (B, F, D), read by the gate; gives (B, R, F, F) scores."""
         ids_BC = self._ids(batch)
-        row_B = batch.row_B if self.declared.shuffled else None
+        row_B = batch.row_B if self.config.shuffle_pairs else None
         reads, gates = [], []
         for k, codebook in enumerate(self.codebooks):
             weight = self._read_weight(k)
             arguments = (k, codebook, batch.sparse.stride(), ids_BC, row_B, weight)
-            if self.declared.recompute and torch.is_grad_enabled():
+            if self.config.recompute_lookups and torch.is_grad_enabled():
                 read = checkpoint(self._read, *arguments, use_reentrant=False)
             else:
                 read = self._read(*arguments)
@@ -152,7 +151,9 @@ class PairMemory(nn.Module):
         weight: Tensor,
     ) -> Tensor:
         """Returns (B, P, R + 1) numbers read from the codewords of one codebook."""
-        address_BP = pair_addresses(ids_BC, self.left_P, self.right_P, self.declared.rows, k, row_B)
+        address_BP = pair_addresses(
+            ids_BC, self.left_P, self.right_P, self.config.codebook_rows, k, row_B
+        )
         size, pairs = address_BP.shape
         lengths_S = torch.zeros(stride, dtype=torch.int32, device=address_BP.device)
         lengths_S[:size] = pairs  # padded rows have no ids
@@ -173,9 +174,6 @@ class PairMemory(nn.Module):
         both = [score_BPR.transpose(1, 2), without_RM.expand(len(score_BPR), -1, -1)]
         score_BRX = torch.cat(both, dim=2).index_select(2, self.number_X)
         return score_BRX.unflatten(2, (len(self.field_FC), -1))
-
-    def _fixed(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value, persistent=False)
 
     single_C: Tensor
     left_P: Tensor

@@ -125,6 +125,11 @@ class DualAttentionConfig(TransformerConfig):
             refuse_without_effect(self, ("rho",), f"filter: {self.filter}", "change filter")
 
     @property
+    def pair_scores(self) -> int:
+        """R, numbers that are read from the codewords of a pair: one per layer and head."""
+        return self.num_layers * self.attention_heads
+
+    @property
     def has_threshold(self) -> bool:
         """The filter compares attention with a learned threshold."""
         return self.filter not in ("top_rho", "none")

@@ -29,7 +29,6 @@ from torch.nn import functional
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.dual_attention.transformer import Attention, Context, Transformer
 from ctrdist.models.layers import linear, short_softmax
-from ctrdist.models.tower import PairCodebooks
 
 _TINY = 1e-20
 """Lower bound of a row's sum, all of which may have underflown."""
@@ -48,18 +47,7 @@ class DualAttention(Transformer):
     def __init__(self, config: DualAttentionConfig, num_fields: int) -> None:
         """Builds the tower for F = num_fields."""
         super().__init__(config, num_fields, lambda i: DualEnhanced(config, num_fields, i))
-        self.pairs: PairCodebooks | None = None
-        if config.combo:
-            self.pairs = PairCodebooks(
-                codebooks=config.codebooks,
-                rows=config.codebook_rows,
-                dim=config.codebook_dim,
-                init_std=config.codebook_init_std,
-                scores=config.num_layers * config.attention_heads,
-                group="tokens",
-                shuffled=config.shuffle_pairs,
-                recompute=config.recompute_lookups,
-            )
+        self.pairs = config if config.combo else None
         self.frequency = config.has_threshold and config.frequency
         self.abundance_F: Tensor | None
         # 1 until ctrdist.training.observe.abundance measures it, after each epoch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ctrdist.batch import Output
 from ctrdist.models.dual_attention.settings import TransformerConfig
-from ctrdist.models.layers import MLP, Dropout, linear, short_attention
+from ctrdist.models.layers import Dropout, linear, mlp_of, short_attention
 
 
 class Context(NamedTuple):
@@ -54,13 +54,7 @@ class Transformer(nn.Module):
         self.groups = {"tokens": config.embedding_dim}
         make = attention or (lambda _: Attention(config))
         self.layers = nn.ModuleList(Layer(config, make(i)) for i in range(config.num_layers))
-        self.head = MLP(
-            num_fields * config.embedding_dim,
-            config.hidden_dims,
-            1,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-        )
+        self.head = mlp_of(config, num_fields * config.embedding_dim, config.hidden_dims, 1)
 
     def forward(self, emb: Mapping[str, Tensor]) -> Output:
         """emb["tokens"]: (B, F, D). Returns log-odds, without a sigmoid."""

@@ -18,7 +18,7 @@ Differences of the paper and its authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from ctrdist.models.encoders import (
     LREncoder,
     MLPEncoder,
 )
-from ctrdist.models.layers import MLP, linear, short_softmax
+from ctrdist.models.layers import linear, mlp_of, short_softmax
 from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 
 PAPER_GATE, PAPER_EXPERT = (400, 100), (400, 200)
@@ -58,15 +58,11 @@ class TF4CTR(nn.Module):
         super().__init__()
         self.select = _SELECTIONS[config.selection](config, num_fields)
         self.simple = _simple_encoder(config, num_fields, self.select.simple_dim)
-        self.complex = MLPEncoder(
-            num_fields * config.embedding_dim,
-            config.complex_hidden_dims,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-        )
+        width = num_fields * config.embedding_dim
+        self.complex = MLPEncoder(config, width, config.complex_hidden_dims)
         self.simple_head = linear(self.simple.out_dim, 1)
         self.complex_head = linear(self.complex.out_dim, 1)
-        self.fuse = _fusion(config, self.simple.out_dim, self.complex.out_dim)
+        self.fuse = _FUSIONS[config.fusion](config, self.simple.out_dim, self.complex.out_dim)
         self.adds_linear_model = config.simple == "cin"
         first_order = self.simple.reads_first_order or self.adds_linear_model
         self.groups = {**self.select.groups, **({FIRST_ORDER: 1} if first_order else {})}
@@ -90,7 +86,7 @@ class TF4CTR(nn.Module):
 
 
 class Selection(nn.Module):
-    """Groups of embeddings → inputs of the simple and of the complex encoder."""
+    """Groups of embeddings → inputs of both encoders. By itself: both read the same embeddings."""
 
     def __init__(self, config: TF4CTRConfig, num_fields: int) -> None:
         super().__init__()
@@ -100,14 +96,6 @@ class Selection(nn.Module):
 
     def forward(self, emb: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """emb: group → (B, F, D of the group); gives two of (B, F, D)."""
-        raise NotImplementedError
-
-
-class Shared(Selection):
-    """Both encoders read the same embeddings."""
-
-    def forward(self, emb: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """emb["tokens"]: (B, F, D)."""
         return emb["tokens"], emb["tokens"]
 
 
@@ -157,29 +145,21 @@ class GatedExperts(Selection):
 
 
 class Fusion(nn.Module):
-    """Two encoders' representations and logits → one logit."""
+    """Two encoders' representations and logits → one logit. By itself: the sum z_s + z_c."""
 
-    def __init__(self, simple_dim: int, complex_dim: int) -> None:
+    def __init__(self, config: TF4CTRConfig, simple_dim: int, complex_dim: int) -> None:
         super().__init__()
 
     def forward(self, simple_BE: Tensor, complex_BG: Tensor, logits_BS: Tensor) -> Tensor:
         """simple_BE: (B, E), complex_BG: (B, G), logits_BS: (B, 2) float32; gives (B,)."""
-        raise NotImplementedError
-
-
-class PlainSum(Fusion):
-    """z_s + z_c."""
-
-    def forward(self, simple_BE: Tensor, complex_BG: Tensor, logits_BS: Tensor) -> Tensor:
-        """logits_BS: (B, 2); gives (B,)."""
         return logits_BS.sum(1)
 
 
 class WeightedSum(Fusion):
     """w_s z_s + w_c z_c with unconstrained weights that start at 0.5: WSF, (8)."""
 
-    def __init__(self, simple_dim: int, complex_dim: int) -> None:
-        super().__init__(simple_dim, complex_dim)
+    def __init__(self, config: TF4CTRConfig, simple_dim: int, complex_dim: int) -> None:
+        super().__init__(config, simple_dim, complex_dim)
         self.weight_S = nn.Parameter(torch.full((2,), 0.5))
 
     def forward(self, simple_BE: Tensor, complex_BG: Tensor, logits_BS: Tensor) -> Tensor:
@@ -193,9 +173,9 @@ class Vote(Fusion):
     In evaluation p is the softmax of the same scores at the same temperature, without noise.
     """
 
-    def __init__(self, simple_dim: int, complex_dim: int, temperature: float) -> None:
-        super().__init__(simple_dim, complex_dim)
-        self.temperature = temperature
+    def __init__(self, config: TF4CTRConfig, simple_dim: int, complex_dim: int) -> None:
+        super().__init__(config, simple_dim, complex_dim)
+        self.temperature = config.vote_temperature
         self.simple_score = linear(simple_dim, 1)
         self.complex_score = linear(complex_dim, 1)
 
@@ -213,8 +193,8 @@ class Vote(Fusion):
 class Concatenation(Fusion):
     """W_cf [ĥ_es ‖ ĥ_hs] + b_cf: CF, (10). It does not use the encoders' own logits."""
 
-    def __init__(self, simple_dim: int, complex_dim: int) -> None:
-        super().__init__(simple_dim, complex_dim)
+    def __init__(self, config: TF4CTRConfig, simple_dim: int, complex_dim: int) -> None:
+        super().__init__(config, simple_dim, complex_dim)
         self.output = linear(simple_dim + complex_dim, 1)
 
     def forward(self, simple_BE: Tensor, complex_BG: Tensor, logits_BS: Tensor) -> Tensor:
@@ -225,8 +205,8 @@ class Concatenation(Fusion):
 class MixtureOfExperts(Fusion):
     """g_1 m_1 + g_2 m_2 with gate and experts linear in [ĥ_es ‖ ĥ_hs]: MoEF, (11)."""
 
-    def __init__(self, simple_dim: int, complex_dim: int) -> None:
-        super().__init__(simple_dim, complex_dim)
+    def __init__(self, config: TF4CTRConfig, simple_dim: int, complex_dim: int) -> None:
+        super().__init__(config, simple_dim, complex_dim)
         self.gate = linear(simple_dim + complex_dim, 2)
         self.experts = linear(simple_dim + complex_dim, 2)
 
@@ -240,13 +220,14 @@ _SELECTIONS: Mapping[str, type[Selection]] = {
     "ser": SeparateEmbeddings,
     "gm": Gate,
     "mmoe": GatedExperts,
-    "share": Shared,
+    "share": Selection,
 }
 _FUSIONS: Mapping[str, type[Fusion]] = {
     "wsf": WeightedSum,
+    "vf": Vote,
     "cf": Concatenation,
     "moef": MixtureOfExperts,
-    "sum": PlainSum,
+    "sum": Fusion,
 }
 
 
@@ -259,32 +240,15 @@ def _simple_encoder(config: TF4CTRConfig, num_fields: int, dim: int) -> Encoder:
         return CINEncoder(num_fields, config.cin_maps, config.cin_out_dim)
     if config.simple == "cross":
         return CrossEncoder(num_fields * dim, config.cross_layers)
-    return MLPEncoder(
-        num_fields * dim,
-        config.simple_hidden_dims,
-        dropout=config.dropout,
-        batch_norm=config.batch_norm,
-    )
-
-
-def _fusion(config: TF4CTRConfig, simple_dim: int, complex_dim: int) -> Fusion:
-    if config.fusion == "vf":
-        return Vote(simple_dim, complex_dim, config.vote_temperature)
-    return _FUSIONS[config.fusion](simple_dim, complex_dim)
+    return MLPEncoder(config, num_fields * dim, config.simple_hidden_dims)
 
 
 def _gate(config: TF4CTRConfig, in_dim: int, out_dim: int) -> nn.Module:
     code = config.selection_sizes == "code"
-    return _mlp(config, in_dim, [max(1, in_dim // 4)] if code else PAPER_GATE, out_dim)
+    return mlp_of(config, in_dim, [max(1, in_dim // 4)] if code else PAPER_GATE, out_dim)
 
 
 def _expert(config: TF4CTRConfig, dim: int) -> nn.Module:
     if config.selection_sizes == "code":
-        return _mlp(config, dim, [max(1, dim // 2), dim], None)
-    return _mlp(config, dim, PAPER_EXPERT, dim)
-
-
-def _mlp(
-    config: TF4CTRConfig, in_dim: int, hidden_dims: Sequence[int], out_dim: int | None
-) -> nn.Module:
-    return MLP(in_dim, hidden_dims, out_dim, dropout=config.dropout, batch_norm=config.batch_norm)
+        return mlp_of(config, dim, [max(1, dim // 2), dim])
+    return mlp_of(config, dim, PAPER_EXPERT, dim)

@@ -141,7 +141,7 @@ def table_bytes(engine: Engine, batch: Batch) -> int:
     numbers = batch.sparse.values().numel() * width * _moved(optim.tables)
     if pairs is not None:
         ids = sum(table.ids_per_row for table in pairs.tables) * batch.label_B.numel()
-        numbers += ids * pairs.declared.dim * _moved(optim.codebooks or optim.tables)
+        numbers += ids * pairs.config.codebook_dim * _moved(optim.codebooks or optim.tables)
     return int(numbers * _FLOAT)
 
 

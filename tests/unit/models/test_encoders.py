@@ -14,6 +14,7 @@ from ctrdist.models.encoders import (
     LREncoder,
     MLPEncoder,
 )
+from ctrdist.models.tf4ctr.settings import TF4CTRConfig
 from tests.unit.models.dlf.test_dlf_equations import Weights, assert_agree, batch_norm
 
 FIELDS, DIM = 5, 4
@@ -95,7 +96,8 @@ def _seed() -> None:
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("hidden", [[7], [7, 6, 3]])
 def test_mlp(hidden: list[int], norm: bool, training: bool) -> None:
-    encoder = moved(MLPEncoder(FIELDS * DIM, hidden, dropout=0.0, batch_norm=norm)).train(training)
+    config = TF4CTRConfig(dropout=0.0, batch_norm=norm)
+    encoder = moved(MLPEncoder(config, FIELDS * DIM, hidden)).train(training)
     assert encoder.out_dim == hidden[-1] and not encoder.reads_first_order
 
     def reference(w: Weights, x: Tensor) -> Tensor:

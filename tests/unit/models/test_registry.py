@@ -17,7 +17,7 @@ def test_every_model_builds_from_its_defaults_and_returns_logits(name: str) -> N
     emb = {group: torch.randn(4, 7, dim) for group, dim in tower.groups.items()}
     pairs = getattr(tower, "pairs", None)
     if pairs is not None:
-        emb["pairs"] = torch.randn(4, pairs.scores, 7, 7)
+        emb["pairs"] = torch.randn(4, pairs.pair_scores, 7, 7)
     if getattr(tower, "frequency", False):
         emb["frequency"] = torch.randn(4, 7)
     logits_B = tower(emb).logits_B

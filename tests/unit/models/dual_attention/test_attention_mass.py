@@ -19,7 +19,7 @@ def tower_and_input(name: str, settings: dict[str, Any]) -> tuple[Any, dict[str,
     tower = build_tower(name, cls(embedding_dim=8, hidden_dims=(4,), **settings), FIELDS).eval()
     emb = {"tokens": torch.randn(ROWS, FIELDS, 8)}
     if getattr(tower, "pairs", None):
-        emb["pairs"] = torch.randn(ROWS, tower.pairs.scores, FIELDS, FIELDS)
+        emb["pairs"] = torch.randn(ROWS, tower.pairs.pair_scores, FIELDS, FIELDS)
     if getattr(tower, "frequency", False):
         emb["frequency"] = torch.randn(ROWS, FIELDS)
     return tower, emb

@@ -16,7 +16,7 @@ from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
 from ctrdist.models.dual_attention.pair_hash import pair_addresses
 from ctrdist.models.dual_attention.pairs import PairMemory
-from ctrdist.models.tower import PairCodebooks
+from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.schema import CategoricalField, Schema
 
 MASK = 2**64 - 1
@@ -126,10 +126,12 @@ def batch_of(schema: Schema, size: int, filling: int = 0) -> tuple[Batch, Tensor
     return batch, torch.stack(singles, 1)
 
 
-def memory_of(schema: Schema, width: int = 6, **settings: Any) -> PairMemory:
-    sizes = {"codebooks": 2, "rows": 40, "dim": 4, "init_std": 1.0, "scores": 3, **settings}
+def memory_of(schema: Schema, width: int = 6, scores: int = 3, **settings: Any) -> PairMemory:
+    sizes = {"codebooks": 2, "codebook_rows": 40, "codebook_dim": 4, "codebook_init_std": 1.0}
+    heads = {"embedding_dim": width, "num_layers": scores, "attention_heads": 1}
     torch.manual_seed(1)
-    memory = PairMemory(PairCodebooks(**sizes, group="tokens"), schema, width, "float32")
+    config = DualAttentionConfig(**{**sizes, **heads, **settings})  # type: ignore[arg-type]
+    memory = PairMemory(config, schema, "float32")
     memory.codebooks.to_empty(device="cpu")
     for weight in memory.codebooks.parameters():
         torch.nn.init.normal_(weight)
@@ -140,7 +142,7 @@ def reference(
     w: dict[str, Tensor], memory: PairMemory, schema: Schema, ids: Tensor, rows: Tensor, emb: Tensor
 ) -> Tensor:
     """(B, R, F, F) by the equations, in float64."""
-    declared = memory.declared
+    declared = memory.config
     numbers = [c for c, f in enumerate(schema.categorical) if not f.multi_valued]
     place = {len(schema.numeric) + c: index for index, c in enumerate(numbers)}
     tables = [w[f"codebooks.{k}.embeddings.codebook/{k}.weight"] for k in range(declared.codebooks)]
@@ -152,12 +154,12 @@ def reference(
                 low, high = min(i, j), max(i, j)
                 e = (w["field_FC"][i] + w["field_FC"][j]) / 2
                 if i != j and low in place and high in place:
-                    row = int(rows[b]) if declared.shuffled else None
+                    row = int(rows[b]) if declared.shuffle_pairs else None
                     codewords, gates = [], []
                     for k, table in enumerate(tables):
                         key = (place[low], int(ids[b, place[low]]))
                         key += (place[high], int(ids[b, place[high]]))
-                        codewords.append(table[address(*key, declared.rows, k, row)])
+                        codewords.append(table[address(*key, declared.codebook_rows, k, row)])
                         if declared.codebooks > 1:
                             product = emb[b, i] * emb[b, j]
                             gates.append(
@@ -176,8 +178,8 @@ def reference(
 CASES: list[tuple[dict[str, Any], Schema]] = [
     ({}, schema_of(4)),
     ({"codebooks": 1}, schema_of(3, numeric=1)),
-    ({"codebooks": 3, "shuffled": True}, schema_of(3, numeric=2, multi=True)),
-    ({"recompute": True}, schema_of(3, multi=True)),
+    ({"codebooks": 3, "shuffle_pairs": True}, schema_of(3, numeric=2, multi=True)),
+    ({"recompute_lookups": True}, schema_of(3, multi=True)),
 ]
 
 
@@ -231,7 +233,7 @@ class Alive(TorchDispatchMode):
 def peak(rows: int, *, gradient: bool, **settings: Any) -> float:
     """MB beside the tables and the batch, of Criteo's 39 fields, for 4,096 rows."""
     schema = schema_of(39)
-    memory = memory_of(schema, 16, dim=16, scores=6, rows=1000, **settings)
+    memory = memory_of(schema, 16, 6, codebook_dim=16, codebook_rows=1000, **settings)
     batch, _ = batch_of(schema, rows)
     emb = torch.randn(rows, 39, 16)
     with Alive() as alive, torch.set_grad_enabled(gradient):
@@ -243,7 +245,7 @@ def peak(rows: int, *, gradient: bool, **settings: Any) -> float:
 
 @pytest.mark.parametrize(
     ("settings", "gradient", "base", "more"),
-    [({}, False, 400, 97), ({}, True, 1010, 320), ({"recompute": True}, True, 740, 85)],
+    [({}, False, 400, 97), ({}, True, 1010, 320), ({"recompute_lookups": True}, True, 740, 85)],
 )
 def test_peak_memory_is_as_documented(
     settings: dict[str, Any], gradient: bool, base: int, more: int

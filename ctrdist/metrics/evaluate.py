@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from ctrdist.errors import DataError
 from ctrdist.metrics.auc import auc, gauc_sums
@@ -36,7 +35,8 @@ def evaluate_predictions(
         DataError: a label is neither 0 nor 1.
     """
     logits_N, label_N = np.asarray(logits_N, np.float64), _labels(label_N)
-    p_N = expit(logits_N)
+    small_N = np.exp(-np.abs(logits_N))  # the sigmoid, without overflow
+    p_N = np.where(logits_N >= 0, 1.0, small_N) / (1.0 + small_N)
     clipped_N = np.clip(p_N, CLIP, 1 - CLIP)
     metrics = metrics_of_sums(
         auc=auc(logits_N, label_N),  # from logits: probabilities near 1 would round to ties

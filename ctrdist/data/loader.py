@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -113,41 +111,23 @@ class Loader:
     def _read_ahead(self) -> Iterator[tuple[int, Batch]]:
         """Yields (rows of the epoch consumed with it, batch); a thread makes the batches."""
         bounds = step_bounds(self.rows, self._config.batch_size, self.consumed)
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(
-            maxsize=max(1, self._config.prefetch)
-        )
-        stop = threading.Event()
+        batches = self._batches(bounds)
 
-        def put(item: Batch | BaseException | None) -> bool:
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    return True
-                except queue.Full:
-                    continue
-            return False
+        def make() -> Batch:
+            batch = next(batches)
+            return batch.pin_memory() if self._pinned else batch
 
-        def work() -> None:
+        with ThreadPoolExecutor(1, f"loader-{self._split}") as thread:
+            ready: deque[Future[Batch]] = deque()
             try:
-                for batch in self._batches(bounds):
-                    if not put(batch.pin_memory() if self._pinned else batch):
-                        return
-                put(None)
-            except BaseException as error:  # the consumer raises it
-                put(error)
-
-        thread = threading.Thread(target=work, name=f"loader-{self._split}", daemon=True)
-        thread.start()
-        try:
-            for end in bounds[1:]:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                assert item is not None, "the loader ended before its last step"
-                yield int(end), item
-        finally:
-            stop.set()
-            thread.join()
+                for step, end in enumerate(bounds[1:], 1):
+                    while len(ready) <= self._config.prefetch and step + len(ready) < len(bounds):
+                        ready.append(thread.submit(make))
+                    yield int(end), ready.popleft().result()
+            finally:
+                for waiting in ready:
+                    waiting.cancel()
+                thread.submit(batches.close).result()
 
     def next_epoch(self) -> None:
         """Begins the following epoch."""
@@ -186,7 +166,7 @@ class Loader:
 
     # --- the background thread's side ---
 
-    def _batches(self, bounds: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, bounds: np.ndarray) -> Generator[Batch]:
         maker = BatchMaker(self._dataset.schema)
         groups: Sequence[RowGroup] = self._groups
         if self._shuffle_rows:
@@ -241,10 +221,9 @@ class Loader:
         reader, seed, epoch = self._reader, self._seed, self.epoch
 
         def read(buffer: Buffer) -> Rows:
-            rows = reader.read(buffer)
             if not self._shuffle_rows:
-                return rows
-            return rows.permuted(permutation(buffer, seed=seed, epoch=epoch))
+                return reader.read(buffer)
+            return reader.read(buffer, permutation(buffer, seed=seed, epoch=epoch))
 
         # one buffer ahead in each stream, but always work for all threads
         ahead = max(1, -(-(self._config.threads + 1) // streams_here))

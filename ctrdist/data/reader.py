@@ -37,27 +37,29 @@ class SplitReader:
         self._footers: dict[int, pq.FileMetaData] = {}
         self._lock = threading.Lock()
 
-    def read(self, buffer: Buffer) -> Rows:
-        """Returns the rows of a buffer, in stored order.
+    def read(self, buffer: Buffer, order_W: np.ndarray | None = None) -> Rows:
+        """Returns the rows of a buffer, in stored order or in a given one.
 
         Raises:
             DataError: a file cannot be read, or holds other rows than the manifest says.
         """
         tables = [self._range_table(part) for part in buffer.ranges]
         try:
-            return self._rows(buffer.ranges, pa.concat_tables(tables))
+            return self._rows(buffer.ranges, pa.concat_tables(tables), order_W)
         except DataError:
             for part, table in zip(buffer.ranges, tables, strict=True):
                 self._rows([part], table)  # raises for the first file that is wrong
             raise
 
-    def _rows(self, ranges: Sequence[RowRange], table: pa.Table) -> Rows:
+    def _rows(
+        self, ranges: Sequence[RowRange], table: pa.Table, order_W: np.ndarray | None = None
+    ) -> Rows:
         checked = set.intersection(*(self._checked(part.group) for part in ranges))
         row_W = np.concatenate(
             [part.group.first_row + np.arange(part.begin, part.end) for part in ranges]
         )
         where = f"{self._dataset.path}/{self._files[ranges[0].group.file].path}"
-        return from_table(table, self._dataset.schema, row_W, where, checked)
+        return from_table(table, self._dataset.schema, row_W, where, checked, order_W)
 
     def _range_table(self, part: RowRange) -> pa.Table:
         group = part.group

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.batch import Batch
 from ctrdist.errors import DataError
-from ctrdist.native.columns import Columns, join
+from ctrdist.native.columns import permute
 from ctrdist.schema import CategoricalField, Schema, module_key
 
 
@@ -22,10 +23,10 @@ from ctrdist.schema import CategoricalField, Schema, module_key
 class Rows:
     """W rows, column by column. The arrays may be Arrow's memory, so they are read-only."""
 
-    numeric: Columns
-    """(W,) float32 for each of the K numeric fields."""
-    single: Columns
-    """(W,) int32 for each single-valued field."""
+    numeric_KW: np.ndarray
+    """(K, W) float32."""
+    single: np.ndarray
+    """(n, W) int32: the single-valued fields."""
     multi: dict[str, tuple[np.ndarray, np.ndarray]]
     """Multi-valued field → (W + 1,) int64 offsets, and ids int32."""
     label_W: np.ndarray
@@ -35,21 +36,6 @@ class Rows:
     row_W: np.ndarray
     """(W,) int64: index in the split."""
 
-    def permuted(self, order_W: np.ndarray) -> Rows:
-        """Returns the rows in another order: row order_W[i] comes to position i."""
-        order32_W = order_W.astype(np.int32)  # half the bytes to read per column
-        return Rows(
-            numeric=self.numeric.permuted(order32_W),
-            single=self.single.permuted(order32_W),
-            multi={
-                name: _take_lists(offsets, ids, order_W)
-                for name, (offsets, ids) in self.multi.items()
-            },
-            label_W=self.label_W[order_W],
-            user_W=None if self.user_W is None else self.user_W[order_W],
-            row_W=self.row_W[order_W],
-        )
-
 
 def from_table(
     table: pa.Table,
@@ -57,6 +43,7 @@ def from_table(
     row_W: np.ndarray,
     where: str,
     checked: Collection[str] = (),
+    order_W: np.ndarray | None = None,
 ) -> Rows:
     """Converts the columns of a table to arrays.
 
@@ -66,6 +53,7 @@ def from_table(
         row_W: index of each row in its split.
         where: name of the source, for error messages.
         checked: categorical fields whose ids need no check against their vocabulary.
+        order_W: brings the rows into another order: row order_W[i] comes to position i.
 
     Raises:
         DataError: a column is missing, has nulls, or holds ids outside its vocabulary.
@@ -83,22 +71,32 @@ def from_table(
         if field.multi_valued:
             offsets = array.offsets.to_numpy().astype(np.int64)
             ids = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-            multi[field.name] = (offsets - offsets[0], _ids(ids, field, where, checked))
+            lists = offsets - offsets[0], _ids(ids, field, where, checked)
+            multi[field.name] = lists if order_W is None else _take_lists(*lists, order_W)
         else:
             single.append(_ids(array, field, where, checked))
-    user_W = None
-    if schema.user is not None:
-        user_W = _array(table, schema.user, where).to_numpy().astype(np.int64, copy=False)
+
+    def column(name: str, dtype: Any) -> np.ndarray:
+        values = _array(table, name, where).to_numpy().astype(dtype, copy=False)
+        return values if order_W is None else values[order_W]
+
+    numeric = [_array(table, name, where).to_numpy() for name in schema.numeric]
     return Rows(
-        numeric=Columns(
-            [_array(table, name, where).to_numpy() for name in schema.numeric], np.float32
-        ),
-        single=Columns(single, np.int32),
+        numeric_KW=_block(numeric, np.float32, order_W, len(row_W)),
+        single=_block(single, np.int32, order_W, len(row_W)),
         multi=multi,
-        label_W=_array(table, schema.label, where).to_numpy().astype(np.float32, copy=False),
-        user_W=user_W,
-        row_W=row_W,
+        label_W=column(schema.label, np.float32),
+        user_W=None if schema.user is None else column(schema.user, np.int64),
+        row_W=row_W if order_W is None else row_W[order_W],
     )
+
+
+def _block(
+    columns: list[np.ndarray], dtype: Any, order_W: np.ndarray | None, rows: int
+) -> np.ndarray:
+    if order_W is not None:
+        return permute(columns, order_W, dtype)
+    return np.stack(columns, dtype=dtype) if columns else np.empty((0, rows), dtype)
 
 
 def columns(schema: Schema) -> list[str]:
@@ -155,7 +153,8 @@ class BatchMaker:
 
         has_user = parts[0][0].user_W is not None
         label_B = joined(lambda w: w.label_W)
-        numeric_BK = join([(w.numeric, a, b) for w, a, b in parts], by_row=True)
+        numeric_BK: np.ndarray = np.empty((len(label_B), len(self._schema.numeric)), np.float32)
+        np.concatenate([w.numeric_KW[:, a:b].T for w, a, b in parts], out=numeric_BK)
         return Batch(
             numeric_BK=torch.from_numpy(numeric_BK),
             sparse=self._sparse(parts, len(label_B), stride),
@@ -168,7 +167,7 @@ class BatchMaker:
     def _sparse(
         self, parts: Sequence[tuple[Rows, int, int]], size: int, stride: int
     ) -> KeyedJaggedTensor:
-        single_CB = join([(w.single, a, b) for w, a, b in parts], by_row=False)
+        single_CB = np.concatenate([w.single[:, a:b] for w, a, b in parts], axis=1)
         if not parts[0][0].multi:
             values = torch.from_numpy(single_CB.reshape(-1))
             lengths, offsets = self._one_each(size, stride)

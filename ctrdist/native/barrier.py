@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctrdist.native.build import LONG, POINTER, UINT, NativeLibrary
+from ctrdist.native.build import NativeLibrary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CACHE_LINE = 64
 """Bytes of a cache line; each worker's counter has one."""
-_LIBRARY = NativeLibrary(
-    "barrier", arrive=(UINT, POINTER, LONG), await_all=(LONG, POINTER, LONG, UINT, LONG)
-)
+_LIBRARY = NativeLibrary("barrier")
 
 
 def has_barrier() -> bool:
@@ -37,9 +35,7 @@ def arrive(counters: Tensor, worker: int) -> int:
     Returns:
         The barrier's number.
     """
-    library = _LIBRARY.load()
-    assert library is not None
-    return library.ctrdist_arrive(counters.data_ptr(), worker)
+    return _LIBRARY["arrive"](counters, worker)
 
 
 def await_all(counters: Tensor, barrier: int, wait_ms: int) -> int | None:
@@ -48,8 +44,5 @@ def await_all(counters: Tensor, barrier: int, wait_ms: int) -> int | None:
     Returns:
         None, or a worker that has not arrived after about `wait_ms`.
     """
-    library = _LIBRARY.load()
-    assert library is not None
-    workers = len(counters) // CACHE_LINE
-    missing = library.ctrdist_await_all(counters.data_ptr(), workers, barrier, wait_ms)
+    missing = _LIBRARY["await_all"](counters, len(counters) // CACHE_LINE, barrier, wait_ms)
     return None if missing < 0 else missing

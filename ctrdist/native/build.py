@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,41 +31,66 @@ _FLAGS = (
     "-fPIC",
 )
 
-POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-UINT, FLOAT, DOUBLE = ctypes.c_uint32, ctypes.c_float, ctypes.c_double
+_FUNCTION = re.compile(r"^([\w *]+?)\bctrdist_(\w+)\(([^)]*)\)\s*\{", re.MULTILINE)
+"""A definition: the type of its result, its name without the prefix, its arguments."""
+
+
+class Pointer(ctypes.c_void_p):
+    """An argument that takes contiguous arrays and tensors in place of addresses."""
+
+    @classmethod
+    def from_param(cls, value: Any) -> Any:
+        """The address of the first value; None for None."""
+        if isinstance(value, np.ndarray):
+            assert value.flags.c_contiguous
+            return ctypes.c_void_p(value.ctypes.data)
+        if hasattr(value, "data_ptr"):  # a tensor; torch is not imported for this
+            return ctypes.c_void_p(value.data_ptr())
+        return ctypes.c_void_p.from_param(value)
+
+
+_TYPES: dict[str, Any] = {
+    "void": None,
+    "int": ctypes.c_int,
+    "int32_t": ctypes.c_int32,
+    "int64_t": ctypes.c_int64,
+    "uint32_t": ctypes.c_uint32,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+}
 
 
 class NativeLibrary:
-    """One C file of this folder with the types of its functions."""
+    """One C file of this folder. Its functions' names begin with ctrdist_."""
 
-    def __init__(self, name: str, **functions: tuple[Any, ...]) -> None:
-        """Declares the library; :meth:`load` compiles it.
-
-        Args:
-            name: of the C file, without suffix.
-            functions: name without the prefix ctrdist_ → type of the result, types of the
-                arguments.
-        """
-        self.name, self._functions = name, functions
+    def __init__(self, name: str) -> None:
+        """Compiles nothing yet; `name` is that of the file, without suffix."""
+        self.name = name
         self._loaded: list[ctypes.CDLL | None] = []
 
     def load(self) -> ctypes.CDLL | None:
         """The loaded library; None where it cannot be compiled, which is logged once."""
         if not self._loaded:
-            library = _load(_FOLDER / f"{self.name}.c")
-            for name, (result, *arguments) in self._functions.items() if library else ():
+            source = _FOLDER / f"{self.name}.c"
+            library = _load(source)
+            for result, name, given in _FUNCTION.findall(source.read_text()) if library else ():
                 function = getattr(library, f"ctrdist_{name}")
-                function.restype, function.argtypes = result, arguments
+                function.restype = _type(result, ctypes.c_void_p)
+                types = [_type(one, Pointer) for one in given.split(",")]
+                function.argtypes = [kind for kind in types if kind is not None]
             self._loaded.append(library)
         return self._loaded[0]
 
+    def __getitem__(self, function: str) -> Any:
+        """A function by its name without the prefix; there must be a C compiler."""
+        return getattr(self.load(), f"ctrdist_{function}")
 
-def address(array: np.ndarray | None) -> int | None:
-    """The memory address of the first value of a contiguous array; None for None."""
-    if array is None:
-        return None
-    assert array.flags.c_contiguous
-    return array.ctypes.data
+
+def _type(declaration: str, pointer: Any) -> Any:
+    """The ctypes type of a result or an argument, from its declaration in C."""
+    if "*" in declaration:
+        return pointer
+    return next(_TYPES[word] for word in declaration.split() if word in _TYPES)
 
 
 @cache

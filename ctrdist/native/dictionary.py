@@ -5,25 +5,16 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ctrdist.native.build import INT, LONG, POINTER, NativeLibrary, address
+from ctrdist.native.build import NativeLibrary
 from ctrdist.native.strings import Strings
 
 _LARGE = 2**31
-_LIBRARY = NativeLibrary(
-    "dictionary",
-    dictionary_new=(POINTER,),
-    dictionary_free=(None, POINTER),
-    dictionary_add=(INT, POINTER, POINTER, POINTER, POINTER, LONG, POINTER),
-    dictionary_add_integers=(INT, POINTER, POINTER, POINTER, LONG, POINTER),
-    dictionary_truncate=(INT, POINTER, LONG),
-    dictionary_count=(LONG, POINTER),
-    dictionary_bytes=(LONG, POINTER),
-    dictionary_read=(None, POINTER, POINTER, POINTER, POINTER),
-)
+_LIBRARY = NativeLibrary("dictionary")
 
 
 class Dictionary:
@@ -41,13 +32,10 @@ class Dictionary:
 
     def __init__(self) -> None:
         """Needs a C compiler: see :func:`new_dictionary`."""
-        library = _LIBRARY.load()
-        assert library is not None
-        self._library = library
-        self.handle = library.ctrdist_dictionary_new()
+        self.handle = _LIBRARY["dictionary_new"]()
         if not self.handle:
             raise MemoryError("no memory for a dictionary")
-        weakref.finalize(self, library.ctrdist_dictionary_free, self.handle)
+        weakref.finalize(self, _LIBRARY["dictionary_free"], self.handle)
 
     def add(self, values: pa.Array) -> np.ndarray:
         """Local ids of values; new values get the next ones.
@@ -61,11 +49,7 @@ class Dictionary:
         null = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else None
         strings = Strings.from_array(values, nulls_empty=False)
         ids: np.ndarray = np.empty(len(values), np.int32)
-        arrays = strings.content, strings.starts, null
-        failed = self._library.ctrdist_dictionary_add(
-            self.handle, *map(address, arrays), len(values), address(ids)
-        )
-        self._check(failed)
+        self._change("add", strings.content, strings.starts, null, len(values), ids)
         return ids
 
     def add_integers(self, values: np.ndarray, empty: np.ndarray | None = None) -> np.ndarray:
@@ -74,18 +58,15 @@ class Dictionary:
         if empty is not None:
             empty = np.ascontiguousarray(empty, bool)
         ids: np.ndarray = np.empty(len(values), np.int32)
-        failed = self._library.ctrdist_dictionary_add_integers(
-            self.handle, address(values), address(empty), len(values), address(ids)
-        )
-        self._check(failed)
+        self._change("add_integers", values, empty, len(values), ids)
         return ids
 
     def values(self) -> pa.Array:
         """(V,) the values in the order of their ids: string, or large_string from 2 GiB on."""
-        size = self._library.ctrdist_dictionary_bytes(self.handle)
+        size = _LIBRARY["dictionary_bytes"](self.handle)
         ends: np.ndarray = np.empty(len(self) + 1, np.int64)
         content: np.ndarray = np.empty(size, np.uint8)
-        self._library.ctrdist_dictionary_read(self.handle, address(ends), address(content), None)
+        _LIBRARY["dictionary_read"](self.handle, ends, content, None)
         if size >= _LARGE:
             return Strings(ends, content).array()
         buffers = pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(content)
@@ -94,18 +75,18 @@ class Dictionary:
     def hashes(self) -> np.ndarray:
         """(V,) uint64: :func:`hash_strings` of the values; kept, not computed."""
         hashes: np.ndarray = np.empty(len(self), np.uint64)
-        self._library.ctrdist_dictionary_read(self.handle, None, None, address(hashes))
+        _LIBRARY["dictionary_read"](self.handle, None, None, hashes)
         return hashes
 
     def truncate(self, size: int) -> None:
         """Forgets the values with ids from `size` on."""
-        self._check(self._library.ctrdist_dictionary_truncate(self.handle, size))
+        self._change("truncate", size)
 
     def __len__(self) -> int:
-        return self._library.ctrdist_dictionary_count(self.handle)
+        return _LIBRARY["dictionary_count"](self.handle)
 
-    def _check(self, failed: int) -> None:
-        if failed:
+    def _change(self, function: str, *arguments: Any) -> None:
+        if _LIBRARY[f"dictionary_{function}"](self.handle, *arguments):
             raise MemoryError(f"no memory for further values; there are {len(self):,}")
 
 

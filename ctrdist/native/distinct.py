@@ -8,29 +8,20 @@ In C where there is a compiler; otherwise in NumPy and Python, much slower and i
 from __future__ import annotations
 
 import ctypes
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctrdist.native.build import LONG, POINTER, NativeLibrary, address
+from ctrdist.native.build import NativeLibrary
 from ctrdist.native.strings import Strings
 
 BUCKETS = 256
 """The first 8 bits of a value's hash are the number of its bucket."""
-_LIBRARY = NativeLibrary(
-    "distinct",
-    measure=(None, POINTER, POINTER, LONG, POINTER, POINTER),
-    partition=(None, *[POINTER] * 4, LONG, *[POINTER] * 4),
-    table_new=(POINTER, LONG),
-    table_free=(None, POINTER),
-    table_add=(LONG, POINTER, POINTER, POINTER, LONG, LONG, POINTER),
-    table_finish=(LONG, POINTER, POINTER),
-    order=(LONG, POINTER, LONG, *[POINTER] * 4),
-)
+_LIBRARY = NativeLibrary("distinct")
 
 
 @dataclass
@@ -55,20 +46,17 @@ def partition(strings: Strings, hashes: np.ndarray, counts: np.ndarray) -> Bucke
         hashes: (n,) uint64.
         counts: (n,) int64.
     """
-    library = _LIBRARY.load()
-    if library is None:
+    if _LIBRARY.load() is None:
         return _partition_in_numpy(strings, hashes, counts)
     n, lengths = len(strings), strings.lengths
     hashes = np.ascontiguousarray(hashes, np.uint64)
     counts = np.ascontiguousarray(counts, np.int64)
     entries, offsets = np.empty((2, BUCKETS + 1), np.int64)
-    library.ctrdist_measure(
-        address(hashes), address(lengths), n, address(entries), address(offsets)
-    )
+    _LIBRARY["measure"](hashes, lengths, n, entries, offsets)
     blocks: np.ndarray = np.empty(offsets[-1], np.uint8)
     positions: np.ndarray = np.empty(n, np.int32)
-    given, made = (hashes, counts, lengths, strings.content), (entries, offsets, blocks, positions)
-    library.ctrdist_partition(*map(address, given), n, *map(address, made))
+    given = hashes, counts, lengths, strings.content
+    _LIBRARY["partition"](*given, n, entries, offsets, blocks, positions)
     return Buckets(blocks, entries, offsets, positions)
 
 
@@ -87,13 +75,20 @@ def read_blocks(blocks: np.ndarray, entries: np.ndarray) -> tuple[np.ndarray, np
     return np.concatenate(hashes), np.concatenate(counts), strings
 
 
-class Distinct(Protocol):
+class Distinct:
     """Distinct values with their counts, numbered 0, 1, … in the order of first appearance."""
 
     counts: np.ndarray
-    """(d,) int64, once finished."""
+    """(d,) int64, once finished; valid as long as this object."""
     values: Strings
-    """The d values, once finished."""
+    """The d values, once finished; valid as long as this object."""
+
+    def __init__(self, skip: int) -> None:
+        """Needs a C compiler: see :func:`distinct`; `skip` first bits of all hashes are equal."""
+        self._table = _LIBRARY["table_new"](skip)
+        if not self._table:
+            raise MemoryError
+        weakref.finalize(self, _LIBRARY["table_free"], self._table)
 
     def add(self, blocks: np.ndarray, entries: np.ndarray) -> np.ndarray:
         """Adds the counts of entries, and gives (n,) int32, the number of each entry's value.
@@ -102,9 +97,48 @@ class Distinct(Protocol):
             blocks: of neighbouring buckets, uint8.
             entries: as in :class:`Buckets`, of these blocks.
         """
+        entries = np.ascontiguousarray(entries, np.int64)
+        out: np.ndarray = np.empty(entries[-1] - entries[0], np.int32)
+        size = len(entries) - 1, len(blocks) - 20 * len(out)
+        if _LIBRARY["table_add"](self._table, blocks, entries, *size, out):
+            raise MemoryError
+        return out
 
     def finish(self) -> None:
         """Makes `counts` and `values`; nothing can be added afterwards."""
+        addresses: np.ndarray = np.empty(3, np.int64)
+        size = _LIBRARY["table_finish"](self._table, addresses)
+        counts, starts, content = addresses.tolist()
+        self.counts = _view(counts, size, np.int64)
+        ends = _view(starts, size + 1, np.int64)
+        self.values = Strings(ends, _view(content, int(ends[-1]), np.uint8))
+
+
+class PythonDistinct(Distinct):
+    """The same without a C compiler."""
+
+    def __init__(self) -> None:
+        """No values yet."""
+        self._numbers: dict[bytes, int] = {}
+        self.counts = np.zeros(0, np.int64)
+
+    def add(self, blocks: np.ndarray, entries: np.ndarray) -> np.ndarray:
+        """See :meth:`Distinct.add`."""
+        _, counts, strings = read_blocks(blocks, entries)
+        numbers = self._numbers
+        values = (strings[i] for i in range(len(strings)))
+        out = np.fromiter(
+            (numbers.setdefault(v, len(numbers)) for v in values), np.int32, len(strings)
+        )
+        self.counts = np.pad(self.counts, (0, len(numbers) - len(self.counts)))
+        np.add.at(self.counts, out, counts)
+        return out
+
+    def finish(self) -> None:
+        """See :meth:`Distinct.finish`."""
+        lengths = [len(v) for v in self._numbers]
+        content = np.frombuffer(b"".join(self._numbers), np.uint8)
+        self.values = Strings.from_lengths(np.array(lengths, np.int64), content)
 
 
 def distinct(first: int, last: int) -> Distinct:
@@ -113,43 +147,8 @@ def distinct(first: int, last: int) -> Distinct:
     The number of buckets is a power of two, and `first` a multiple of it.
     """
     if _LIBRARY.load() is None:
-        return _PythonDistinct()
-    return _NativeDistinct((BUCKETS // (last - first)).bit_length() - 1)
-
-
-class _NativeDistinct:
-    counts: np.ndarray
-    values: Strings
-
-    def __init__(self, skip: int) -> None:
-        library = _LIBRARY.load()
-        assert library is not None
-        self._library = library
-        self._table = library.ctrdist_table_new(skip)
-        if not self._table:
-            raise MemoryError
-
-    def __del__(self) -> None:
-        self._library.ctrdist_table_free(self._table)
-
-    def add(self, blocks: np.ndarray, entries: np.ndarray) -> np.ndarray:
-        entries = np.ascontiguousarray(entries, np.int64)
-        out: np.ndarray = np.empty(entries[-1] - entries[0], np.int32)
-        most_bytes = len(blocks) - 20 * len(out)
-        arrays = address(blocks), address(entries)
-        if self._library.ctrdist_table_add(
-            self._table, *arrays, len(entries) - 1, most_bytes, address(out)
-        ):
-            raise MemoryError
-        return out
-
-    def finish(self) -> None:
-        addresses: np.ndarray = np.empty(3, np.int64)
-        size = self._library.ctrdist_table_finish(self._table, address(addresses))
-        counts, starts, content = addresses.tolist()
-        self.counts = _view(counts, size, np.int64)
-        ends = _view(starts, size + 1, np.int64)
-        self.values = Strings(ends, _view(content, int(ends[-1]), np.uint8))
+        return PythonDistinct()
+    return Distinct((BUCKETS // (last - first)).bit_length() - 1)
 
 
 def _view(at: int, size: int, dtype: type) -> np.ndarray:
@@ -160,38 +159,10 @@ def _view(at: int, size: int, dtype: type) -> np.ndarray:
     return np.frombuffer(memoryview(raw).cast("B"), dtype)
 
 
-class _PythonDistinct:
-    counts: np.ndarray
-    values: Strings
-
-    def __init__(self) -> None:
-        self._numbers: dict[bytes, int] = {}
-        self._counts: np.ndarray = np.zeros(0, np.int64)
-
-    def add(self, blocks: np.ndarray, entries: np.ndarray) -> np.ndarray:
-        _, counts, strings = read_blocks(blocks, entries)
-        numbers = self._numbers
-        values = (strings[i] for i in range(len(strings)))
-        out = np.fromiter(
-            (numbers.setdefault(v, len(numbers)) for v in values), np.int32, len(strings)
-        )
-        new: np.ndarray = np.zeros(len(numbers) - len(self._counts), np.int64)
-        self._counts = np.concatenate([self._counts, new])
-        np.add.at(self._counts, out, counts)
-        return out
-
-    def finish(self) -> None:
-        values = list(self._numbers)
-        lengths = np.array([len(v) for v in values], np.int64)
-        self.counts = self._counts
-        self.values = Strings.from_lengths(lengths, np.frombuffer(b"".join(values), np.uint8))
-
-
 def order(chosen: np.ndarray, counts: np.ndarray, values: Strings) -> np.ndarray:
     """(n,) int32: the n `chosen` numbers by falling count, equal counts by the values' bytes."""
-    library = _LIBRARY.load()
     chosen = np.ascontiguousarray(chosen, np.int32)
-    if library is None:
+    if _LIBRARY.load() is None:
         taken = values.array().take(pa.array(chosen)).cast("large_binary")
         table = pa.table({"count": counts[chosen], "value": taken})
         found = pc.sort_indices(table, [("count", "descending"), ("value", "ascending")])
@@ -199,7 +170,7 @@ def order(chosen: np.ndarray, counts: np.ndarray, values: Strings) -> np.ndarray
     out: np.ndarray = np.empty(len(chosen), np.int32)
     counts = np.ascontiguousarray(counts, np.int64)
     arrays = counts, values.starts, values.content, out
-    if library.ctrdist_order(address(chosen), len(chosen), *map(address, arrays)):
+    if _LIBRARY["order"](chosen, len(chosen), *arrays):
         raise MemoryError
     return out
 

@@ -10,10 +10,9 @@ range. Where there is no C compiler, FBGEMM does this work (ctrdist.sharding.cpu
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ctrdist.native.build import FLOAT, INT, LONG, POINTER, NativeLibrary
+from ctrdist.native.build import NativeLibrary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,36 +20,27 @@ if TYPE_CHECKING:
 MAX_ROWS = 2**32
 """Rows of a table: ids are sorted as 32-bit numbers."""
 SGD, ADAGRAD, ROWWISE_ADAGRAD = 0, 1, 2
-_RANGE = (POINTER, LONG, LONG)
-_LIBRARY = NativeLibrary(
-    "embedding",
-    lookup=(LONG, *_RANGE, LONG, LONG, POINTER, POINTER, INT, POINTER),
-    update=(INT, *_RANGE, LONG, LONG, POINTER, POINTER, INT, INT, FLOAT, FLOAT, POINTER),
-    publish=(LONG, POINTER, POINTER, LONG, LONG, LONG, POINTER),
-    serve=(None, *_RANGE, LONG, LONG, LONG, LONG, POINTER, POINTER, POINTER, POINTER),
-    apply=(INT, *_RANGE, LONG, LONG, POINTER, POINTER, INT, FLOAT, FLOAT, POINTER),
-)
+_LIBRARY = NativeLibrary("embedding")
 
 
 class TablePart(ctypes.Structure):
     """A table or a part of one, in embedding.c `Table`."""
 
     _fields_ = (
-        ("weights", POINTER),
-        ("state", POINTER),
-        ("rows", LONG),
-        ("dim", LONG),
-        ("column", LONG),
-        ("first_row", LONG),
-        ("field", LONG),
+        ("weights", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("column", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("field", ctypes.c_int64),
     )
 
 
 Parts = ctypes.Array[TablePart]
 
 
-@dataclass(frozen=True)
-class Optimizer:
+class Optimizer(NamedTuple):
     """One step of an optimiser of tables."""
 
     algorithm: int
@@ -81,9 +71,7 @@ def look_up(
     Returns:
         None, or the position in `ids` of one that is outside its table.
     """
-    bad = _library().ctrdist_lookup(
-        parts, first, end, *out.shape, ids.data_ptr(), offsets.data_ptr(), mean, out.data_ptr()
-    )
+    bad = _LIBRARY["lookup"](parts, first, end, *out.shape, ids, offsets, mean, out)
     return None if bad < 0 else bad
 
 
@@ -104,10 +92,8 @@ def update(
     Raises:
         MemoryError: no memory to sort the ids; nothing has changed.
     """
-    if _library().ctrdist_update(
-        *(parts, first, end, *grad.shape, ids.data_ptr(), offsets.data_ptr(), mean),
-        *(optimizer.algorithm, optimizer.rate, optimizer.eps, grad.data_ptr()),
-    ):
+    given = parts, first, end, *grad.shape, ids, offsets, mean
+    if _LIBRARY["update"](*given, *optimizer, grad):
         raise MemoryError(f"no memory to sort {len(ids):,} ids of a step")
 
 
@@ -123,9 +109,7 @@ def publish(given: Tensor, rows: Tensor, ids: Tensor) -> int | None:
         None, or the position in `given` of an id that is outside its table.
     """
     fields, stride = ids.shape
-    bad = _library().ctrdist_publish(
-        given.data_ptr(), rows.data_ptr(), fields, len(given) // fields, stride, ids.data_ptr()
-    )
+    bad = _LIBRARY["publish"](given, rows, fields, len(given) // fields, stride, ids)
     return None if bad < 0 else bad
 
 
@@ -143,10 +127,8 @@ def serve(
         counts: (P,) int64, takes how many they are.
         out: (W · S, D_all) float32.
     """
-    _library().ctrdist_serve(
-        *(parts, first, end, *ids.shape, out.shape[1], ids.data_ptr(), pairs.data_ptr()),
-        *(counts.data_ptr(), out.data_ptr()),
-    )
+    shape = *ids.shape, out.shape[1]
+    _LIBRARY["serve"](parts, first, end, *shape, ids, pairs, counts, out)
 
 
 def apply(
@@ -165,14 +147,6 @@ def apply(
     Raises:
         MemoryError: no memory to sort the ids; nothing has changed.
     """
-    if _library().ctrdist_apply(
-        *(parts, first, end, *grad.shape, pairs.data_ptr(), counts.data_ptr()),
-        *(optimizer.algorithm, optimizer.rate, optimizer.eps, grad.data_ptr()),
-    ):
+    given = parts, first, end, *grad.shape, pairs, counts
+    if _LIBRARY["apply"](*given, *optimizer, grad):
         raise MemoryError("no memory to sort the ids of a step")
-
-
-def _library() -> ctypes.CDLL:
-    library = _LIBRARY.load()
-    assert library is not None, "no C compiler: see has_embedding"
-    return library

@@ -9,16 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctrdist.native.build import DOUBLE, LONG, POINTER, NativeLibrary, address
+from ctrdist.native.build import NativeLibrary
 
 LOWEST, HIGHEST = -64, 64
 """Exponents of two: numbers nearer to 0 than 2^-64 count as 0, those beyond 2^64 as 2^64."""
-_LIBRARY = NativeLibrary(
-    "histogram",
-    count_numbers=(LONG, POINTER, POINTER, *[LONG] * 5, *[POINTER] * 5),
-    squares=(DOUBLE, POINTER, LONG, DOUBLE),
-    count_ids=(None, POINTER, POINTER, *[LONG] * 4, POINTER),
-)
+_LIBRARY = NativeLibrary("histogram")
 
 
 class Counted(NamedTuple):
@@ -67,31 +62,22 @@ def count_numbers(values: np.ndarray, group: np.ndarray | None, groups: int, bit
         groups: G.
         bits: see :func:`bins_of`.
     """
-    library = _LIBRARY.load()
-    if library is None:
+    if _LIBRARY.load() is None:
         return _count_in_numpy(values, group, groups, bits)
     table, bins, counts = _scratch(bits, groups)
     missing = np.zeros(groups, np.int64)
     stats = np.array([0.0, np.inf, -np.inf])
-    found = library.ctrdist_count_numbers(
-        address(values),
-        address(group),
-        len(values),
-        groups,
-        bits,
-        LOWEST,
-        _greatest_bin(bits),
-        *map(address, (table, missing, stats, bins, counts)),
-    )
+    shape = len(values), groups, bits, LOWEST, _greatest_bin(bits)
+    made = table, missing, stats, bins, counts
+    found = _LIBRARY["count_numbers"](values, group, *shape, *made)
     return Counted(bins[:found], counts[:found], missing, *stats.tolist())
 
 
 def squares(values: np.ndarray, mean: float) -> float:
     """Sum of squared distances from the mean, of those of the (n,) float64 that are not NaN."""
-    library = _LIBRARY.load()
-    if library is None:
+    if _LIBRARY.load() is None:
         return float(np.nansum(np.square(values - mean)))
-    return library.ctrdist_squares(address(values), len(values), mean)
+    return _LIBRARY["squares"](values, len(values), mean)
 
 
 def count_ids(
@@ -106,11 +92,10 @@ def count_ids(
         cells: how many of its rows are used. Ids from cells − 1 on share the last one.
         spread_from: if not 0, ids from here on are spread over the cells from here on instead.
     """
-    library = _LIBRARY.load()
-    if library is not None:
-        arrays = address(np.ascontiguousarray(ids, np.int32)), address(group)
-        groups = table.shape[1]
-        library.ctrdist_count_ids(*arrays, len(ids), groups, cells, spread_from, address(table))
+    if _LIBRARY.load() is not None:
+        ids = np.ascontiguousarray(ids, np.int32)
+        shape = len(ids), table.shape[1], cells, spread_from
+        _LIBRARY["count_ids"](ids, group, *shape, table)
         return
     if spread_from:
         spread = spread_from + (ids - spread_from) % (cells - spread_from)

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from ctrdist.native.build import DOUBLE, INT, LONG, POINTER, NativeLibrary, address
+from ctrdist.native.build import NativeLibrary, Pointer
 from ctrdist.native.dictionary import Dictionary
 
 Kind = Literal["ignore", "label", "integer", "number", "timestamp", "categorical", "multi_valued"]
@@ -24,11 +24,7 @@ Kind = Literal["ignore", "label", "integer", "number", "timestamp", "categorical
 _KINDS: tuple[str, ...] = get_args(Kind)
 _NUL, _HIGH, _RETURN, _QUOTE = 1, 2, 4, 8
 _NO_QUOTE = 256
-_LIBRARY = NativeLibrary(
-    "scan",
-    scan_inspect=(INT, ctypes.c_char_p, LONG, ctypes.c_int32, ctypes.POINTER(LONG)),
-    scan=(INT, ctypes.c_char_p, LONG, LONG, POINTER, POINTER),
-)
+_LIBRARY = NativeLibrary("scan")
 
 
 class Contents(NamedTuple):
@@ -86,13 +82,10 @@ def has_scan() -> bool:
 
 def inspect_text(raw: bytes, quote: str | None) -> Contents:
     """Looks for what :func:`scan_text` cannot read, and counts lines."""
-    library = _LIBRARY.load()
-    assert library is not None
-    lines = LONG()
-    found = library.ctrdist_scan_inspect(
-        raw, len(raw), ord(quote) if quote else _NO_QUOTE, ctypes.byref(lines)
-    )
-    return Contents(lines.value, *(bool(found & x) for x in (_NUL, _HIGH, _RETURN, _QUOTE)))
+    lines: np.ndarray = np.empty(1, np.int64)
+    code = ord(quote) if quote else _NO_QUOTE
+    found = _LIBRARY["scan_inspect"](raw, len(raw), code, lines)
+    return Contents(int(lines[0]), *(bool(found & x) for x in (_NUL, _HIGH, _RETURN, _QUOTE)))
 
 
 def scan_text(
@@ -118,8 +111,6 @@ def scan_text(
     Raises:
         MemoryError: no memory for further values of the dictionaries.
     """
-    library = _LIBRARY.load()
-    assert library is not None
     missing = [text.encode() for text in layout.missing]
     texts = (_Text * len(missing))(*[_Text(text, len(text)) for text in missing])
     c_columns = (_Column * len(columns))(*map(_c_column, columns))
@@ -128,11 +119,11 @@ def scan_text(
         missing_count=len(missing),
         hash_key=_key(layout.hash_key),
         row_key=_key(layout.row_key),
-        row_hash=address(row_hash),
+        row_hash=_address(row_hash),
         separator=ord(layout.separator),
         columns=layout.columns,
     )
-    failed = library.ctrdist_scan(raw, len(raw), rows, c_columns, ctypes.byref(c_layout))
+    failed = _LIBRARY["scan"](raw, len(raw), rows, c_columns, ctypes.byref(c_layout))
     if failed < 0:
         raise MemoryError("no memory for further values of a shard")
     return not failed
@@ -142,22 +133,22 @@ class _Column(ctypes.Structure):
     """scan.c's `column`."""
 
     _fields_ = (
-        ("kind", LONG),
-        ("dictionary", POINTER),
-        ("out", POINTER),
-        ("ids", POINTER),
-        ("hashes", POINTER),
-        ("empty", LONG),
-        ("separator", LONG),
-        ("most", LONG),
-        ("threshold", DOUBLE),
+        ("kind", ctypes.c_int64),
+        ("dictionary", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("ids", ctypes.c_void_p),
+        ("hashes", ctypes.c_void_p),
+        ("empty", ctypes.c_int64),
+        ("separator", ctypes.c_int64),
+        ("most", ctypes.c_int64),
+        ("threshold", ctypes.c_double),
     )
 
 
 class _Text(ctypes.Structure):
     """scan.c's `text`."""
 
-    _fields_ = (("at", ctypes.c_char_p), ("length", LONG))
+    _fields_ = (("at", ctypes.c_char_p), ("length", ctypes.c_int64))
 
 
 class _Layout(ctypes.Structure):
@@ -165,12 +156,12 @@ class _Layout(ctypes.Structure):
 
     _fields_ = (
         ("missing", ctypes.POINTER(_Text)),
-        ("missing_count", LONG),
+        ("missing_count", ctypes.c_int64),
         ("hash_key", ctypes.c_uint64 * 2),
         ("row_key", ctypes.c_uint64 * 2),
-        ("row_hash", POINTER),
-        ("separator", LONG),
-        ("columns", LONG),
+        ("row_hash", ctypes.c_void_p),
+        ("separator", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
     )
 
 
@@ -178,14 +169,16 @@ def _c_column(column: ScanColumn) -> _Column:
     return _Column(
         _KINDS.index(column.kind),
         None if column.dictionary is None else column.dictionary.handle,
-        address(column.out),
-        address(column.ids),
-        address(column.hashes),
+        *map(_address, (column.out, column.ids, column.hashes)),
         column.missing_is_empty,
         ord(column.separator),
         column.max_length,
         math.nan if column.threshold is None else column.threshold,
     )
+
+
+def _address(array: np.ndarray | None) -> int | None:
+    return Pointer.from_param(array).value if array is not None else None
 
 
 def _key(text: str) -> ctypes.Array[ctypes.c_uint64]:

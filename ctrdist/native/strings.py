@@ -10,13 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ctrdist.native.build import LONG, POINTER, NativeLibrary, address
+from ctrdist.native.build import NativeLibrary
 
-_LIBRARY = NativeLibrary(
-    "strings",
-    take=(None, POINTER, LONG, POINTER, POINTER, POINTER, POINTER),
-    siphash=(None, POINTER, POINTER, LONG, POINTER, POINTER),
-)
+_LIBRARY = NativeLibrary("strings")
 
 
 @dataclass
@@ -78,14 +74,13 @@ class Strings:
 
     def take(self, indices: np.ndarray) -> Strings:
         """The strings at (m,) int32 indices, in that order."""
-        library = _LIBRARY.load()
-        if library is None:
+        if _LIBRARY.load() is None:
             return Strings.from_array(self.array().take(pa.array(indices)))
         indices = np.ascontiguousarray(indices, np.int32)
         lengths = self.starts[1:][indices] - self.starts[indices]
         taken = Strings.from_lengths(lengths, np.empty(int(lengths.sum()), np.uint8))
         arrays = self.starts, self.content, taken.starts, taken.content
-        library.ctrdist_take(address(indices), len(indices), *map(address, arrays))
+        _LIBRARY["take"](indices, len(indices), *arrays)
         return taken
 
     def siphash(self, key: str) -> np.ndarray:
@@ -94,12 +89,10 @@ class Strings:
         Args:
             key: 16 ASCII characters.
         """
-        library = _LIBRARY.load()
-        if library is None:
+        if _LIBRARY.load() is None:
             values = self.array().to_numpy(zero_copy_only=False).astype(object)
             return pd.util.hash_array(values, hash_key=key, categorize=False)
         out: np.ndarray = np.empty(len(self), np.uint64)
         words = np.frombuffer(key.encode(), np.uint64)
-        arrays = self.starts, self.content
-        library.ctrdist_siphash(*map(address, arrays), len(self), address(words), address(out))
+        _LIBRARY["siphash"](self.starts, self.content, len(self), words, out)
         return out

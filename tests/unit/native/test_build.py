@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ctrdist.native import build
 from ctrdist.native.build import NativeLibrary
@@ -30,7 +32,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def answer(name: str = "answer") -> NativeLibrary:
-    return NativeLibrary(name, answer=(build.INT,))
+    return NativeLibrary(name)
 
 
 def test_a_command_of_several_words_compiles(folder, monkeypatch, caplog):
@@ -86,8 +88,19 @@ def test_no_compiler_at_all_is_said_once(folder, monkeypatch, caplog):
     assert len(caplog.records) == 1 and "no C compiler" in caplog.text
 
 
-def test_addresses_are_of_contiguous_arrays_only():
-    array = np.arange(6)
-    assert build.address(array) == array.ctypes.data and build.address(None) is None
-    with pytest.raises(AssertionError):
-        build.address(array[::2])
+def test_the_types_of_arguments_are_those_of_the_c_file(folder):
+    (folder / "answer.c").write_text(
+        "#include <stdint.h>\n"
+        "int64_t ctrdist_sum(const int64_t *of,\n                    int64_t n) {\n"
+        "    int64_t sum = 0;\n    while (n) sum += of[--n];\n    return sum;\n}\n"
+        "const void *ctrdist_same(const void *at)\n{\n    return at;\n}\n"
+        "float ctrdist_half(float of) { return of / 2; }\n"
+    )
+    library = answer()
+    array = np.array([2**40, 2**41, 3])
+    assert library["sum"](array, 3) == 2**40 + 2**41 + 3
+    assert library["sum"](torch.from_numpy(array), 2) == 2**40 + 2**41
+    assert library["same"](array) == array.ctypes.data and library["same"](None) is None
+    assert library["half"](3.0) == 1.5
+    with pytest.raises(ctypes.ArgumentError):
+        library["sum"](array[::2], 2)

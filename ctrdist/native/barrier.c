@@ -1,15 +1,13 @@
-/* A barrier between the workers of one machine: a counter for each, in memory that all have mapped.
- */
+/* A barrier between the workers of one Linux machine: a counter for each, in memory that all have
+ * mapped. */
 #define _GNU_SOURCE
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <time.h>
-#ifdef __linux__
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
-#endif
 
 enum { PER_LINE = 16, SPINS = 20000 }; /* each counter has a cache line of its own */
 
@@ -19,9 +17,7 @@ uint32_t ctrdist_arrive(_Atomic uint32_t *counters, int64_t worker)
     _Atomic uint32_t *own = counters + worker * PER_LINE;
     const uint32_t barrier = atomic_load_explicit(own, memory_order_relaxed) + 1;
     atomic_store_explicit(own, barrier, memory_order_release);
-#ifdef __linux__
     syscall(SYS_futex, own, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-#endif
     return barrier;
 }
 
@@ -44,11 +40,7 @@ int64_t ctrdist_await_all(_Atomic uint32_t *counters, int64_t workers, uint32_t 
                 continue;
             }
             struct timespec slice = {0, 20 * 1000 * 1000};
-#ifdef __linux__
             syscall(SYS_futex, other, FUTEX_WAIT, seen, &slice, NULL, 0);
-#else
-            nanosleep(&slice, NULL);
-#endif
             clock_gettime(CLOCK_MONOTONIC, &now);
             if ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 >
                 wait_ms)

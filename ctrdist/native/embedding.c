@@ -26,6 +26,17 @@ typedef struct {
 enum { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2 };
 enum { AHEAD = 12 }; /* lookups between a prefetch and its use */
 
+/* Calls CALL(D) with the table's width D: known widths let the compiler unroll. */
+#define WITH_WIDTH(table, CALL)                                                                    \
+    switch ((table)->dim) {                                                                        \
+    case 8: CALL(8); break;                                                                        \
+    case 16: CALL(16); break;                                                                      \
+    case 32: CALL(32); break;                                                                      \
+    case 64: CALL(64); break;                                                                      \
+    case 128: CALL(128); break;                                                                    \
+    default: CALL((table)->dim);                                                                   \
+    }
+
 static inline void lookup_table(const Table *t, int64_t dim, int64_t B, int64_t width,
                                 const int64_t *indices, const int64_t *offsets, int mean,
                                 float *restrict out)
@@ -58,14 +69,8 @@ int64_t ctrdist_lookup(const Table *tables, int64_t first, int64_t end, int64_t 
         const int64_t *own = offsets + k * B;
         for (int64_t i = own[0]; i < own[B]; i++)
             if ((uint64_t)indices[i] >= (uint64_t)t->rows) return i;
-        switch (t->dim) { /* known widths let the compiler unroll */
-        case 8: lookup_table(t, 8, B, width, indices, own, mean, out); break;
-        case 16: lookup_table(t, 16, B, width, indices, own, mean, out); break;
-        case 32: lookup_table(t, 32, B, width, indices, own, mean, out); break;
-        case 64: lookup_table(t, 64, B, width, indices, own, mean, out); break;
-        case 128: lookup_table(t, 128, B, width, indices, own, mean, out); break;
-        default: lookup_table(t, t->dim, B, width, indices, own, mean, out);
-        }
+#define LOOK_UP(D) lookup_table(t, D, B, width, indices, own, mean, out)
+        WITH_WIDTH(t, LOOK_UP)
     }
     return -1;
 }
@@ -121,8 +126,8 @@ static inline void update_row(float *restrict w, float *restrict state, const fl
 }
 
 static inline void update_table(const Table *t, int64_t dim, const Pair *pairs, int64_t n,
-                                const int64_t *offsets, int64_t width, int mean, int algorithm,
-                                float lr, float eps, const float *grad, float *restrict sum)
+                                const int64_t *offsets, int64_t width, int algorithm, float lr,
+                                float eps, const float *grad, float *restrict sum)
 {
     const int64_t state_dim = algorithm == ADAGRAD ? dim : algorithm == ROWWISE_ADAGRAD ? 1 : 0;
     int64_t i = 0;
@@ -138,7 +143,7 @@ static inline void update_table(const Table *t, int64_t dim, const Pair *pairs, 
             }
             const int64_t b = pairs[i].row;
             const float *restrict g = grad + b * width + t->column;
-            const float scale = mean ? 1.0f / (float)(offsets[b + 1] - offsets[b]) : 1.0f;
+            const float scale = offsets ? 1.0f / (float)(offsets[b + 1] - offsets[b]) : 1.0f;
 #pragma omp simd
             for (int64_t j = 0; j < dim; j++) sum[j] += scale * g[j];
         }
@@ -147,22 +152,15 @@ static inline void update_table(const Table *t, int64_t dim, const Pair *pairs, 
     }
 }
 
-/* update_table with the widths that the compiler can unroll. */
-static void update_any(const Table *t, const Pair *pairs, int64_t n, const int64_t *offsets,
-                       int64_t width, int mean, int algorithm, float lr, float eps,
-                       const float *grad, float *sum)
+/* One optimiser step on n pairs, which it sorts. spare, sum: room for n pairs, for a row. offsets:
+ * (B + 1) of the table, for the mean of each row's ids; NULL for their sum. */
+static void step_table(const Table *t, Pair *pairs, Pair *spare, int64_t n, const int64_t *offsets,
+                       int64_t width, int algorithm, float lr, float eps, const float *grad,
+                       float *sum)
 {
-#define UPDATE(DIM)                                                                                \
-    update_table(t, DIM, pairs, n, offsets, width, mean, algorithm, lr, eps, grad, sum)
-    switch (t->dim) {
-    case 8: UPDATE(8); break;
-    case 16: UPDATE(16); break;
-    case 32: UPDATE(32); break;
-    case 64: UPDATE(64); break;
-    case 128: UPDATE(128); break;
-    default: UPDATE(t->dim);
-    }
-#undef UPDATE
+    const Pair *sorted = sort_pairs(pairs, spare, n, (uint64_t)t->rows);
+#define UPDATE(D) update_table(t, D, sorted, n, offsets, width, algorithm, lr, eps, grad, sum)
+    WITH_WIDTH(t, UPDATE)
 }
 
 /* One optimiser step on the rows that were looked up. Returns 0, or 1 when memory ran out before
@@ -179,24 +177,19 @@ int ctrdist_update(const Table *tables, int64_t first, int64_t end, int64_t B, i
     }
     Pair *buffer = malloc(2 * (size_t)most * sizeof(Pair));
     float *sum = malloc((size_t)widest * sizeof(float));
-    if (!buffer || !sum) {
-        free(buffer);
-        free(sum);
-        return 1;
-    }
-    for (int64_t k = first; k < end; k++) {
-        const Table *t = tables + k;
+    const int failed = !buffer || !sum;
+    for (int64_t k = first; k < end && !failed; k++) {
         const int64_t *own = offsets + k * B;
         int64_t n = 0;
         for (int64_t b = 0; b < B; b++)
             for (int64_t i = own[b]; i < own[b + 1]; i++)
                 buffer[n++] = (Pair){(uint32_t)indices[i], (uint32_t)b};
-        const Pair *sorted = sort_pairs(buffer, buffer + most, n, (uint64_t)t->rows);
-        update_any(t, sorted, n, own, width, mean, algorithm, lr, eps, grad, sum);
+        step_table(tables + k, buffer, buffer + most, n, mean ? own : NULL, width, algorithm, lr,
+                   eps, grad, sum);
     }
     free(buffer);
     free(sum);
-    return 0;
+    return failed;
 }
 
 /* Lookup for all workers of one machine, in memory that all of them have mapped. Every field has
@@ -255,14 +248,8 @@ void ctrdist_serve(const Table *parts, int64_t first, int64_t end, int64_t W, in
             }
         }
         counts[k] = n;
-        switch (t->dim) {
-        case 8: fetch_rows(t, 8, found, n, width, out); break;
-        case 16: fetch_rows(t, 16, found, n, width, out); break;
-        case 32: fetch_rows(t, 32, found, n, width, out); break;
-        case 64: fetch_rows(t, 64, found, n, width, out); break;
-        case 128: fetch_rows(t, 128, found, n, width, out); break;
-        default: fetch_rows(t, t->dim, found, n, width, out);
-        }
+#define FETCH(D) fetch_rows(t, D, found, n, width, out)
+        WITH_WIDTH(t, FETCH)
     }
 }
 
@@ -280,11 +267,8 @@ int ctrdist_apply(const Table *parts, int64_t first, int64_t end, int64_t capaci
     float *sum = malloc((size_t)widest * sizeof(float));
     const int failed = !spare || !sum;
     for (int64_t k = first; k < end && !failed; k++) {
-        const Table *t = parts + k;
-        const int64_t n = counts[k];
-        if (n == 0) continue;
-        const Pair *sorted = sort_pairs(pairs + k * capacity, spare, n, (uint64_t)t->rows);
-        update_any(t, sorted, n, NULL, width, 0, algorithm, lr, eps, grad, sum);
+        step_table(parts + k, pairs + k * capacity, spare, counts[k], NULL, width, algorithm, lr,
+                   eps, grad, sum);
     }
     free(spare);
     free(sum);

@@ -24,10 +24,9 @@ from ctrdist.config.experiment import ShardingConfig
 from ctrdist.config.optimizers import OptimConfig
 from ctrdist.errors import ConfigError
 from ctrdist.models.tables import Codebook, is_dense, optimizer_key, optimizer_of, table_of
-from ctrdist.sharding.communication import codecs
 from ctrdist.sharding.memory import GIB, available_memory, explain_shortage
 from ctrdist.sharding.replay import replay_plan
-from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, make_sharders
+from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, codecs, make_sharders
 
 _GB_PER_S = 1e6
 """TorchRec counts bandwidth in bytes per millisecond."""

@@ -1,60 +1,71 @@
-"""TorchRec's sharders for our tables: the kinds and kernels that the planner may choose."""
+"""TorchRec's sharders for our tables: kinds, kernels and number formats between workers."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import (
+    CommType,
+    QCommsConfig,
+    get_qcomm_codecs_registry,
+)
 from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs
 
 from ctrdist.config.experiment import ShardingConfig
 from ctrdist.config.optimizers import OptimConfig
-from ctrdist.sharding.communication import codecs
+from ctrdist.errors import ConfigError
 
 AUTO = ["table_wise", "row_wise", "column_wise"]
 CODEBOOK_KINDS = [*AUTO, "data_parallel"]
 """Kinds that TorchRec has for tables whose rows are not pooled."""
+_KINDS = [*AUTO, "table_row_wise", "table_column_wise", "grid_shard", "data_parallel"]
+_TYPES = {
+    "float32": CommType.FP32,
+    "float16": CommType.FP16,
+    "bfloat16": CommType.BF16,
+    "int8": CommType.INT8,
+    "fp8": CommType.FP8,
+}
+_ON_CPU = ("float32", "float16")
 
 
-class TableSharder(EmbeddingBagCollectionSharder):
+class _Sharder:
     """Offers the planner every kind that works on the device.
 
     TorchRec's own list has no row-wise kinds for the CPU. gloo supports them, and a test compares
     them with the unsharded model.
     """
 
-    def __init__(self, *, dense: bool, registry: dict[str, QuantizedCommCodecs] | None) -> None:
-        """Args: dense: each worker has a copy, under a dense optimiser; registry: codecs."""
-        super().__init__(qcomm_codecs_registry=registry)
+    kinds = _KINDS
+
+    def __init__(self, *, dense: bool, **settings: Any) -> None:
+        """Args: dense: each worker has a copy, under a dense optimiser; settings: TorchRec's."""
+        super().__init__(**settings)
         self._dense = dense
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Kinds to choose from."""
-        if self._dense:
-            return ["data_parallel"]
-        return [*AUTO, "table_row_wise", "table_column_wise", "grid_shard", "data_parallel"]
+        return ["data_parallel"] if self._dense else self.kinds
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """Kernels to choose from."""
-        return [_kernel(sharding_type, dense=self._dense)]
+        copied = self._dense or sharding_type == "data_parallel"
+        return [(EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED).value]
 
 
-class CodebookSharder(EmbeddingCollectionSharder):
-    """The same for tables whose rows are not pooled."""
+class TableSharder(_Sharder, EmbeddingBagCollectionSharder):
+    """Shards the fields' tables."""
 
-    def __init__(self, *, dense: bool, registry: dict[str, QuantizedCommCodecs] | None) -> None:
-        """Args: dense: each worker has a copy, under a dense optimiser; registry: codecs."""
-        super().__init__(qcomm_codecs_registry=registry)
-        self._dense = dense
 
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Kinds to choose from."""
-        return ["data_parallel"] if self._dense else CODEBOOK_KINDS
+class CodebookSharder(_Sharder, EmbeddingCollectionSharder):
+    """Shards tables whose rows are not pooled."""
 
-    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        """Kernels to choose from."""
-        return [_kernel(sharding_type, dense=self._dense)]
+    kinds = CODEBOOK_KINDS
 
 
 def make_sharders(
@@ -64,11 +75,28 @@ def make_sharders(
     registry = codecs(sharding, device)
     codebooks = optim.codebooks or optim.tables
     return [
-        TableSharder(dense=optim.tables.algorithm.dense, registry=registry),
-        CodebookSharder(dense=codebooks.algorithm.dense, registry=registry),
-    ]  # type: ignore[list-item]
+        TableSharder(dense=optim.tables.algorithm.dense, qcomm_codecs_registry=registry),
+        CodebookSharder(dense=codebooks.algorithm.dense, qcomm_codecs_registry=registry),
+    ]
 
 
-def _kernel(sharding_type: str, *, dense: bool) -> str:
-    copied = dense or sharding_type == "data_parallel"
-    return (EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED).value
+def codecs(sharding: ShardingConfig, device: str) -> dict[str, QuantizedCommCodecs] | None:
+    """TorchRec's codecs by collective; None where everything is sent as float32.
+
+    Args:
+        sharding: forward_comm and backward_comm.
+        device: cpu or cuda.
+
+    Raises:
+        ConfigError: a type that this device cannot send. TorchRec would silently send another
+            one, or fail in the first step.
+    """
+    for name in ("forward_comm", "backward_comm"):
+        given = getattr(sharding, name)
+        if device == "cpu" and given not in _ON_CPU:
+            raise ConfigError(
+                f"sharding.{name} = {given} needs GPUs: between CPUs rows are sent as "
+                f"{' or '.join(_ON_CPU)}."
+            )
+    precisions = _TYPES[sharding.forward_comm], _TYPES[sharding.backward_comm]
+    return get_qcomm_codecs_registry(QCommsConfig(*precisions), device=torch.device(device))

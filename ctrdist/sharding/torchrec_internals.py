@@ -7,7 +7,8 @@ to look them up with other code than FBGEMM's. Checked with torchrec 1.8.0 (torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -23,8 +24,8 @@ __all__ = [
     "EnumerableShardingSpec",
     "ShardMetadata",
     "ShardedTensor",
+    "TableLookup",
     "bag_configs",
-    "replace_forward",
     "table_groups",
     "tables_of_group",
     "wrapped_module",
@@ -57,9 +58,24 @@ def wrapped_module(sharded: DistributedModelParallel) -> nn.Module:
     return sharded._dmp_wrapped_module
 
 
-def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Lets a module call another function: an attribute of an object precedes its class's method.
+class TableLookup(ABC):
+    """Looks up tables in place of a module of TorchRec or FBGEMM, and updates them in backward.
 
-    TorchRec builds these modules itself, so no subclass can take their place.
+    The tables stay in FBGEMM's memory, so that checkpoints, plans and learning rates see no
+    difference.
     """
-    module.forward = forward  # type: ignore[assignment]
+
+    def __init__(self, module: nn.Module) -> None:
+        """Args: module: whose forward method it replaces."""
+        self.module = module
+
+    @abstractmethod
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes and gives what the module's forward method does."""
+
+    def install(self) -> None:
+        """From now on the module calls this object, as an attribute precedes the class's method.
+
+        TorchRec builds these modules itself, so no subclass can take their place.
+        """
+        self.module.forward = self

@@ -8,8 +8,8 @@ from ctrdist.config.experiment import ShardingConfig
 from ctrdist.distributed.process_group import World
 from ctrdist.sharding.cpu.kernel import kernel_lookups
 from ctrdist.sharding.cpu.same_host import shared_memory_lookup
-from ctrdist.sharding.cpu.table_lookup import TableLookup
 from ctrdist.sharding.cpu.unpooled import copied_lookups
+from ctrdist.sharding.torchrec_internals import TableLookup
 
 
 def use_cpu_lookups(model: nn.Module, sharding: ShardingConfig, world: World) -> None:

@@ -22,7 +22,6 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torchrec.distributed.batched_embedding_kernel import (
     BatchedFusedEmbedding,
     BatchedFusedEmbeddingBag,
@@ -31,8 +30,7 @@ from torchrec.distributed.batched_embedding_kernel import (
 from ctrdist.errors import DataError
 from ctrdist.native import embedding
 from ctrdist.native.embedding import MAX_ROWS, Optimizer, TablePart
-from ctrdist.sharding.cpu.table_lookup import TableLookup
-from ctrdist.sharding.torchrec_internals import table_groups, tables_of_group
+from ctrdist.sharding.torchrec_internals import TableLookup, table_groups, tables_of_group
 
 _ALGORITHMS = {
     EmbOptimType.EXACT_SGD: embedding.SGD,
@@ -125,9 +123,8 @@ class KernelLookup(TableLookup):
         assert self._address == self.tables.weights_host.data_ptr(), "the tables have moved"
         if not self.pooled:  # each id as a row of its own: nothing is added up
             offsets = torch.arange(len(indices) + 1)
-        return _Lookup.apply(
-            self.tables.placeholder_autograd_tensor, self, indices.long(), offsets.long()
-        )
+        placeholder = self.tables.placeholder_autograd_tensor
+        return LookUp.apply(placeholder, self, indices.long(), offsets.long())
 
     def look_up(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """(B, width) float32."""
@@ -178,25 +175,24 @@ class KernelLookup(TableLookup):
         )
 
 
-class _Lookup(torch.autograd.Function):
-    """Lookup in forward; in backward the update itself, and no gradient for anything."""
+class LookUp(torch.autograd.Function):
+    """Lookup in forward; in backward the update itself, and no gradient for anything.
+
+    apply takes a parameter, so that autograd calls backward, and the lookup. Its method look_up
+    gets the further arguments; update gets the same and the gradient of the result, float32.
+    """
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        placeholder: Tensor,
-        lookup: KernelLookup,
-        indices: Tensor,
-        offsets: Tensor,
-    ) -> Tensor:
-        ctx.lookup = lookup  # type: ignore[attr-defined]
-        ctx.save_for_backward(indices, offsets)
-        return lookup.look_up(indices, offsets)
+    def forward(ctx: Any, placeholder: Tensor, lookup: Any, *given: Any) -> Tensor:
+        """See :class:`LookUp`."""
+        ctx.lookup, ctx.given = lookup, given
+        return lookup.look_up(*given)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
-        ctx.lookup.update(*ctx.saved_tensors, grads[0].float().contiguous())
-        return None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        """See :class:`LookUp`."""
+        ctx.lookup.update(*ctx.given, grads[0].float().contiguous())
+        return (None,) * (2 + len(ctx.given))
 
 
 def on_all_threads(work: Callable[[int, int], Any], cuts: Sequence[int]) -> None:

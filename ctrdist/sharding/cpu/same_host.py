@@ -13,12 +13,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torchrec.distributed.batched_embedding_kernel import BaseBatchedEmbeddingBag
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_configs import PoolingType
@@ -29,10 +28,14 @@ from ctrdist.distributed.process_group import World
 from ctrdist.errors import DataError
 from ctrdist.native import embedding
 from ctrdist.native.embedding import TablePart
-from ctrdist.sharding.cpu.kernel import KernelLookup, on_all_threads
+from ctrdist.sharding.cpu.kernel import KernelLookup, LookUp, on_all_threads
 from ctrdist.sharding.cpu.shared_memory import SharedMemory, all_ranks
-from ctrdist.sharding.cpu.table_lookup import TableLookup
-from ctrdist.sharding.torchrec_internals import bag_configs, table_groups, tables_of_group
+from ctrdist.sharding.torchrec_internals import (
+    TableLookup,
+    bag_configs,
+    table_groups,
+    tables_of_group,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,23 +90,6 @@ def _suits(collection: ShardedEmbeddingBagCollection, kernels: Mapping[int, Kern
     ) and all(id(group.emb_module) in kernels for group in _groups(collection))
 
 
-@dataclass
-class _Buffers:
-    """Memory of a lookup; all workers share all of it but `pairs`."""
-
-    memory: SharedMemory
-    ids: Tensor
-    """(W · F · S,) int32."""
-    out: Tensor
-    """(W · S · width,) float32."""
-    grad: Tensor
-    """(W · S · width,) float32."""
-    pairs: Tensor
-    """(P · W · S,) int64, this worker's own: which ids fall into its parts."""
-    capacity: int
-    """S at most."""
-
-
 class SharedMemoryLookup(TableLookup):
     """Looks up the tables of a sharded collection, for the workers of one machine together."""
 
@@ -130,16 +116,12 @@ class SharedMemoryLookup(TableLookup):
         rows = {c.feature_names[0]: c.num_embeddings for c in configs}
         self.rows = torch.tensor([rows[field] for field in self.fields])
         self.placeholder = nn.Parameter(torch.zeros(()))  # so that autograd calls backward
-        self._collect(collection, kernels)
-        self.buffers: _Buffers | None = None
-        self.lookups = 0
-
-    def _collect(
-        self, collection: ShardedEmbeddingBagCollection, kernels: Mapping[int, KernelLookup]
-    ) -> None:
-        """Finds this worker's parts of tables in memory."""
-        configs = bag_configs(collection)
-        columns = dict(zip((c.name for c in configs), _starts(self.dims), strict=True))
+        self.capacity = 0
+        """S at most."""
+        self.looked_up: Tensor | None = None
+        """Ids of the last lookup, whose pairs are kept for its update."""
+        starts = accumulate(self.dims, initial=0)
+        columns = {c.name: start for c, start in zip(configs, starts, strict=False)}
         fields = {c.name: self.fields.index(c.feature_names[0]) for c in configs}
         self.groups: list[KernelLookup] = []  # keep the memory alive, and know the learning rate
         parts: list[TablePart] = []
@@ -171,15 +153,14 @@ class SharedMemoryLookup(TableLookup):
         """
         world = self.world.size
         vectors = 4 * world * rows * self.width
-        memory = SharedMemory(self.world, [4 * world * len(self.fields) * rows, vectors, vectors])
-        self.buffers = _Buffers(
-            memory=memory,
-            ids=memory.regions[0].view(torch.int32),
-            out=memory.regions[1].view(torch.float32),
-            grad=memory.regions[2].view(torch.float32),
-            pairs=torch.empty(len(self.parts) * world * rows, dtype=torch.int64),
-            capacity=rows,
-        )
+        sizes = [4 * world * len(self.fields) * rows, vectors, vectors]
+        self.memory = SharedMemory(self.world, sizes)
+        ids, out, grad = self.memory.regions
+        self.ids = ids.view(torch.int32)  # (W · F · S,)
+        self.out, self.grad = out.view(torch.float32), grad.view(torch.float32)  # (W · S · width,)
+        # (P · W · S,), this worker's own: which ids fall into its parts
+        self.pairs = torch.empty(len(self.parts) * world * rows, dtype=torch.int64)
+        self.capacity = rows
 
     def __call__(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Looks up one id per row and field; the update happens in backward.
@@ -188,24 +169,21 @@ class SharedMemoryLookup(TableLookup):
             DataError: an id is outside its table.
         """
         stride = features.stride()
-        assert self.buffers is not None
-        if stride > self.buffers.capacity:
+        if stride > self.capacity:
             self.allocate(stride)
         if features.keys() != self.fields:
             features = features.permute([features.keys().index(f) for f in self.fields])
-        values = _Lookup.apply(self.placeholder, self, features.values(), stride)
+        values = LookUp.apply(self.placeholder, self, features.values(), stride)
         return KeyedTensor(self.names, self.dims, values)
 
     def look_up(self, ids: Tensor, stride: int) -> Tensor:
         """(F · n,) ids of n ≤ S rows → (S, width); rows past n hold anything."""
-        buffers = self.buffers
-        assert buffers is not None
-        own = self.world.rank * stride
+        self.looked_up = ids
         n = len(ids) // len(self.fields)
         assert n * len(self.fields) == len(ids) and n <= stride, "a field without one id per row"
         given = ids if ids.dtype == torch.int32 else ids.clamp(-1, _MAX_ROWS - 1).int()
         size, fields = self.world.size, len(self.fields)
-        shared = buffers.ids[: size * fields * stride].view(size, fields, stride)
+        shared = self.ids[: size * fields * stride].view(size, fields, stride)
         bad = embedding.publish(given, self.rows, shared[self.world.rank])
         if bad is not None:
             field = bad // n
@@ -214,72 +192,50 @@ class SharedMemoryLookup(TableLookup):
                 f"0 to {int(self.rows[field]) - 1}. Schema and rows are not of one preprocessing "
                 "run; preprocess again."
             )
-        buffers.memory.wait_for_all()
+        self.memory.wait_for_all()
         # among several workers, memory that the holders of the rows can write to
         alone = self.world.size == 1
-        out = torch.empty(stride, self.width) if alone else buffers.out
+        out = torch.empty(stride, self.width) if alone else self.out
         out = out.view(-1, self.width)[: size * stride]
         on_all_threads(
             lambda first, end: embedding.serve(
-                self.parts, first, end, shared, buffers.pairs, self.counts, out
+                self.parts, first, end, shared, self.pairs, self.counts, out
             ),
             self._cuts(),
         )
         if alone:
             return out
-        buffers.memory.wait_for_all()
+        self.memory.wait_for_all()
         # a copy, as the next lookup writes there again
-        return (
-            buffers.out[own * self.width :][: stride * self.width].clone().view(stride, self.width)
-        )
+        return self._own(self.out, stride).clone()
 
-    def update(self, grad: Tensor, stride: int) -> None:
+    def update(self, ids: Tensor, stride: int, grad: Tensor) -> None:
         """One step of the optimiser with all workers' gradients; grad is (S, width)."""
-        buffers = self.buffers
-        assert buffers is not None
-        own = self.world.rank * stride
-        own_grad = buffers.grad[own * self.width :][: stride * self.width].view(stride, self.width)
+        if ids is not self.looked_up:
+            raise RuntimeError(
+                "a lookup's backward pass after the next lookup: its ids are gone. Call backward "
+                "before the next forward, or set sharding.shared_memory false."
+            )
+        own_grad = self._own(self.grad, stride)
         # dense gradients are averaged over the workers, and TorchRec treats tables alike
         torch.mul(grad, 1.0 / self.world.size, out=own_grad)
-        buffers.memory.wait_for_all()
+        self.memory.wait_for_all()
         if not self.parts:
             return
         step = self.groups[0].optimizer_step()
-        grads = buffers.grad.view(-1, self.width)[: self.world.size * stride]
+        grads = self.grad.view(-1, self.width)[: self.world.size * stride]
 
         def work(first: int, end: int) -> None:
-            embedding.apply(self.parts, first, end, buffers.pairs, self.counts, step, grads)
+            embedding.apply(self.parts, first, end, self.pairs, self.counts, step, grads)
 
         on_all_threads(work, self._cuts())
+
+    def _own(self, vectors: Tensor, stride: int) -> Tensor:
+        """(S, width): this worker's place among the vectors of all workers."""
+        own = vectors[self.world.rank * stride * self.width :][: stride * self.width]
+        return own.view(stride, self.width)
 
     def _cuts(self) -> list[int]:
         """The bounds of ranges with about as many parts for each thread."""
         threads = max(1, min(torch.get_num_threads(), len(self.parts)))
         return [len(self.parts) * thread // threads for thread in range(threads + 1)]
-
-
-class _Lookup(torch.autograd.Function):
-    """Lookup in forward; in backward the update itself, and no gradient for anything."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, placeholder: Tensor, lookup: SharedMemoryLookup, ids: Tensor, stride: int
-    ) -> Tensor:
-        lookup.lookups += 1
-        ctx.lookup, ctx.stride, ctx.number = lookup, stride, lookup.lookups  # type: ignore[attr-defined]
-        return lookup.look_up(ids, stride)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
-        if ctx.number != ctx.lookup.lookups:
-            raise RuntimeError(
-                "a lookup's backward pass after the next lookup: its ids are gone. Call backward "
-                "before the next forward, or set sharding.shared_memory false."
-            )
-        ctx.lookup.update(grads[0].float(), ctx.stride)
-        return None, None, None, None
-
-
-def _starts(sizes: list[int]) -> list[int]:
-    """Start of each part, when parts of these sizes follow one another."""
-    return [sum(sizes[:index]) for index in range(len(sizes))]

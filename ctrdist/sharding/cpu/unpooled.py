@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbedding
 
-from ctrdist.sharding.cpu.table_lookup import TableLookup
-from ctrdist.sharding.torchrec_internals import table_groups
+from ctrdist.sharding.torchrec_internals import TableLookup, table_groups
 
 
 def copied_lookups(model: nn.Module) -> Iterator[CopiedLookup]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -61,17 +61,12 @@ class Layout:
     @property
     def bytes_per_rank(self) -> list[int]:
         """Bytes of weights on each worker."""
-        return [
-            sum(s.bytes for s in self.shards if s.rank == rank) for rank in range(self.world_size)
-        ]
+        return self._per_rank("bytes")
 
     @property
     def state_bytes_per_rank(self) -> list[int]:
         """Bytes of the optimiser's state on each worker, and of the average of the weights."""
-        return [
-            sum(s.state_bytes for s in self.shards if s.rank == rank)
-            for rank in range(self.world_size)
-        ]
+        return self._per_rank("state_bytes")
 
     @property
     def cost_imbalance(self) -> float | None:
@@ -96,16 +91,14 @@ class Layout:
 
     def to_json(self) -> str:
         """JSON text, for the run's artifacts."""
-        return json.dumps(
-            {
-                **asdict(self),
-                "bytes_per_rank": self.bytes_per_rank,
-                "state_bytes_per_rank": self.state_bytes_per_rank,
-                "imbalance": self.imbalance,
-                "cost_imbalance": self.cost_imbalance,
-            },
-            indent=1,
-        )
+        sums = ("bytes_per_rank", "state_bytes_per_rank", "imbalance", "cost_imbalance")
+        return json.dumps({**asdict(self), **{n: getattr(self, n) for n in sums}}, indent=1)
+
+    def _per_rank(self, size: str) -> list[int]:
+        sums = [0] * self.world_size
+        for shard in self.shards:
+            sums[shard.rank] += getattr(shard, size)
+        return sums
 
 
 @dataclass(frozen=True)
@@ -172,9 +165,17 @@ def plan_tables(
     memory = _memory_per_worker(sharding, local_size, device)
     codebooks: list[Codebook] = model.codebooks  # type: ignore[assignment]
     hashed = {codebook.name: codebook.ids_per_row for codebook in codebooks}
+    speeds = {"intra_host_bw": sharding.intra_host_gbps, "inter_host_bw": sharding.inter_host_gbps}
     costs = _Costs()
     planner = EmbeddingShardingPlanner(
-        topology=_topology(sharding, world_size, local_size, device, memory),
+        topology=Topology(
+            world_size=world_size,
+            local_world_size=local_size,
+            compute_device=device,
+            hbm_cap=memory if device == "cuda" else 0,
+            ddr_cap=memory,
+            **{name: speed * _GB_PER_S for name, speed in speeds.items() if speed},
+        ),
         constraints=_constraints(tables, hashed, sharding, optim, world_size, local_size),
         storage_reservation=FixedPercentageStorageReservation(percentage=sharding.reserved),
         stats=costs,
@@ -185,20 +186,17 @@ def plan_tables(
     try:
         plan = planner.plan(model, make_sharders(sharding, optim, device))
     except PlannerError as error:
-        raise ConfigError(f"{shortage()} (Planner: {_first_line(error)})") from error
-    _check_all_planned(plan, tables)
+        raise ConfigError(
+            f"{shortage()} (Planner: {str(error).strip().splitlines()[0][:200]})"
+        ) from error
+    planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
+    assert planned == set(tables), f"the planner dropped tables: {set(tables) - planned}"
     described = layout(Planned(plan, ()), model, optim, world_size)
     held = zip(described.bytes_per_rank, described.state_bytes_per_rank, strict=True)
     # the planner does not know the state of dense Adam and of LAMB in full, nor the average
     if max(weights + state for weights, state in held) > memory * (1 - sharding.reserved):
         raise ConfigError(shortage())
     return Planned(plan, costs.per_rank)
-
-
-def _check_all_planned(plan: ShardingPlan, tables: Mapping[str, torch.Tensor]) -> None:
-    planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
-    lost = sorted(set(tables) - planned)
-    assert not lost, f"the planner dropped tables: {lost}"
 
 
 def table_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -211,12 +209,11 @@ def table_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def modules(model: nn.Module) -> dict[str, str]:
     """Name of each table → path of the collection in the model that holds it."""
-    found = {}
-    for name, _ in model.named_parameters():
-        table = table_of(name)
-        if table is not None:
-            found[table] = name.removesuffix(f".{table}.weight").rpartition(".")[0]
-    return found
+    return {
+        table: name.removesuffix(f".{table}.weight").rpartition(".")[0]
+        for name, _ in model.named_parameters()
+        if (table := table_of(name)) is not None
+    }
 
 
 def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: int) -> Layout:
@@ -361,35 +358,9 @@ def check_tables(
             )
 
 
-def _topology(
-    sharding: ShardingConfig, world_size: int, local_size: int, device: str, memory: int
-) -> Topology:
-    given = {
-        name: value * _GB_PER_S
-        for name, value in (
-            ("intra_host_bw", sharding.intra_host_gbps),
-            ("inter_host_bw", sharding.inter_host_gbps),
-        )
-        if value
-    }
-    return Topology(
-        world_size=world_size,
-        local_world_size=local_size,
-        compute_device=device,
-        hbm_cap=memory if device == "cuda" else 0,
-        ddr_cap=memory,
-        **given,
-    )
-
-
 def _memory_per_worker(sharding: ShardingConfig, local_size: int, device: str) -> int:
     if sharding.memory_gb > 0:
         return math.floor(sharding.memory_gb * GIB)
     if device == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     return available_memory() // max(local_size, 1)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -43,13 +43,10 @@ def replay_plan(
     shards = _read(path, world_size)
     missing = sorted(set(tables) - set(shards))
     foreign = sorted(set(shards) - set(tables))
-    if missing or foreign:
-        raise _differs(
-            path,
-            f"this model's table {missing[0]} is not in it"
-            if missing
-            else f"its table {foreign[0]} is not in this model",
-        )
+    if missing:
+        raise _differs(path, f"this model's table {missing[0]} is not in it")
+    if foreign:
+        raise _differs(path, f"its table {foreign[0]} is not in this model")
     plans = {module: EmbeddingModuleShardingPlan() for module in modules.values()}
     for table, weight in tables.items():
         parts = shards[table]

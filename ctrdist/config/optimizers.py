@@ -19,9 +19,9 @@ class TableOptimizer:
     fused: str = ""
     """module:class that TorchRec turns into an FBGEMM kernel fused into the backward pass.
     Empty: Adam on the dense gradient, which needs a copy of the table on each worker."""
-    replicated: str = ""
-    """Function of ctrdist.optim.update_rules with the same arithmetic, for tables of which each
-    worker holds a copy. Empty: it exists for sharded tables only."""
+    replicated: bool = True
+    """ctrdist.optim.replicated has the same arithmetic, for tables of which each worker holds a
+    copy. Otherwise it exists for sharded tables only."""
     state: Mapping[str, str] = field(default_factory=dict)
     """Name of a state tensor → WEIGHT or ROW."""
     cpu: bool = True
@@ -59,32 +59,28 @@ class TableOptimizer:
 TABLE_OPTIMIZERS = {
     "rowwise_adagrad": TableOptimizer(
         fused="torchrec.optim.rowwise_adagrad:RowWiseAdagrad",
-        replicated="rowwise_adagrad",
         state={MOMENT1: ROW},
         weight_decay=True,
         has_decay_modes=True,
     ),
-    "adagrad": TableOptimizer(
-        fused="torch.optim:Adagrad", replicated="adagrad", state={MOMENT1: WEIGHT}
-    ),
-    "sgd": TableOptimizer(fused="torch.optim:SGD", replicated="sgd", eps=False),
+    "adagrad": TableOptimizer(fused="torch.optim:Adagrad", state={MOMENT1: WEIGHT}),
+    "sgd": TableOptimizer(fused="torch.optim:SGD", eps=False),
     "adam": TableOptimizer(state={"exp_avg": WEIGHT, MOMENT2: WEIGHT}),
     "fused_adam": TableOptimizer(
         fused="torchrec.optim:Adam",
-        replicated="adam",
         state={MOMENT1: WEIGHT, MOMENT2: WEIGHT},
         cpu=False,
         weight_decay=True,
     ),
     "fused_rowwise_adam": TableOptimizer(
         fused="torchrec.optim:PartialRowWiseAdam",
-        replicated="rowwise_adam",
         state={MOMENT1: WEIGHT, MOMENT2: ROW},
         cpu=False,
         weight_decay=True,
     ),
     "lamb": TableOptimizer(
         fused="torchrec.optim:LAMB",
+        replicated=False,
         state={MOMENT1: WEIGHT, MOMENT2: WEIGHT},
         cpu=False,
         weight_decay=True,

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -139,11 +138,7 @@ class Optimizers:
         }
         fused: dict[str, Any] = dict(self._replicated.tensors())
         for name, state in self._fused.state_dict()["state"].items():
-            tensors = {
-                key: value
-                for key, value in state.items()
-                if isinstance(value, (Tensor, ShardedTensor))
-            }
+            tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
             if tensors:  # sgd has none, and a checkpoint never writes an empty dict
                 fused[name] = tensors
         return {"adam": adam, **({"fused": fused} if fused else {})}

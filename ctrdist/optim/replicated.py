@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ctrdist.config.optimizers import ROW, OptimConfig, TableOptimConfig
+from ctrdist.config.optimizers import MOMENT1, MOMENT2, ROW, OptimConfig, TableOptimConfig
 from ctrdist.models.tables import optimizer_of, table_of
-from ctrdist.optim import update_rules
 
 
 class ReplicatedTables:
@@ -58,9 +57,7 @@ class ReplicatedTables:
             grad_TD = grad_RD[rows_T].float()
             table = str(table_of(name))
             settings, lr = optimizer_of(table, self._config), lr_of(table)
-            update = update_rules.Update(rows_T, grad_TD, settings.eps, *betas, step)
-            rule = getattr(update_rules, settings.algorithm.replicated)
-            direction_TD = rule(self._state[name], update)
+            direction_TD = _direction(self._state[name], rows_T, grad_TD, settings, betas, step)
             kept_TD = weight_RD[rows_T].float()
             kept_TD *= 1 - lr * settings.weight_decay
             weight_RD[rows_T] = (kept_TD - lr * direction_TD).to(weight_RD.dtype)
@@ -77,6 +74,40 @@ class ReplicatedTables:
             for name, state in self._state.items()
             if state
         }
+
+
+def _direction(
+    state: Mapping[str, Tensor],
+    rows_T: Tensor,
+    grad_TD: Tensor,
+    optimizer: TableOptimConfig,
+    betas: tuple[float, float],
+    step: int,
+) -> Tensor:
+    """Updates the state of the looked-up rows and gives the direction, (T, D).
+
+    SGD: g. Adagrad: g / (√Σg² + ε). Adam: m̂ / (√v̂ + ε), where the moments of a row decay only in
+    steps that look it up. An optimiser with state for each row has mean_D(g²) in place of g².
+    """
+    units = optimizer.algorithm.state
+    if not units:
+        return grad_TD
+    by_row = ROW in units.values()
+    direction_TD = grad_TD
+    held = state[MOMENT1][rows_T]
+    if MOMENT2 in units:
+        square = grad_TD.square().mean(dim=1) if by_row else grad_TD.square()
+        second = state[MOMENT2][rows_T].lerp_(square, 1 - betas[1])
+        first_TD = held.lerp_(grad_TD, 1 - betas[0])
+        state[MOMENT1][rows_T], state[MOMENT2][rows_T] = first_TD, second
+        direction_TD = first_TD / (1 - betas[0] ** step)
+        root = torch.sqrt(second / (1 - betas[1] ** step))
+    else:
+        total = held + grad_TD.square().mean(dim=1) if by_row else held.addcmul_(grad_TD, grad_TD)
+        state[MOMENT1][rows_T] = total
+        root = total.sqrt()
+    root = root + optimizer.eps
+    return direction_TD / (root.unsqueeze(1) if by_row else root)
 
 
 def _zeros(optimizer: TableOptimConfig, weight_RD: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import add
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torchrec.modules.embedding_configs import PoolingType
 from ctrdist.config.experiment import ShardingConfig
 from ctrdist.config.optimizers import OptimConfig
 from ctrdist.errors import ConfigError
-from ctrdist.models.tables import Codebook, is_dense, optimizer_key, optimizer_of, table_of
+from ctrdist.models.tables import is_dense, optimizer_key, optimizer_of, table_of
 from ctrdist.sharding.memory import GIB, available_memory, explain_shortage
 from ctrdist.sharding.replay import replay_plan
 from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, codecs, make_sharders
@@ -163,22 +164,12 @@ def plan_tables(
         )
         return Planned(plan, ())
     memory = _memory_per_worker(sharding, local_size, device)
-    codebooks: list[Codebook] = model.codebooks  # type: ignore[assignment]
-    hashed = {codebook.name: codebook.ids_per_row for codebook in codebooks}
-    speeds = {"intra_host_bw": sharding.intra_host_gbps, "inter_host_bw": sharding.inter_host_gbps}
-    costs = _Costs()
+    hashed = {c.name: c.ids_per_row for c in model.codebooks}  # type: ignore[union-attr]
     planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=world_size,
-            local_world_size=local_size,
-            compute_device=device,
-            hbm_cap=memory if device == "cuda" else 0,
-            ddr_cap=memory,
-            **{name: speed * _GB_PER_S for name, speed in speeds.items() if speed},
-        ),
+        topology=_topology(sharding, world_size, local_size, device, memory),
         constraints=_constraints(tables, hashed, sharding, optim, world_size, local_size),
         storage_reservation=FixedPercentageStorageReservation(percentage=sharding.reserved),
-        stats=costs,
+        stats=(costs := _Costs()),
     )
     shortage = partial(
         explain_shortage, tables, sharding, optim, world_size=world_size, memory=memory
@@ -189,12 +180,11 @@ def plan_tables(
         raise ConfigError(
             f"{shortage()} (Planner: {str(error).strip().splitlines()[0][:200]})"
         ) from error
-    planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
-    assert planned == set(tables), f"the planner dropped tables: {set(tables) - planned}"
+    assert set(tables) == {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
     described = layout(Planned(plan, ()), model, optim, world_size)
-    held = zip(described.bytes_per_rank, described.state_bytes_per_rank, strict=True)
+    held = map(add, described.bytes_per_rank, described.state_bytes_per_rank)
     # the planner does not know the state of dense Adam and of LAMB in full, nor the average
-    if max(weights + state for weights, state in held) > memory * (1 - sharding.reserved):
+    if max(held) > memory * (1 - sharding.reserved):
         raise ConfigError(shortage())
     return Planned(plan, costs.per_rank)
 
@@ -356,6 +346,20 @@ def check_tables(
                 f"sharding of {config.name}: grid_shard cannot go with a multi-valued field, whose "
                 "mean TorchRec does not take over the grid's rows. Use row_wise or table_row_wise."
             )
+
+
+def _topology(
+    sharding: ShardingConfig, world_size: int, local_size: int, device: str, memory: int
+) -> Topology:
+    speeds = {"intra_host_bw": sharding.intra_host_gbps, "inter_host_bw": sharding.inter_host_gbps}
+    return Topology(
+        world_size=world_size,
+        local_world_size=local_size,
+        compute_device=device,
+        hbm_cap=memory if device == "cuda" else 0,
+        ddr_cap=memory,
+        **{name: speed * _GB_PER_S for name, speed in speeds.items() if speed},
+    )
 
 
 def _memory_per_worker(sharding: ShardingConfig, local_size: int, device: str) -> int:

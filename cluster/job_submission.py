@@ -29,14 +29,7 @@ class JobFailed(UserError):
 
 @contextmanager
 def own_cluster(num_cpus: int) -> Iterator[str]:
-    """A Ray of this machine with the job API, behind a token; it ends with the context.
-
-    Args:
-        num_cpus: CPUs that it offers.
-
-    Yields:
-        The address of the job API.
-    """
+    """Starts a Ray of this machine, and yields the address of its job API, behind a token."""
     import ray
 
     try:
@@ -52,16 +45,14 @@ def submit(
     environment: dict[str, str] | None = None,
     show: Callable[[str], object] = print,
 ) -> str:
-    """Runs a command as a job of the cluster, with this project as its working directory.
+    """Runs a command as a job of the cluster, and returns all of its output.
 
     Args:
         address: of the job API.
-        command: a script of the project and its arguments, run by this Python.
+        command: a script of the project and its arguments, run by this Python in the project's
+            directory.
         environment: variables for the job.
-        show: receives each line of the job's output.
-
-    Returns:
-        All of the job's output.
+        show: receives each line of the output.
 
     Raises:
         JobFailed: the job did not succeed.

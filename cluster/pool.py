@@ -69,7 +69,10 @@ def train_side_by_side(
                 show(message)
             for reference in ended:
                 name = running.pop(reference).run_name
-                result = _result_of(reference)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayError as error:  # its process failed
+                    result = {"error": " ".join(str(error).split())[-400:]}
                 if "error" in result:
                     failed[name] = result["error"]
                     show(OfRun(run=name, message=RunFailed(text=result["error"])))
@@ -84,16 +87,6 @@ def train_side_by_side(
         raise
     ray.kill(mailbox)
     return failed
-
-
-def _result_of(reference: Any) -> dict[str, Any]:
-    """The results of a run, or {"error": text} where its process failed."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return {"error": " ".join(str(error).split())[-400:]}
 
 
 def _train(values: Mapping[str, Any], mailbox: Any, threads: int) -> dict[str, Any]:

@@ -20,24 +20,17 @@ _CONNECTION = re.compile(r"connection (closed|reset|refused)|broken pipe|nccl|ti
 
 
 class RestartPolicy(UserCallback):
-    """Reports failed workers to the driver; ends the run where a restart is of no use."""
+    """Reports failed workers to the driver; ends the run where a restart is of no use.
+
+    Workers are started again after `max_restarts` failures; −1: without bound.
+    """
 
     def __init__(self, mailbox: Any, max_restarts: int) -> None:
-        """Counts failures from now on.
-
-        Args:
-            mailbox: of the run.
-            max_restarts: number of failures after which workers are started again; −1: no bound.
-        """
         self._mailbox, self._max = mailbox, max_restarts
         self._failures = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called by Ray Train, which starts the workers again unless this raises.
-
-        Raises:
-            Exception: the worker's, if workers are not to be started again.
-        """
+        """Called by Ray Train, which starts the workers again unless this raises their error."""
         rank, error = first_failure(worker_exceptions)
         if isinstance(error, UserError):
             raise error

@@ -38,11 +38,7 @@ class RunMailbox:
         return self._training
 
     async def ask_to_stop(self, reason: str) -> None:
-        """Makes the workers write a checkpoint and end.
-
-        Args:
-            reason: END_RUN, or why the workers are to be started again afterwards.
-        """
+        """Makes the workers write a checkpoint and end; they start again unless it is END_RUN."""
         if self._reason != END_RUN:
             self._reason = reason
         self._asked.set()

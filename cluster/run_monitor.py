@@ -19,16 +19,9 @@ _PATIENCE_SECONDS = 60.0
 
 
 class RunMonitor:
-    """Follows the messages of a run's workers."""
+    """Follows the messages that workers and controller push to a mailbox; `show` receives each."""
 
     def __init__(self, mailbox: Any, experiment: Experiment, show: messages.Emit) -> None:
-        """Starts without messages.
-
-        Args:
-            mailbox: the actor to which workers and controller push messages.
-            experiment: of the run.
-            show: receives each message.
-        """
         self._last: dict[type[messages.Message], messages.Message] = {}
         self.training = False
         """True once the workers have begun to train."""

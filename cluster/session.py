@@ -58,12 +58,8 @@ def connect(num_cpus: int | None = None) -> None:
 def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
     """Starts a Ray that listens on the loopback interface only and asks for a token.
 
-    Args:
-        num_cpus: CPUs that it offers; None: all.
-        job_api: start the dashboard, which accepts submitted jobs.
-
-    Returns:
-        Host and port of the dashboard; empty without one.
+    It offers `num_cpus` CPUs, or all. With `job_api` it has a dashboard, which accepts submitted
+    jobs. Returns the dashboard's host and port; empty without one.
     """
     # Ray passes the environment to all processes that it starts. Variables in a runtime
     # environment would make Ray start the workers twice.

@@ -7,14 +7,22 @@ data/criteo
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from ctrdist.features.columns import ColumnConfig
 from jobs.console.cli import call, run
 from preprocessing.config.settings import PreprocessConfig, join_paths
+
+if TYPE_CHECKING:  # they are slow to import
+    from preprocessing.pipeline import Result
+    from preprocessing.sources.shards import InputSplit
 
 DRY_RUN = "Show the columns and the inputs that were found, and start nothing."
 
@@ -22,12 +30,11 @@ DRY_RUN = "Show the columns and the inputs that were found, and start nothing."
 def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, Any]:
     """Preprocesses with Ray, and describes the data set."""
     from cluster.session import connect
-    from jobs.console.data_set import show_data_plan, show_data_set
     from preprocessing.pipeline import check, preprocess
 
     if switches["dry_run"]:
         shards = check(config).inputs
-        show_data_plan(config, shards)
+        _show_plan(config, shards)
         return {"shards": len(shards), "bytes": sum(s.bytes for s in shards)}
 
     def start_ray() -> None:
@@ -35,7 +42,7 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
         connect(config.workers or None)
 
     result = preprocess(config, start_ray)
-    show_data_set(result)
+    _show_result(result)
     splits = {
         name: {"rows": s.rows, "positives": s.positives}
         for name, s in result.manifest.splits.items()
@@ -52,6 +59,59 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
         "output": result.output,
         "fingerprint": result.manifest.fingerprint,
     }
+
+
+def _show_plan(config: PreprocessConfig, shards: Sequence[InputSplit]) -> None:
+    """Prints the columns and inputs of a dry run."""
+    console = Console()
+    columns = Table("column", "role", "becomes", title=f"{config.name}: columns")
+    for column in config.all_columns:
+        columns.add_row(column.name, column.role, _becomes(column, config))
+    console.print(columns)
+    lines = [f"{len(shards)} shards, split by {config.split.by}:"]
+    for shard in shards:
+        first, last = shard.ranges[0], shard.ranges[-1]
+        if len(shard.ranges) == 1:
+            what = f"{first.name}: bytes {first.start:,} to {first.end:,}"
+        else:
+            what = f"{first.name} … {last.name}: {len(shard.ranges):,} files, {shard.bytes:,} bytes"
+        lines.append(f"  {what}{f', {shard.split}' if shard.split else ''}")
+    lines.append(f"would write {config.output}; nothing was started")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _show_result(result: Result) -> None:
+    """Prints splits and vocabularies, where they are, and what to do next."""
+    console = Console()
+    splits = Table("split", "rows", "positives", "rate", "files", title="written")
+    for name, split in result.manifest.splits.items():
+        rate = f"{split.positives / split.rows:.4f}" if split.rows else "–"
+        splits.add_row(name, f"{split.rows:,}", f"{split.positives:,}", rate, str(len(split.files)))
+    console.print(splits)
+    sizes = sorted(result.vocabulary.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {size:,}" for name, size in sizes[:8])
+    more = f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""
+    total = sum(result.vocabulary.values())
+    lines = [
+        f"vocabularies: {total:,} ids in {len(sizes)} fields: {shown}{more}",
+        f"{result.rows:,} rows in {result.seconds:.1f} s: {result.rows_per_s:,.0f} rows/s"
+        if not result.unchanged
+        else "nothing to do: this data set was made from the same inputs and settings",
+        f"data set {result.manifest.fingerprint} in {result.output}",
+        f"report: {result.output}/report.html",
+        f"next: python jobs/train_dlf.py --data {result.output}",
+    ]
+    if result.quarantined:
+        lines.insert(1, f"{result.quarantined:,} bad rows left out: {result.output}/quarantine/")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _becomes(column: ColumnConfig, config: PreprocessConfig) -> str:
+    name, role = column.name, column.role
+    if role == "numeric":
+        both = {"number": [name], "bucket": [f"{name}_bucket"], "both": [name, f"{name}_bucket"]}
+        return ", ".join(both[config.numeric_of(column)])
+    return {"label": "label", "user": f"{name}, __user"}.get(role, name)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 python jobs/train_dlf.py --config jobs/configs/criteo_dlf.yaml --data DIR --workers 2 --run-name a
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

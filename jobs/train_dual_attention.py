@@ -3,8 +3,6 @@
 python jobs/train_dual_attention.py --config jobs/configs/criteo_dual_attention.yaml --data DIR
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 python jobs/train_tf4ctr.py --config jobs/configs/frappe_tf4ctr.yaml --data DIR --workers 2
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

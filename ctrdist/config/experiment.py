@@ -144,10 +144,9 @@ class DiagnosticsConfig:
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "abundance_rows", "attention_rows"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"diagnostics.{name} {getattr(self, name)}: a number from 1, or 0 for none."
-                )
+            value = getattr(self, name)
+            if value < 0:
+                raise ConfigError(f"diagnostics.{name} {value}: a number from 1, or 0 for none.")
 
 
 @dataclass(frozen=True, kw_only=True)

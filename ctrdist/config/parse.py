@@ -7,36 +7,32 @@ nearest key where one is unknown.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from ctrdist.config.mistakes import find_mistake, nested
 from ctrdist.config.paths import absolute_paths
 from ctrdist.errors import ConfigError, UserError
 
 T = TypeVar("T")
+_ALLOWED = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+_LISTS = (list, tuple)
 
 
-def build_parser(
+def _parser(
     cls: type,
     description: str = "",
     flags: Mapping[str, str] | None = None,
     prog: str | None = None,
 ) -> ArgumentParser:
-    """Returns the parser of a config dataclass.
-
-    Args:
-        cls: the dataclass; each field becomes an option, each nested dataclass a section.
-        description: shown by --help.
-        flags: boolean switches apart from the config: name → help.
-        prog: name in the usage line.
-    """
+    """Returns a parser with an option for each field, and a section for each nested dataclass."""
     # --help shows the docstring under each field
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -80,16 +76,15 @@ def parse(
             a submitted job.
     """
     flags = flags or {}
-    parser = build_parser(cls, description, flags, prog)
+    parser = _parser(cls, description, flags, prog)
     arguments = [_underscored(text) for text in (sys.argv[1:] if argv is None else argv)]
     sources = _sources(arguments, flags)
     try:
-        parsed = parser.parse_args(arguments)
-        built = parser.instantiate(parsed)
+        values = vars(parser.instantiate(parser.parse_args(arguments)))
     except ArgumentError as error:
         raise ConfigError(_message(cls, sources, error)) from error
-    switches = {name: bool(parsed[name]) for name in flags}
-    values = {key: value for key, value in vars(built).items() if key not in {*flags, "config"}}
+    switches = {name: bool(values.pop(name)) for name in flags}
+    values.pop("config", None)
     return absolute_paths(cls(**values)), switches
 
 
@@ -104,16 +99,16 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
     Raises:
         ConfigError: an unknown key or a value of a wrong type.
     """
-    parser = build_parser(cls)
+    parser = _parser(cls)
     try:
         if values.keys() - get_type_hints(cls).keys():  # jsonargparse accepts empty sections
-            raise ConfigError(find_mistake(cls, values))
-        built = parser.instantiate(parser.parse_object(values))
+            raise ConfigError(_find_mistake(cls, values))
+        built = vars(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
         raise ConfigError(f"{where}: {_message(cls, [values], error)}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return cls(**{key: value for key, value in vars(built).items() if key != "config"})
+    return cls(**{key: value for key, value in built.items() if key != "config"})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -161,7 +156,7 @@ def _sources(arguments: Sequence[str], flags: Mapping[str, str]) -> list[Mapping
             presets.append(_preset(value))
         else:
             options[name[2:]] = value
-    return [*presets, nested(options)]
+    return [*presets, _nested(options)]
 
 
 def _preset(path: str) -> Mapping[str, Any]:
@@ -187,5 +182,114 @@ def _message(cls: type, sources: Sequence[Mapping[str, Any]], error: BaseExcepti
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
-    found = [mistake for source in sources if (mistake := find_mistake(cls, source))]
+    found = [mistake for source in sources if (mistake := _find_mistake(cls, source))]
     return str(cause) if cause else found[0] if found else " ".join(str(error).split())
+
+
+def _find_mistake(cls: type, values: Mapping[str, Any]) -> str:
+    """Returns a message on the first unknown key or value of a wrong type; empty if there is none.
+
+    The values are nested for sections. A text may stand for a value of another type, as it does on
+    a command line.
+    """
+    return _in_section(cls, cls, values, "")
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns dotted names of options into nested sections: {"a.b": 1} → {"a": {"b": 1}}."""
+    result: dict[str, Any] = {}
+    for name, value in options.items():
+        *sections, key = name.split(".")
+        inside = result
+        for section in sections:
+            if not isinstance(inside.get(section), dict):
+                inside[section] = {}
+            inside = inside[section]
+        inside[key] = value
+    return result
+
+
+def _in_section(root: type, cls: type, values: Mapping[str, Any], section: str) -> str:
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        name = f"{section}{key}"
+        if key not in hints:
+            return f"unknown key '{name}'{_nearest(root, name)}. `--help` lists all keys."
+        if found := _in_value(root, hints[key], value, name):
+            return found
+    return ""
+
+
+def _in_value(root: type, hint: Any, given: Any, name: str) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return ""
+    value = _loaded(given) if isinstance(given, str) and hint is not str else given
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return ""
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        found = [_in_value(root, kind, given, name) for kind in kinds]
+        return "" if "" in found else found[0]
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return _in_section(root, hint, value, f"{name}.")  # type: ignore[arg-type]
+    if origin is dict and isinstance(value, Mapping):
+        return _first(_in_value(root, arguments[1], v, f"{name}.{k}") for k, v in value.items())
+    if origin in _LISTS and isinstance(value, _LISTS):
+        items = enumerate(value)
+        return _first(_in_value(root, arguments[0], v, f"{name}[{i}]") for i, v in items)
+    if _fits(hint, value) or _fits(hint, given):
+        return ""
+    return f"{name}: got {str(given)!r}; allowed: {_allowed(hint)}"
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float)
+    if hint is str:
+        return value is not None and not isinstance(value, (dict, *_LISTS))
+    return hint in _ALLOWED and type(value) is hint
+
+
+def _allowed(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(map(repr, get_args(hint)))
+    return "a list in brackets" if get_origin(hint) in _LISTS else _ALLOWED.get(hint, "a mapping")
+
+
+def _loaded(text: str) -> Any:
+    """Returns the value that a text stands for on a command line."""
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value  # YAML reads 1e-3 as a text
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _first(messages: Iterator[str]) -> str:
+    return next(filter(None, messages), "")
+
+
+def _nearest(root: type, name: str) -> str:
+    """Returns the nearest key: by the whole name, or else by its last part in any section."""
+    name, known = re.sub(r"\[\d+\]", "", name), list(_keys(root))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        near = difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.6)
+        close = [last[key] for key in near]
+    return f"; the nearest is '{close[0]}'" if close else ""
+
+
+def _keys(cls: Any, section: str = "") -> Iterator[str]:
+    """Yields the dotted names of all settings, also of those of a list's items."""
+    for name, hint in get_type_hints(cls).items():
+        yield section + name
+        pending = [hint]
+        while pending:
+            kind = pending.pop()
+            pending += get_args(kind)
+            if is_dataclass(kind):
+                yield from _keys(kind, f"{section}{name}.")

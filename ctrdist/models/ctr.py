@@ -31,12 +31,9 @@ class CTRModel(nn.Module):
     """
 
     def __init__(self, schema: Schema, tower: nn.Module, tables_dtype: str = "float32") -> None:
-        """Declares the tables.
+        """Declares the tables for a :class:`ctrdist.models.tower.Tower`.
 
-        Args:
-            schema: fields and vocabulary sizes.
-            tower: a :class:`ctrdist.models.tower.Tower`.
-            tables_dtype: number format of the tables: float32, float16 or bfloat16.
+        Their number format is float32, float16 or bfloat16.
         """
         super().__init__()
         self.schema = schema

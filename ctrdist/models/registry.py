@@ -62,12 +62,7 @@ def read_experiment(values: Mapping[str, Any], where: str) -> Experiment:
 
 
 def build_tower(name: str, config: Any, num_fields: int) -> nn.Module:
-    """Builds a freshly initialised tower on the current default device.
-
-    Args:
-        name: name of the model.
-        config: an instance of config_class(name).
-        num_fields: F, tokens per row.
+    """Builds a freshly initialised tower for F = num_fields on the current default device.
 
     Raises:
         ConfigError: there is no such model, or the config is that of another model or does not fit
@@ -83,15 +78,7 @@ def build_tower(name: str, config: Any, num_fields: int) -> nn.Module:
 
 
 def check_loss(loss: LossConfig, name: str) -> None:
-    """Refuses a loss of two encoders for a model that has one.
-
-    Args:
-        loss: settings of the loss.
-        name: name of the model.
-
-    Raises:
-        ConfigError: there is no such model, or it lacks the logits that the loss reads.
-    """
+    """Raises ConfigError for a loss of two encoders if the model of that name has one."""
     if not LOSSES[loss.name].two_encoders or _has_two_encoders(name):
         return
     *others, last = [n for n, entry in LOSSES.items() if not entry.two_encoders]

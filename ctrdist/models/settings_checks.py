@@ -9,16 +9,10 @@ from ctrdist.errors import ConfigError
 
 
 def require(condition: bool, config: Any, name: str, remedy: str) -> None:
-    """Refuses the value of a setting unless the condition holds.
+    """Raises ConfigError for the value of a setting unless the condition holds.
 
-    Args:
-        condition: whether the value is allowed.
-        config: the settings; its `label` names the model in messages.
-        name: name of the setting.
-        remedy: the allowed values, as in "give at least 1".
-
-    Raises:
-        ConfigError: the condition does not hold.
+    The settings' `label` names the model in the message, and `remedy` the allowed values, as in
+    "give at least 1".
     """
     if not condition:
         value = getattr(config, name)
@@ -49,18 +43,10 @@ def require_heads(config: Any) -> None:
 
 
 def refuse_without_effect(config: Any, names: Sequence[str], cause: str, remedy: str) -> None:
-    """Refuses settings that differ from their default although another setting disables them.
+    """Raises ConfigError for settings that differ from their default but are disabled.
 
-    Such a run would pass for another experiment than the one that it is.
-
-    Args:
-        config: the settings.
-        names: settings that are disabled.
-        cause: the setting that disables them, as in "form: code".
-        remedy: a change that enables them, as in "set form: paper".
-
-    Raises:
-        ConfigError: one of them differs from its default.
+    Such a run would pass for another experiment than the one that it is. `cause` is the setting
+    that disables them, as in "form: code", and `remedy` what enables them, as in "set form: paper".
     """
     fields = type(config).__dataclass_fields__
     given = [name for name in names if getattr(config, name) != fields[name].default]

@@ -41,12 +41,9 @@ class Frequency(nn.Module):
     def fill(self, ends: Sequence[Sequence[int]], mean: float, std: float, of_all: float) -> None:
         """Sets the counts of the training rows, see :class:`ctrdist.data.counts.Counts`.
 
-        Args:
-            ends: per categorical field and level q, the first id whose ln(1 + count) is less than
-                (q + 1) · COUNT_LEVEL_STEP.
-            mean: mean of ln(1 + count) over all ids of the training rows.
-            std: standard deviation of the same.
-            of_all: ln(1 + rows).
+        `ends` are, per categorical field and level q, the first id whose ln(1 + count) is less than
+        (q + 1) · COUNT_LEVEL_STEP; `mean` and `std` are those of ln(1 + count) over all ids of the
+        training rows; `of_all` is ln(1 + rows).
         """
         self.ends_CQ.copy_(torch.tensor(ends, dtype=torch.int64))
         self.scale.copy_(torch.tensor([mean, 1 / max(std, 1e-6), of_all]))

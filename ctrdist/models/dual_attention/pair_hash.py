@@ -13,7 +13,6 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 """2^64 / golden ratio: odd, with irregular bits."""
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_SHIFTS = (30, 27, 31)
 """Constants of the finaliser of SplitMix64 (Stafford's variant 13), in which each bit of the input
 changes each bit of the output with a probability near one half."""
 
@@ -35,7 +34,7 @@ def pair_addresses(
     """
     columns = torch.arange(ids_BC.shape[1], device=ids_BC.device)
     # field and id side by side in 64 bits: mixing keeps different ones different
-    own_BC = _mix(_plus(ids_BC.long() + (columns << 32), (salt + 1) * _GOLDEN))
+    own_BC = _mix(ids_BC.long() + (columns << 32) + _signed((salt + 1) * _GOLDEN))
     hash_BP = own_BC.index_select(1, right_P).mul_(_signed(_GOLDEN))
     hash_BP += own_BC.index_select(1, left_P)
     if row_B is not None:
@@ -47,20 +46,16 @@ def pair_addresses(
 
 def _mix(x: Tensor) -> Tensor:
     """Applies a bijection of 64-bit numbers, in place."""
-    for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+    for shift, factor in zip((30, 27), _FACTORS, strict=True):
         x ^= _shifted(x, shift)
-        if factor is not None:
-            x *= _signed(factor)
+        x *= _signed(factor)
+    x ^= _shifted(x, 31)
     return x
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """Shifts an unsigned number to the right."""
     return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
-
-
-def _plus(x: Tensor, number: int) -> Tensor:
-    return x.add_(_signed(number))
 
 
 def _signed(number: int) -> int:

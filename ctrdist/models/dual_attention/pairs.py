@@ -42,12 +42,7 @@ class PairMemory(nn.Module):
     """
 
     def __init__(self, config: DualAttentionConfig, schema: Schema, tables_dtype: str) -> None:
-        """Declares the codebooks, on the meta device.
-
-        Args:
-            config: sizes.
-            schema: gives the fields.
-            tables_dtype: number format of the codebooks.
+        """Declares the codebooks, on the meta device, with the number format of the tables.
 
         Raises:
             ConfigError: fewer than two fields can be paired.

@@ -45,10 +45,7 @@ class Transformer(nn.Module):
     ) -> None:
         """Builds the tower for F = num_fields.
 
-        Args:
-            config: sizes.
-            num_fields: F.
-            attention: builds the attention of a layer from its index; plain attention if None.
+        `attention` builds the attention of a layer from its index; plain attention if None.
         """
         super().__init__()
         self.groups = {"tokens": config.embedding_dim}

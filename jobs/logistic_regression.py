@@ -36,21 +36,12 @@ class LogisticConfig:
     held in memory."""
 
 
-def main(config: LogisticConfig) -> dict[str, Any]:
-    """Fits, and shows the metrics."""
+def fit(config: LogisticConfig) -> dict[str, Any]:
+    """Fits with each strength, and shows and returns the metrics of the best on valid."""
     required(config, data="DIR")
     from ctrdist.log import setup
 
     setup(0)
-    result = fit(config)
-    for split in ("valid", "test"):
-        metrics = result[split]
-        print(f"{split}: AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}")
-    return result
-
-
-def fit(config: LogisticConfig) -> dict[str, Any]:
-    """Fits with each strength, and returns the metrics of the best on valid."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -72,6 +63,9 @@ def fit(config: LogisticConfig) -> dict[str, Any]:
         }
         if not best or measured["valid"]["logloss"] < best["valid"]["logloss"]:
             best = {"strength": strength, **measured}
+    for split in ("valid", "test"):
+        metrics = best[split]
+        print(f"{split}: AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}")
     return {**best, "rows": len(train[1]), "seconds": time.monotonic() - start}
 
 
@@ -108,4 +102,4 @@ def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any
 
 
 if __name__ == "__main__":
-    run(lambda: call(main, LogisticConfig, __doc__))
+    run(lambda: call(fit, LogisticConfig, __doc__))

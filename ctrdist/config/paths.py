@@ -30,20 +30,16 @@ def absolute_paths(config: T, prefix: str = "--") -> T:
     Raises:
         ConfigError: a path is relative, and this process is a job of `ray job submit`.
     """
-    changed: dict[str, Any] = {}
+    new: dict[str, Any] = {}
     for each in fields(config):  # type: ignore[arg-type]
         value, option = getattr(config, each.name), f"{prefix}{each.name}"
-        if each.metadata.get("path") and isinstance(value, list):
-            new: Any = [_absolute(path, option) for path in value]
+        if is_dataclass(value):
+            new[each.name] = absolute_paths(value, f"{option}.")
+        elif each.metadata.get("path") and isinstance(value, list):
+            new[each.name] = [_absolute(path, option) for path in value]
         elif each.metadata.get("path"):
-            new = _absolute(value, option)
-        elif is_dataclass(value):
-            new = absolute_paths(value, f"{option}.")
-        else:
-            continue
-        if new != value:
-            changed[each.name] = new
-    return replace(config, **changed) if changed else config  # type: ignore[type-var]
+            new[each.name] = _absolute(value, option)
+    return replace(config, **new)  # type: ignore[type-var]
 
 
 def _absolute(path: str, option: str) -> str:

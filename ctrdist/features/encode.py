@@ -71,7 +71,7 @@ def encode(
     Args:
         rows: with local ids.
         tables: field → (local ids + 1,) int32: the id of each local id; the last is that of none.
-        fitted: the columns and what was fitted to the training rows.
+        fitted: the columns, with their fitted parameters.
         target: from :func:`arrow_schema`.
     """
     columns: list[pa.Array] = [pa.array(rows.label)]

@@ -70,11 +70,7 @@ class FittedFeatures(FeatureColumns):
 
     @classmethod
     def from_json(cls, text: str, where: str) -> FittedFeatures:
-        """Reads features.json.
-
-        Args:
-            text: its content.
-            where: its path, for the error message.
+        """Reads the text of features.json; `where` is its path, for messages.
 
         Raises:
             DataError: not fitted features, or of another version.

@@ -19,14 +19,10 @@ FNV_PRIME = np.uint64(0x100000001B3)
 
 
 def hash_values(column: pa.ChunkedArray | pa.Array, key: str = HASH_KEY) -> np.ndarray:
-    """Hashes the text of each of n values, see :meth:`Strings.siphash`.
+    """(n,) uint64: the hash of the text of each value, see :meth:`Strings.siphash`.
 
-    Args:
-        column: (n,) of any type that has a text form; null counts as the empty text.
-        key: 16 characters.
-
-    Returns:
-        (n,) uint64.
+    The (n,) values may be of any type that has a text form; null counts as the empty text. The key
+    has 16 characters.
     """
     return Strings.from_array(one_array(column).cast(pa.string())).siphash(key)
 
@@ -37,11 +33,9 @@ def bucket_ids(hashes: np.ndarray, num_buckets: int) -> np.ndarray:
 
 
 def cross_ids(hashes: Sequence[np.ndarray], num_buckets: int) -> np.ndarray:
-    """(n,) int32: the id of each combination of values.
+    """(n,) int32: the id of each combination of values among `num_buckets`.
 
-    Args:
-        hashes: for each column of the cross, (n,) uint64 from :func:`hash_values`.
-        num_buckets: number of ids.
+    `hashes` are, for each column of the cross, (n,) uint64 from :func:`hash_values`.
     """
     state = np.full(len(hashes[0]), FNV_OFFSET, np.uint64)
     for values in hashes:
@@ -53,6 +47,4 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A column without chunks; copied only where it has several."""
     if isinstance(column, pa.Array):
         return column
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

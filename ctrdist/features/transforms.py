@@ -30,15 +30,9 @@ def before_standardising(values: np.ndarray, column: ColumnConfig) -> np.ndarray
 
 
 def transformed(values: np.ndarray, column: ColumnConfig, fitted: Fitted) -> np.ndarray:
-    """Applies a numeric column's transform.
+    """Applies a numeric column's transform to (n,) float64, NaN where missing.
 
-    Args:
-        values: (n,) float64 as they are in the log, NaN where missing.
-        column: its settings.
-        fitted: its parameters.
-
-    Returns:
-        (n,) float32; a missing value becomes 0.
+    Gives (n,) float32; a missing value becomes 0.
     """
     if column.transform == "min_max":
         low, high = fitted["low"], fitted["high"]

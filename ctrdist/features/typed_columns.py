@@ -89,11 +89,7 @@ def read_typed_columns(
 
 
 def typed_values(array: pa.Array, column: ColumnConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a label, a numeric column or a timestamp.
-
-    Args:
-        array: (n,) as they are in the log, null where missing.
-        column: its settings.
+    """Reads the (n,) raw values, null where missing, of a label, a numeric column or a timestamp.
 
     Returns:
         (n,) float32 0 or 1, float64 with NaN where missing, or int64 seconds; and (n,) bool: which
@@ -106,7 +102,11 @@ def typed_values(array: pa.Array, column: ColumnConfig) -> tuple[np.ndarray, np.
         whole, bad = cast_where_possible(array, pa.int64())
         bad = bad | whole.is_null().to_numpy(zero_copy_only=False)
         return whole.fill_null(0).to_numpy() // per_second, bad
-    if column.role == "numeric" and column.type == "integer" and not _is_float(array):
+    if (
+        column.role == "numeric"
+        and column.type == "integer"
+        and not pa.types.is_floating(array.type)
+    ):
         whole, bad = cast_where_possible(array, pa.int64())
         return whole.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), bad
     numbers, bad = cast_where_possible(array, pa.float64())
@@ -191,7 +191,3 @@ def _lists(column: pa.Array, config: ColumnConfig) -> pa.Array:
         values, lengths = values.filter(pa.array(short)), np.minimum(lengths, config.max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
-
-
-def _is_float(array: pa.Array) -> bool:
-    return bool(pa.types.is_floating(array.type))

@@ -26,25 +26,17 @@ def gram_matrix(table_VD: Tensor, first_row: int = 0, *, padding: bool = True) -
         first_row: index of the first of them in its table.
         padding: whether the table has a padding row, which does not count.
     """
-    total_DD = torch.zeros(
-        table_VD.shape[1], table_VD.shape[1], dtype=torch.float64, device=table_VD.device
-    )
-    parts = [table_VD]
-    if padding and first_row <= PADDING_ID < first_row + len(table_VD):
-        here = PADDING_ID - first_row
-        parts = [table_VD[:here], table_VD[here + 1 :]]
-    for part in parts:
-        for block in part.detach().split(_BLOCK_ROWS):
-            block = block.double()
-            total_DD.addmm_(block.T, block)
+    if padding and first_row == PADDING_ID:
+        table_VD = table_VD[1:]
+    width = table_VD.shape[1]
+    total_DD = torch.zeros(width, width, dtype=torch.float64, device=table_VD.device)
+    for block in table_VD.detach().split(_BLOCK_ROWS):
+        total_DD.addmm_(block.double().T, block.double())
     return total_DD
 
 
 def information_abundance(gram_DD: Tensor) -> float:
-    """Returns Σσ / max σ; 0 for a table of zeros.
-
-    Args:
-        gram_DD: (D, D) float64, see :func:`gram_matrix`.
+    """Returns Σσ / max σ of a (D, D) float64 EᵀE, see :func:`gram_matrix`; 0 for a table of zeros.
 
     Singular values below 1e-8 of the largest are rounding errors: their squares are smaller than
     the last digit of EᵀE.

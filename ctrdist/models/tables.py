@@ -11,7 +11,8 @@ from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.schema import module_key
 
 STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
-_CODEBOOKS = "codebook"
+CODEBOOKS = "codebook"
+"""Group of the codebooks; no embedding group of a model has this name."""
 _ALIGNMENT = 4
 """FBGEMM's kernels need widths divisible by four. Other tables are padded with columns that no
 model reads, so these keep their initial values."""
@@ -34,14 +35,9 @@ def table_name(group: str, field: str) -> str:
     return f"{group}/{module_key(field)}"
 
 
-def codebook_name(index: int) -> str:
-    """Returns the name of a codebook."""
-    return table_name(_CODEBOOKS, str(index))
-
-
 def is_codebook(table: str) -> bool:
-    """Returns True for the name of a codebook; no embedding group is named like one."""
-    return table.startswith(f"{_CODEBOOKS}/")
+    """Returns True for the name of a codebook."""
+    return table.startswith(f"{CODEBOOKS}/")
 
 
 def optimizer_of(table: str, config: OptimConfig) -> TableOptimConfig:

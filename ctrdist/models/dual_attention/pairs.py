@@ -19,7 +19,7 @@ from ctrdist.errors import ConfigError
 from ctrdist.models.dual_attention.pair_hash import pair_addresses
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import short_softmax
-from ctrdist.models.tables import STORED, Codebook, codebook_name
+from ctrdist.models.tables import CODEBOOKS, STORED, Codebook, table_name
 from ctrdist.schema import Schema
 
 
@@ -52,7 +52,11 @@ class PairMemory(nn.Module):
         pairs = self._index_pairs(schema)
         count, width = config.codebooks, config.codebook_dim
         self.tables = [
-            Codebook(name=codebook_name(k), init_std=config.codebook_init_std, ids_per_row=pairs)
+            Codebook(
+                name=table_name(CODEBOOKS, str(k)),
+                init_std=config.codebook_init_std,
+                ids_per_row=pairs,
+            )
             for k in range(count)
         ]
         # One collection each, so that they can be looked up one at a time. Not pooled: in a pooled
@@ -110,7 +114,9 @@ class PairMemory(nn.Module):
         row_B = batch.row_B if self.config.shuffle_pairs else None
         reads, gates = [], []
         for k, codebook in enumerate(self.codebooks):
-            weight = self._read_weight(k)
+            weight = self.read_RC  # u
+            if self.gate_KC is not None:  # (R + 1, C): the gate's weight w_k and u
+                weight = torch.cat([self.gate_KC[k : k + 1], weight])
             arguments = (k, codebook, batch.sparse.stride(), ids_BC, row_B, weight)
             if self.config.recompute_lookups and torch.is_grad_enabled():
                 read = checkpoint(self._read, *arguments, use_reentrant=False)
@@ -129,12 +135,6 @@ class PairMemory(nn.Module):
         begin_C = batch.sparse.offsets()[self.single_C * batch.sparse.stride()]
         step_B = torch.arange(batch.label_B.numel(), device=begin_C.device)
         return batch.sparse.values()[step_B.unsqueeze(1) + begin_C]
-
-    def _read_weight(self, k: int) -> Tensor:
-        """Returns (R + 1, C): the gate's weight w_k and u; without a gate (R, C): u."""
-        if self.gate_KC is None:
-            return self.read_RC
-        return torch.cat([self.gate_KC[k : k + 1], self.read_RC])
 
     def _read(
         self,

@@ -102,11 +102,8 @@ def typed_values(array: pa.Array, column: ColumnConfig) -> tuple[np.ndarray, np.
         whole, bad = cast_where_possible(array, pa.int64())
         bad = bad | whole.is_null().to_numpy(zero_copy_only=False)
         return whole.fill_null(0).to_numpy() // per_second, bad
-    if (
-        column.role == "numeric"
-        and column.type == "integer"
-        and not pa.types.is_floating(array.type)
-    ):
+    integer = column.role == "numeric" and column.type == "integer"
+    if integer and not pa.types.is_floating(array.type):
         whole, bad = cast_where_possible(array, pa.int64())
         return whole.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), bad
     numbers, bad = cast_where_possible(array, pa.float64())

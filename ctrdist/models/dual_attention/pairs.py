@@ -114,7 +114,7 @@ class PairMemory(nn.Module):
         row_B = batch.row_B if self.config.shuffle_pairs else None
         reads, gates = [], []
         for k, codebook in enumerate(self.codebooks):
-            weight = self.read_RC  # u
+            weight: Tensor = self.read_RC  # u
             if self.gate_KC is not None:  # (R + 1, C): the gate's weight w_k and u
                 weight = torch.cat([self.gate_KC[k : k + 1], weight])
             arguments = (k, codebook, batch.sparse.stride(), ids_BC, row_B, weight)

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.train import UserCallback
 
-from cluster.ray_internals import ControllerCallback, WorkerHealthCheckFailedError
+from cluster.ray_train_internals import ControllerCallback, WorkerHealthCheckFailedError
 from cluster.run_mailbox import END_RUN
 from cluster.worker import ToldToStop
 from ctrdist.errors import UserError

@@ -66,6 +66,7 @@ def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
     os.environ.update(
         PYTHONPATH=_project_on_path(),
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # see bind_to_loopback
+        RAY_prestart_worker_first_driver="0",  # workers start when the first task needs them
     )
     # Ray asks for a token unless the mode is set, and reads the mode when it is imported only
     os.environ.pop("RAY_AUTH_MODE", None)
@@ -73,9 +74,10 @@ def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    from cluster.ray_internals import bind_to_loopback
+    from cluster.ray_internals import bind_to_loopback, start_without_helpers
 
     bind_to_loopback()
+    start_without_helpers(job_api=job_api)
     for attempt in range(1, _STARTS + 1):
         try:
             context = ray.init(

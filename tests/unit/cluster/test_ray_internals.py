@@ -6,7 +6,7 @@ import inspect
 
 import ray
 
-from cluster import ray_internals
+from cluster import ray_internals, ray_train_internals
 
 
 def test_the_version_is_the_one_that_the_file_was_written_for():
@@ -22,6 +22,15 @@ def test_a_node_address_becomes_a_loopback_address(monkeypatch):
     assert services.get_node_ip_address() == "127.0.0.1"
 
 
+def test_the_helper_processes_that_are_left_out_have_these_starters():
+    from ray._private.node import Node
+
+    for name in ("start_monitor", "start_log_monitor"):
+        assert list(inspect.signature(getattr(Node, name)).parameters) == ["self"]
+    options = inspect.signature(Node.start_api_server).parameters
+    assert list(options) == ["self", "include_dashboard", "raise_on_failure"]
+
+
 def test_draining_nodes_and_the_printer_of_dead_workers_exist():
     from ray._private import worker
     from ray._private.state import GlobalState
@@ -32,5 +41,5 @@ def test_draining_nodes_and_the_printer_of_dead_workers_exist():
 
 
 def test_the_hook_before_a_resize_exists():
-    hook = ray_internals.ControllerCallback.before_controller_execute_resize_decision
+    hook = ray_train_internals.ControllerCallback.before_controller_execute_resize_decision
     assert list(inspect.signature(hook).parameters) == ["self", "resize_decision"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.exceptions import ActorDiedError
 
-from cluster.ray_internals import WorkerHealthCheckFailedError
+from cluster.ray_train_internals import WorkerHealthCheckFailedError
 from cluster.restart_policy import failure_reason, first_failure, is_killed_for_memory
 from cluster.worker import ToldToStop
 from ctrdist.errors import DataError

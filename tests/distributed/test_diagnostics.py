@@ -271,9 +271,9 @@ def valid_classes(world: World, experiment: Experiment) -> dict[str, float]:
     seen = {}
 
     class Last(Diagnostics):
-        def on_evaluate(self, split, evaluation, progress, epoch, train_loss):
-            super().on_evaluate(split, evaluation, progress, epoch, train_loss)
-            seen[split] = share_of_well_classified(engine, split)
+        def on_evaluate(self, event, step, histogram):
+            super().on_evaluate(event, step, histogram)
+            seen[event.split] = share_of_well_classified(engine, event.split)
 
     run_dir = f"{experiment.runs}/valid"
     tracker = RunTracker(run_dir, run_dir, "run", experiment.tracking, False)

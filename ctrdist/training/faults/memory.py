@@ -26,9 +26,9 @@ def out_of_memory_text(rank: int, reason: str, table_bytes: int | None, batch_ro
         table_bytes: bytes of the weights in the worker's tables; None before they are laid out.
         batch_rows: rows of a step on one worker.
     """
-    held = (
-        "tables not yet made" if table_bytes is None else f"{table_bytes / 2**20:,.1f} MiB tables"
-    )
+    held = "tables not yet made"
+    if table_bytes is not None:
+        held = f"{table_bytes / 2**20:,.1f} MiB tables"
     said = " ".join(reason.split())[:300].rstrip(".")
     return (
         f"worker {rank} ran out of memory ({said}). It held: {held}, batches of {batch_rows:,} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -22,40 +22,6 @@ from ctrdist.errors import DataError
 log = logging.getLogger(__name__)
 
 FOLDER = "nonfinite"
-
-
-def keep_rows(
-    run_dir: Path, dataset: Dataset, *, step: int, epoch: int, rank: int, row_B: np.ndarray
-) -> None:
-    """Writes nonfinite/step-<n>-rank-<r>.json and the rows as Parquet under the same name.
-
-    A failure is only logged: the run is about to end with a better message.
-
-    Args:
-        run_dir: the run's directory.
-        dataset: the rows are read from it again.
-        step: number of steps taken before this one.
-        epoch: number of the epoch, from 0.
-        rank: the worker's rank.
-        row_B: (B,) index of each row in split train; column __row of the Parquet file.
-    """
-    path = run_dir / FOLDER / f"step-{step}-rank-{rank}.parquet"
-    origin = {
-        "step": step,
-        "epoch": epoch,
-        "rank": rank,
-        "data": dataset.path,
-        "data_fingerprint": dataset.manifest.fingerprint,
-        "split": "train",
-        "rows": row_B.tolist(),
-        "files": origins(dataset, "train", row_B),
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_text(json.dumps(origin) + "\n")
-        pq.write_table(read_rows(dataset, "train", row_B), path)
-    except (OSError, pa.ArrowException) as error:
-        log.warning("%s: the rows could not be kept (%s)", path, error)
 
 
 def abort_on_non_finite_loss(
@@ -83,20 +49,49 @@ def abort_on_non_finite_loss(
         DataError: always.
     """
     largest = torch.zeros(world.size, dtype=torch.float64, device=world.device)
+    folder = run_dir / FOLDER
     if not torch.isfinite(loss):
         # tells which worker to look at first, as batch normalisation spreads a bad value to all
         values = batch.numeric_BK.double().abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
         largest[world.rank] = torch.cat((values.flatten(), values.new_ones(1))).max()
-        row_B = batch.row_B.cpu().numpy()
-        keep_rows(run_dir, dataset, step=step, epoch=epoch, rank=world.rank, row_B=row_B)
+        facts = {"step": step, "epoch": epoch, "rank": world.rank}
+        _keep_rows(folder, dataset, facts, batch.row_B.cpu().numpy())
     largest = sum_over_ranks(largest)  # after this all ranks have written their rows
     ranks, first = largest.nonzero().flatten().tolist(), int(largest.argmax())
-    rows = run_dir / FOLDER / f"step-{step}-rank-{first}.parquet"
+    rows = folder / f"step-{step}-rank-{first}.parquet"
     raise DataError(
         f"step {step}: the loss is not finite on worker {', '.join(map(str, ranks))}, so nothing "
-        f"was updated; the last checkpoint is sound. The rows are in {rows.parent}. Look for "
+        f"was updated; the last checkpoint is sound. The rows are in {folder}. Look for "
         f"numeric values that are huge (the largest is {float(largest.max()):.3g}): "
         f"python -c \"import pandas; print(pandas.read_parquet('{rows}').describe().T)\". If "
         "there are none, lower optim.dense.lr or optim.tables.lr. Started again under the same "
         "name the run meets the same rows again."
     )
+
+
+def _keep_rows(folder: Path, dataset: Dataset, facts: dict[str, Any], row_B: np.ndarray) -> None:
+    """Writes rows of split train as step-<n>-rank-<r>.parquet, and their origin beside as JSON.
+
+    A failure is only logged: the run is about to end with a better message.
+
+    Args:
+        folder: made if it is missing.
+        dataset: the rows are read from it again.
+        facts: step, epoch and rank.
+        row_B: (B,) index of each row in the split; column __row of the Parquet file.
+    """
+    path = folder / f"step-{facts['step']}-rank-{facts['rank']}.parquet"
+    origin = {
+        **facts,
+        "data": dataset.path,
+        "data_fingerprint": dataset.manifest.fingerprint,
+        "split": "train",
+        "rows": row_B.tolist(),
+        "files": origins(dataset, "train", row_B),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_text(json.dumps(origin) + "\n")
+        pq.write_table(read_rows(dataset, "train", row_B), path)
+    except (OSError, pa.ArrowException) as error:
+        log.warning("%s: the rows could not be kept (%s)", path, error)

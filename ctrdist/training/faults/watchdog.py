@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from ctrdist.training.observe.messages import Emit, Hang
 
@@ -21,11 +20,7 @@ class Watchdog:
     """A thread that ends the process if `beat` is not called for too long. Use as a context."""
 
     def __init__(
-        self,
-        timeout_s: float,
-        run_dir: Path,
-        rank: int,
-        emit: Emit = lambda message: None,
+        self, timeout_s: float, run_dir: Path, rank: int, emit: Emit = lambda message: None
     ) -> None:
         """Starts nothing yet.
 
@@ -51,12 +46,7 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
 
     def _watch(self) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +42,7 @@ OnOutput = Callable[[Output, Tensor], None]
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Evaluation:
+class Evaluation(NamedTuple):
     """Result of a split."""
 
     metrics: dict[str, float]
@@ -66,19 +66,11 @@ def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) 
     Raises:
         DataError: the split has no rows.
     """
-    world, train = engine.world, engine.experiment.train
-    loader = Loader(
-        engine.dataset,
-        split,
-        replace(engine.experiment.loader, batch_size=train.eval_batch_size),
-        rank=world.rank,
-        world_size=world.size,
-        shuffle=False,
-        pinned=world.device.type == "cuda",
-    )
-    require_rows_for_all(loader.rows, world, split)
+    loader = evaluation_loader(engine, split)
+    require_rows_for_all(loader.rows, engine.world, split)
     average_buffers(engine)
-    score = _gathered if loader.rows <= train.exact_rows else _counted
+    exact = loader.rows <= engine.experiment.train.exact_rows
+    score = _gathered if exact else _counted
     with engine.averaged():
         evaluation = score(engine, loader, on_output)
     if evaluation.metrics["rows"] != loader.rows:
@@ -86,9 +78,23 @@ def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) 
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
         )
     reason = why_not_finite(evaluation.metrics)
-    if reason and world.is_main:
+    if reason and engine.world.is_main:
         _log.warning("split %s: %s", split, reason)
     return evaluation
+
+
+def evaluation_loader(engine: Engine, split: str) -> Loader:
+    """Reads this rank's rows of a split in the order in which they are stored."""
+    experiment, world = engine.experiment, engine.world
+    return Loader(
+        engine.dataset,
+        split,
+        replace(experiment.loader, batch_size=experiment.train.eval_batch_size),
+        rank=world.rank,
+        world_size=world.size,
+        shuffle=False,
+        pinned=world.device.type == "cuda",
+    )
 
 
 def why_not_finite(metrics: dict[str, float]) -> str:
@@ -128,20 +134,14 @@ def _gathered(engine: Engine, loader: Loader, on_output: OnOutput) -> Evaluation
         users.append(batch.user_B)
     device = engine.world.device
     logits_N, label_N = _gather(logits, device), _gather(labels, device)
-    user_N = None if users[0] is None else _gather(users, device)
-
-    def score() -> dict[str, float]:
-        assert logits_N is not None and label_N is not None, "only rank 0 has the predictions"
-        return evaluate_predictions(logits_N, label_N, user_N)
-
-    metrics = run_on_main(score)
-    if logits_N is None or label_N is None:
+    user_N = _gather(users, device)
+    metrics = run_on_main(lambda: evaluate_predictions(logits_N, label_N, user_N))
+    if not engine.world.is_main:
         return Evaluation(metrics=metrics, histogram=None)
     histogram = ScoreHistogram()
-    for part, label in zip(
-        *(torch.from_numpy(v).split(_AT_ONCE) for v in (logits_N, label_N)), strict=True
-    ):
-        histogram.add(part, label)
+    parts = (torch.from_numpy(values_N).split(_AT_ONCE) for values_N in (logits_N, label_N))
+    for logits_B, label_B in zip(*parts, strict=True):
+        histogram.add(logits_B, label_B)
     return Evaluation(metrics=metrics, histogram=histogram)
 
 
@@ -210,7 +210,8 @@ def _average_over_ranks(engine: Engine) -> None:
             buffer /= engine.world.size
 
 
-def _gather(parts: Sequence[Tensor | None], device: torch.device) -> np.ndarray | None:
-    joined = torch.cat([part for part in parts if part is not None]).to(device)
-    gathered = gather_rows(joined)
+def _gather(parts: Sequence[Tensor | None], device: torch.device) -> Any:
+    """The rows of all ranks as an array, on rank 0; None on others, and where there are none."""
+    joined = [part for part in parts if part is not None]
+    gathered = gather_rows(torch.cat(joined).to(device)) if joined else None
     return None if gathered is None else gathered.cpu().numpy()

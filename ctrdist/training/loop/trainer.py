@@ -40,9 +40,10 @@ from ctrdist.training.loop.evaluate import average_buffers, evaluate
 from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.loop.state import Progress, StopReason, is_finite, monitored
 from ctrdist.training.loop.step import Step
+from ctrdist.training.observe import messages
 from ctrdist.training.observe.abundance import refresh_abundance
 from ctrdist.training.observe.observers import Observer, Observers, Started, Stepped
-from ctrdist.training.observe.throughput import StepClock, Work, report
+from ctrdist.training.observe.throughput import StepClock, report
 
 _LEAVE_SECONDS = 30.0
 """Time that a failing run waits for a checkpoint that is being written."""
@@ -77,7 +78,6 @@ class Trainer:
         self.run_dir = Path(run_dir)
         self.progress = Progress()
         self._clock = StepClock(engine.world.device)
-        self._work: Work | None = None
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train
         self._world = engine.world
@@ -149,7 +149,7 @@ class Trainer:
             self._clock.mark("loader")
             rows = batch.global_size
             row_digest = digest(batch.row_B.numpy())
-            self._work = self._work or Work.of(self.engine, on_device)
+            self._clock.count(self.engine, on_device)
             loss, norm = self.step.take(on_device)
             self.progress.add_rows(rows, row_digest, loss)
             now = time.perf_counter()
@@ -200,15 +200,20 @@ class Trainer:
             self._observers.tell(lambda observer: observer.on_output(output, label_B))
             self._watchdog.beat()
 
-        evaluation = evaluate(self.engine, split, on_output)
+        metrics, histogram = evaluate(self.engine, split, on_output)
+        progress = self.progress
         if split == "valid":
-            self.progress.judge(evaluation.metrics, self._config)
-        self._observers.tell(
-            lambda observer: observer.on_evaluate(
-                split, evaluation, self.progress, epoch, train_loss
-            )
+            progress.judge(metrics, self._config)
+        event = messages.Evaluation(
+            split=split,
+            epoch=epoch,
+            best=progress.best_step == progress.step,
+            stale_epochs=progress.stale_epochs,
+            train_loss=train_loss,
+            metrics=metrics,
         )
-        return evaluation.metrics
+        self._observers.tell(lambda o: o.on_evaluate(event, progress.step, histogram))
+        return metrics
 
     def _check_rows(self) -> None:
         """Checks that this epoch has seen each row of the split exactly once."""
@@ -331,7 +336,7 @@ class Trainer:
             "rows_seen": progress.rows_seen,
             "samples_per_s": progress.rows_seen / max(progress.train_seconds, 1e-9),
             "train_seconds": progress.train_seconds,
-            "throughput": report(self.engine, self._clock, self._work) if self._work else {},
+            "throughput": report(self.engine, self._clock),
             "stopped": progress.stop_text,
             "workers": self._world.size,
             "data_fingerprint": self.engine.dataset.manifest.fingerprint,

@@ -89,11 +89,8 @@ def _shapes(engine: Engine) -> dict[str, tuple[int, int, bool]]:
     shapes: dict[str, tuple[int, int, bool]] = {}
     for shard in engine.layout.shards:
         rows, columns, _ = shapes.get(shard.table, (0, 0, False))
-        shapes[shard.table] = (
-            max(rows, sum(shard.rows)),
-            max(columns, sum(shard.columns)),
-            shard.kind == "data_parallel",
-        )
+        rows, columns = max(rows, sum(shard.rows)), max(columns, sum(shard.columns))
+        shapes[shard.table] = rows, columns, shard.kind == "data_parallel"
     return shapes
 
 

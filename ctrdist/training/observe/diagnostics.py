@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -24,8 +23,8 @@ from torch.nn.utils import get_total_norm
 
 from ctrdist.batch import Output
 from ctrdist.config.experiment import DiagnosticsConfig
-from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import sum_over_ranks
+from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.models.tables import table_of
 from ctrdist.models.tower import GATE_MEAN
 from ctrdist.tracking import RunTracker
@@ -36,9 +35,10 @@ from ctrdist.tracking.plots import (
     steps_figure,
 )
 from ctrdist.training.build import Engine
-from ctrdist.training.loop.evaluate import Evaluation
+from ctrdist.training.loop.evaluate import evaluation_loader
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe.abundance import abundances, shares_of_most
+from ctrdist.training.observe.messages import Evaluation
 from ctrdist.training.observe.observers import Observer, Started, Stepped, tolerated
 
 WELL, POORLY = 0.6, 0.2
@@ -76,12 +76,8 @@ class RowClasses:
         """
         counts = sum_over_ranks(self._count_C).tolist()
         self._count_C = torch.zeros_like(self._count_C)
-        shares: dict[str, float] = {}
-        for first in (0, 3):
-            rows = sum(counts[first : first + 3])
-            if rows:
-                shares.update({_CELLS[i]: counts[i] / rows for i in range(first, first + 3)})
-        return shares
+        rows = [sum(counts[:3])] * 3 + [sum(counts[3:])] * 3
+        return {c: n / of for c, n, of in zip(_CELLS, counts, rows, strict=True) if of}
 
 
 class Diagnostics(Observer):
@@ -125,16 +121,13 @@ class Diagnostics(Observer):
     def on_epoch_end(self, progress: Progress, epoch: int) -> None:
         """Records classes of the epoch's measured rows, and information abundance of the tables."""
         metrics = {f"train/{name}": share for name, share in self._train.take().items()}
-        found = self._abundances()
-        metrics.update({f"abundance/{table}": value for table, value in found.items()})
+        metrics |= {f"abundance/{table}": value for table, value in self._abundances().items()}
         self._log(metrics, progress.step)
 
-    def on_evaluate(
-        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
-    ) -> None:
+    def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
         """Records classes of the split's rows."""
         shares = self._evaluated.take()
-        self._log({f"{split}/{name}": share for name, share in shares.items()}, progress.step)
+        self._log({f"{event.split}/{name}": share for name, share in shares.items()}, step)
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Measures tables and attention of the best checkpoint, now loaded; draws all figures."""
@@ -237,15 +230,15 @@ class Diagnostics(Observer):
     def _draw_history(self, tracker: RunTracker, name: str) -> None:
         history = tracker.metric_history("grad_norm/", "gate/", "train/", "valid/")
 
-        def under(prefix: str) -> dict[str, dict[int, float]]:
-            return {n.removeprefix(prefix): p for n, p in history.items() if n.startswith(prefix)}
-
-        norms, gates = under("grad_norm/"), under("gate/")
-        if norms:
-            figure = steps_figure(norms, "gradient norm", name, logarithmic=True)
-            tracker.log_figure("gradient_norms", figure)
-        if gates:
-            tracker.log_figure("gates", steps_figure(gates, "mean gate", name, logarithmic=False))
+        for prefix, figure, label in (
+            ("grad_norm/", "gradient_norms", "gradient norm"),
+            ("gate/", "gates", "mean gate"),
+        ):
+            lines = {n.removeprefix(prefix): p for n, p in history.items() if n.startswith(prefix)}
+            if lines:
+                logarithmic = prefix == "grad_norm/"
+                drawn = steps_figure(lines, label, name, logarithmic=logarithmic)
+                tracker.log_figure(figure, drawn)
         if any(metric.endswith(CLASSES) for metric in history):
             tracker.log_figure("classes", classes_figure(history, name))
 
@@ -286,21 +279,13 @@ def attention_mass(engine: Engine, rows: int) -> Tensor | None:
     """
     measure = getattr(engine.tower, "attention_mass", None)
     valid = engine.dataset.manifest.splits.get("valid")
-    world, experiment = engine.world, engine.experiment
+    world = engine.world
     if measure is None or rows == 0 or valid is None or valid.rows < world.size:
         return None
-    loader = Loader(
-        engine.dataset,
-        "valid",
-        replace(experiment.loader, batch_size=experiment.train.eval_batch_size),
-        rank=world.rank,
-        world_size=world.size,
-        shuffle=False,
-    )
     training = engine.model.training
     engine.model.eval()
     total_LFF, seen = torch.zeros((), dtype=torch.float64, device=world.device), 0
-    for batch in loader:
+    for batch in evaluation_loader(engine, "valid"):
         batch = batch.to(world.device)
         with engine.autocast():
             mass_LFF = measure(engine.model.module.embed(batch))
@@ -313,30 +298,23 @@ def attention_mass(engine: Engine, rows: int) -> Tensor | None:
 
 
 def top_pairs(mass_LFF: Tensor, fields: list[str]) -> dict[str, Any]:
-    """The pairs of fields with the most attention, JSON-ready.
-
-    Args:
-        mass_LFF: (L, F, F) mean attention.
-        fields: F names.
-    """
+    """The pairs of F fields with the most of mass_LFF, (L, F, F) mean attention; JSON-ready."""
     mean_FF = mass_LFF.mean(0)
     count = len(fields)
     order = torch.argsort(mean_FF.flatten(), descending=True, stable=True).tolist()
-    pairs_in_order = [(index // count, index % count) for index in order]
-    pairs = [
-        {
-            "from": fields[i],
-            "to": fields[j],
-            "attention": float(mean_FF[i, j]),
-            "by_layer": mass_LFF[:, i, j].tolist(),
-        }
-        for i, j in pairs_in_order
-        if i != j
-    ]
+    pairs = [divmod(index, count) for index in order if index % (count + 1)]  # not the diagonal
     return {
         "uniform": 1 / count,
-        "to_itself": {field: float(mean_FF[i, i]) for i, field in enumerate(fields)},
-        "pairs": pairs[:_TOP_PAIRS],
+        "to_itself": dict(zip(fields, mean_FF.diagonal().tolist(), strict=True)),
+        "pairs": [
+            {
+                "from": fields[i],
+                "to": fields[j],
+                "attention": float(mean_FF[i, j]),
+                "by_layer": mass_LFF[:, i, j].tolist(),
+            }
+            for i, j in pairs[:_TOP_PAIRS]
+        ],
     }
 
 

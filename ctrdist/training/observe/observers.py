@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ctrdist.batch import Output
+from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.training.loop.state import Progress
+from ctrdist.training.observe.messages import Evaluation
 
 if TYPE_CHECKING:
     from ctrdist.training.build import Engine
-    from ctrdist.training.loop.evaluate import Evaluation
 
 _AGREEMENT = timedelta(seconds=60)
 """Time within which an observer must have failed on all ranks for the run to continue."""
@@ -86,10 +87,8 @@ class Observer:
     def on_epoch_end(self, progress: Progress, epoch: int) -> None:
         """Called after the last step of an epoch, or of the run, before the evaluation."""
 
-    def on_evaluate(
-        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
-    ) -> None:
-        """Called after a split was evaluated."""
+    def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
+        """Called after a split was evaluated; rank 0 has the histogram of its scores."""
 
     def on_checkpoint(self, progress: Progress) -> None:
         """Called once a checkpoint is complete, with the progress that it holds."""
@@ -105,13 +104,9 @@ class Observers:
     """The observers of a run on this rank. One that fails costs a warning, not the run."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
-        """Keeps the observers that are called on this rank; every rank calls it.
-
-        Args:
-            observers: all observers, in the order in which they are called.
-        """
+        """Keeps the observers that are called on this rank, in order; every rank calls it."""
         self._observers = [o for o in observers if dist.get_rank() == 0 or o.on_all_ranks]
-        self._warned: set[tuple[str, type]] = set()
+        self._warned: set[tuple[type, type]] = set()
         self._group: dist.ProcessGroup | None = None
         if dist.get_world_size() > 1 and any(o.on_all_ranks for o in observers):
             self._group = dist.new_group(backend="gloo", timeout=_AGREEMENT)
@@ -129,10 +124,9 @@ class Observers:
             except Exception as error:
                 if observer.on_all_ranks and not self._all_ranks_failed():
                     raise
-                name = type(observer).__name__
-                if (name, type(error)) not in self._warned:
-                    self._warned.add((name, type(error)))
-                    _warn(name, error)
+                if (type(observer), type(error)) not in self._warned:
+                    self._warned.add((type(observer), type(error)))
+                    _warn(type(observer).__name__, error)
 
     def _all_ranks_failed(self) -> bool:
         if self._group is None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from ctrdist.config.parse import to_dict, to_yaml
 from ctrdist.data.report import REPORT_PAGE, read_report
+from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.tracking import DatasetUse, RunTracker
 from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
-from ctrdist.training.loop.evaluate import Evaluation
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe import messages
+from ctrdist.training.observe.messages import Evaluation
 from ctrdist.training.observe.observers import Observer, Started, Stepped, tolerated
 
 
@@ -20,12 +21,7 @@ class Tracking(Observer):
     """Records a run in its tracker."""
 
     def __init__(self, tracker: RunTracker, every_steps: int) -> None:
-        """Records nothing before `on_start`.
-
-        Args:
-            tracker: where the run is recorded; closed when the run ends.
-            every_steps: steps between two records of the training loss.
-        """
+        """Records the training loss every so many steps; closes the tracker when the run ends."""
         self._tracker = tracker
         self._every = max(1, every_steps)
         self._history: list[dict[str, float]] = []
@@ -49,14 +45,14 @@ class Tracking(Observer):
                 "schema.json": engine.dataset.schema.to_json(),
             },
         )
-        report = read_report(engine.dataset.path)
-        splits = engine.dataset.manifest.splits.items()
+        dataset = engine.dataset
+        report = read_report(dataset.path)
         self._tracker.log_dataset(
             DatasetUse(
-                name=engine.dataset.schema.name,
-                path=engine.dataset.path,
-                fingerprint=engine.dataset.manifest.fingerprint,
-                rows={name: split.rows for name, split in splits},
+                name=dataset.schema.name,
+                path=dataset.path,
+                fingerprint=dataset.manifest.fingerprint,
+                rows={name: split.rows for name, split in dataset.manifest.splits.items()},
                 profile=report.summary,
             )
         )
@@ -80,30 +76,24 @@ class Tracking(Observer):
         self._tracker.log_metrics(metrics, event.progress.step)
         self._begin_interval()
 
-    def on_evaluate(
-        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
-    ) -> None:
+    def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
         """Records the split's metrics; its curves for test and for the best epoch so far."""
-        metrics = {f"{split}/{name}": value for name, value in evaluation.metrics.items()}
-        if not math.isnan(train_loss):
-            metrics["train/epoch_loss"] = train_loss
+        split = event.split
+        metrics = {f"{split}/{name}": value for name, value in event.metrics.items()}
+        if not math.isnan(event.train_loss):
+            metrics["train/epoch_loss"] = event.train_loss
         if split == "valid":
-            metrics["epoch"] = epoch
-            curves = (
-                ("train/loss", train_loss),
-                *((f"valid/{m}", metrics[f"valid/{m}"]) for m in ("logloss", "auc")),
-            )
-            self._history.append(dict(curves))
-        self._tracker.log_metrics(metrics, progress.step)
-        best = progress.best_step == progress.step
-        if evaluation.histogram is not None and (split == "test" or best):
+            metrics["epoch"] = event.epoch
+            curves = {name: metrics[name] for name in ("valid/logloss", "valid/auc")}
+            self._history.append({"train/loss": event.train_loss, **curves})
+        self._tracker.log_metrics(metrics, step)
+        if histogram is not None and (split == "test" or event.best):
             title = f"{self._name} · {split}"
             with tolerated(f"figure roc_{split}"):
-                curve = evaluation.histogram.roc_curve()
-                figure = roc_figure(curve, evaluation.metrics["auc"], title)
+                figure = roc_figure(histogram.roc_curve(), event.metrics["auc"], title)
                 self._tracker.log_figure(f"roc_{split}", figure)
             with tolerated(f"figure calibration_{split}"):
-                table = evaluation.histogram.calibration_table()
+                table = histogram.calibration_table()
                 self._tracker.log_figure(f"calibration_{split}", calibration_figure(table, title))
 
     def on_end(self, summary: dict[str, Any]) -> None:
@@ -136,12 +126,7 @@ class Reporting(Observer):
     """Reports the progress of a run to whoever started it."""
 
     def __init__(self, emit: messages.Emit, interval: float = 0.5) -> None:
-        """Reports nothing before `on_start`.
-
-        Args:
-            emit: receives the messages.
-            interval: least seconds between two messages about steps.
-        """
+        """Leaves at least so many seconds between two messages about steps."""
         self._emit, self._interval = emit, interval
         self._last = 0.0
         self._rows, self._seconds = 0, 0.0
@@ -173,7 +158,6 @@ class Reporting(Observer):
         now = time.monotonic()
         if now - self._last < self._interval and event.steps_left:
             return
-        rate = self._rows / max(self._seconds, 1e-9)
         self._emit(
             messages.Step(
                 epoch=event.epoch,
@@ -181,25 +165,14 @@ class Reporting(Observer):
                 steps_left=event.steps_left,
                 epoch_rows=event.progress.epoch_rows,
                 loss=event.progress.epoch_loss / max(event.progress.epoch_rows, 1),
-                samples_per_s=rate,
+                samples_per_s=self._rows / max(self._seconds, 1e-9),
             )
         )
         self._last, self._rows, self._seconds = now, 0, 0.0
 
-    def on_evaluate(
-        self, split: str, evaluation: Evaluation, progress: Progress, epoch: int, train_loss: float
-    ) -> None:
+    def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
         """Reports the split's metrics."""
-        self._emit(
-            messages.Evaluation(
-                split=split,
-                epoch=epoch,
-                best=progress.best_step == progress.step,
-                stale_epochs=progress.stale_epochs,
-                train_loss=train_loss,
-                metrics=evaluation.metrics,
-            )
-        )
+        self._emit(event)
 
     def on_checkpoint(self, progress: Progress) -> None:
         """Reports the checkpoint's step."""

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctrdist.batch import Batch
@@ -41,10 +40,22 @@ class StepClock:
     """Steps that were timed."""
     communicating: float = 0.0
     """Seconds of these steps in communication between workers."""
+    flops: int = 0
+    """Operations of this rank's forward pass, by :func:`count_flops`; 0 before `count`."""
+    moved: int = 0
+    """Bytes for this rank's ids of a step, by :func:`table_bytes`."""
+    rows: int = 0
+    """Rows of a step on all workers."""
     _communicated: float = 0.0
     _seen: int = 0
     _last: float = 0.0
     _timing: bool = False
+
+    def count(self, engine: Engine, batch: Batch) -> None:
+        """Counts the work of a step, once; every rank calls it in the same step."""
+        if not self.rows:
+            self.flops, self.moved = count_flops(engine, batch), table_bytes(engine, batch)
+            self.rows = batch.global_size
 
     def begin(self) -> None:
         """Begins a step, whose first phase is waiting for its batch."""
@@ -72,8 +83,8 @@ class StepClock:
             TIMER.recording = False
 
     def _now(self) -> float:
-        if self._timing and self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self._timing:
+            _wait(self.device)
         return time.perf_counter()
 
 
@@ -151,66 +162,36 @@ def _moved(tables: TableOptimConfig) -> float:
     return 1 + 2 + 2 * state + 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """The work of one step."""
-
-    flops: int
-    """Operations of this rank's forward pass, by :func:`count_flops`."""
-    moved: int
-    """Bytes for this rank's ids, by :func:`table_bytes`."""
-    rows: int
-    """Rows of the step on all workers."""
-
-    @classmethod
-    def of(cls, engine: Engine, batch: Batch) -> Work:
-        """Counts the work for a batch; every rank calls it in the same step."""
-        return cls(
-            flops=count_flops(engine, batch),
-            moved=table_bytes(engine, batch),
-            rows=batch.global_size,
-        )
-
-
-def report(engine: Engine, clock: StepClock, work: Work) -> dict[str, float]:
+def report(engine: Engine, clock: StepClock) -> dict[str, float]:
     """Shares of the phases, and ratio to the floor; every rank calls it.
 
     Args:
         engine: the engine that was trained.
         clock: this rank's clock.
-        work: of a step of this rank.
 
     Returns:
         Means over the ranks, JSON-ready; empty if no step was timed. communication, with more than
         one worker, is the share of a step in which a worker communicates or waits for others
         (ctrdist.distributed.communication_timer). It is also part of the other shares.
     """
-    timed = torch.tensor([clock.steps], dtype=torch.int64, device=engine.world.device)
-    if int(sum_over_ranks(timed)) == 0 or not clock.steps:
+    if not clock.steps:  # the same number on all ranks
         return {}
+    workers, device = engine.world.size, engine.world.device
     bf16 = engine.experiment.train.precision == "bfloat16"
-    limits = measure_limits(engine.world.device, torch.bfloat16 if bf16 else torch.float32)
-    per_step = {phase: clock.seconds[phase] / clock.steps for phase in PHASES}
-    own = [
-        *per_step.values(),
-        3.0 * work.flops,
-        float(work.moved),
-        limits.flops_per_s,
-        limits.bytes_per_s,
-        clock.communicating / clock.steps,
-    ]
-    mean = torch.tensor(own, dtype=torch.float64, device=engine.world.device)
-    sum_over_ranks(mean)
-    mean /= dist.get_world_size()
+    limits = measure_limits(device, torch.bfloat16 if bf16 else torch.float32)
+    per_step = [seconds / clock.steps for seconds in clock.seconds.values()]
+    work = (3.0 * clock.flops, clock.moved, limits.flops_per_s, limits.bytes_per_s)
+    own = [*per_step, *work, clock.communicating / clock.steps]
+    mean = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=device)) / workers
     *phases, flops, bytes_moved, flops_per_s, bytes_per_s, communicating = mean.tolist()
     step = sum(phases)
     floor = flops / flops_per_s + bytes_moved / bytes_per_s
     result = {f"share_{name}": value / step for name, value in zip(PHASES, phases, strict=True)}
-    if dist.get_world_size() > 1:
+    if workers > 1:
         result["communication"] = communicating / step
     return {
         "step_ms": 1000 * step,
-        "samples_per_s": work.rows / step,
+        "samples_per_s": clock.rows / step,
         **result,
         "tower_gflops_per_worker": flops / step / 1e9,
         "matmul_gflops_per_worker": flops_per_s / 1e9,

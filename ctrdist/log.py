@@ -11,17 +11,14 @@ import warnings
 OURS = ("ctrdist", "cluster", "preprocessing", "jobs", "__main__", "__mp_main__")
 """Loggers and modules of this project, which are never filtered."""
 
-# Warnings of libraries that a user cannot act on: (logger, start of the message).
-_NOISE = (
-    (
-        "torch.fx._symbolic_trace",
-        "is_fx_tracing will return true",
-    ),  # Whenever a sharded module is used.
-    ("torchrec.distributed.utils", "Sharding Type is data_parallel, caching params"),
-    ("root", "Sharding spec not found for"),  # Once per replicated table.
-    ("torchrec.distributed.planner.types", "The topology was constructed directly"),
-    ("torchrec.distributed.planner.storage_reservations", "There is a known issue with TorchRec's"),
-)
+# Warnings of libraries that a user cannot act on: logger → start of the message.
+_NOISE = {
+    "torch.fx._symbolic_trace": "is_fx_tracing will return true",  # For each sharded module.
+    "torchrec.distributed.utils": "Sharding Type is data_parallel, caching params",
+    "root": "Sharding spec not found for",  # Once per replicated table.
+    "torchrec.distributed.planner.types": "The topology was constructed directly",
+    "torchrec.distributed.planner.storage_reservations": "There is a known issue with TorchRec's",
+}
 # The same for Python's warnings: starts of messages, as regular expressions.
 _NOISE_WARNINGS = (
     r"fbgemm::\w+: an autograd kernel was not registered",  # Once per dense kernel.
@@ -45,15 +42,8 @@ _QUIET_ENVIRONMENT = {
 }
 
 
-class _DropMessages(logging.Filter):
-    """Drops the records whose message has one of these starts."""
-
-    def __init__(self, starts: tuple[str, ...]) -> None:
-        super().__init__()
-        self.starts = starts
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self.starts)
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOISE[record.name])
 
 
 class _Formatter(logging.Formatter):
@@ -85,31 +75,29 @@ def setup(rank: int, level: int = logging.INFO) -> None:
     """Sets up logging of this process. Call it before torchrec, ray or mlflow are imported.
 
     It may be called again, for instance once the rank is known. Handlers that write files stay.
-
-    Args:
-        rank: rank of this process. Rank 0 shows lines from `level` on, others from WARNING on.
-        level: level of this project's loggers. Libraries show warnings only, at any level.
+    Rank 0 shows this project's lines from `level` on, others from WARNING on; libraries show
+    warnings only.
     """
     for name, value in quiet_environment().items():
         os.environ.setdefault(name, value)
+    console = _Handler()
+    console.setFormatter(_Formatter(rank))
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if _writes_to_console(handler):
-            root.removeHandler(handler)
-    handler = _Handler()
-    handler.setFormatter(_Formatter(rank))
-    root.addHandler(handler)
+    root.handlers[:] = [h for h in root.handlers if not _writes_to_console(h)] + [console]
     root.setLevel(logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level if rank == 0 else max(level, logging.WARNING))
     # A level set before these libraries are imported stays.
     for name in ("torchrec", "fbgemm_gpu", "alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name, start in _NOISE:
-        logger = logging.getLogger(name)
-        if not any(isinstance(known, _DropMessages) for known in logger.filters):
-            logger.addFilter(_DropMessages((start,)))
-    _filter_warnings()
+    for name in _NOISE:
+        logging.getLogger(name).addFilter(_is_no_noise)
+    # A warning counts as ours if it is attributed to one of our modules.
+    not_ours = f"(?!(?:{'|'.join(re.escape(name) for name in OURS)})(?:\\.|$))"
+    for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=not_ours)
+    for start in _NOISE_WARNINGS:
+        warnings.filterwarnings("ignore", message=start)
 
 
 def quiet_environment() -> dict[str, str]:
@@ -122,12 +110,3 @@ def _writes_to_console(handler: logging.Handler) -> bool:
     return type(handler) in (logging.StreamHandler, _Handler) or (
         type(handler).__name__ == "PlainRayHandler"  # Layer 1 does not import ray.
     )
-
-
-def _filter_warnings() -> None:
-    # A warning counts as ours if it is attributed to one of our modules.
-    not_ours = f"(?!(?:{'|'.join(re.escape(name) for name in OURS)})(?:\\.|$))"
-    for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
-        warnings.filterwarnings("ignore", category=category, module=not_ours)
-    for start in _NOISE_WARNINGS:
-        warnings.filterwarnings("ignore", message=start)

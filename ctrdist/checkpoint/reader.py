@@ -38,12 +38,9 @@ class Reader(UsedOnce, StorageReader):
     """Reads the parts of a checkpoint that a rank needs, and checks each byte."""
 
     def __init__(self, folder: Folder, metadata: bytes, read_checked: Callable[[str], bytes]):
-        """Prepares a load.
+        """Prepares a load of a directory, from the content of its metadata.json.
 
-        Args:
-            folder: directory of the checkpoint.
-            metadata: content of its metadata.json.
-            read_checked: returns a small file of the checkpoint, after checking it.
+        `read_checked` returns a small file of the checkpoint, after checking it.
         """
         self._folder, self._read_checked = folder, read_checked
         self._tensors: dict[str, Any] = json.loads(metadata)["tensors"]

@@ -21,16 +21,11 @@ class Entry:
 
 
 def superfluous(entries: Collection[Entry], current: int, config: CheckpointConfig) -> list[int]:
-    """Steps of the checkpoints to remove, oldest first.
+    """Steps of the checkpoints to remove, oldest first, after the current step's was written.
 
     Kept are the newest `keep`, the best `keep_best`, each multiple of `keep_every`, and those that
     any of these names as its best. A checkpoint newer than the current one is removed: a run
     resumes from an older one only if the newer one is damaged.
-
-    Args:
-        entries: all whole checkpoints.
-        current: step of the checkpoint just written.
-        config: keep, keep_best, keep_every.
     """
     known = {entry.step: entry for entry in entries if entry.step <= current}
     steps = sorted(known)

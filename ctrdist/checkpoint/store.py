@@ -65,12 +65,7 @@ class CheckpointStore:
     """Writes the checkpoints of one run."""
 
     def __init__(self, directory: str | Path, config: CheckpointConfig) -> None:
-        """Makes nothing.
-
-        Args:
-            directory: holds step-<n> directories, local or s3://; all workers must see it.
-            config: which checkpoints are kept, and whether steps wait for a save.
-        """
+        """Makes nothing. The directory, local or s3://, is one that all workers see."""
         self.directory = str(directory).rstrip("/")
         self._config = config
         self._buffer = HostBuffer() if config.asynchronous else None
@@ -126,10 +121,9 @@ class CheckpointStore:
         return folder.url
 
     def wait(self) -> str | None:
-        """Waits until the last save is whole. Every rank calls it.
+        """Waits until the last save is whole; its directory, or None if there was none.
 
-        Returns:
-            Its directory; None if no save was in progress.
+        Every rank calls it.
 
         Raises:
             CheckpointError: it could not be written.
@@ -187,9 +181,8 @@ def latest(directory: str | Path) -> str | None:
 def read(path: str | Path) -> Opened:
     """Opens a checkpoint. Checks all but its tensors, which are checked when they are loaded.
 
-    Args:
-        path: a step-<n> directory, a run's directory (its best checkpoint, else its newest), or its
-            checkpoints directory; local or s3://.
+    The path, local or s3://, is a step-<n> directory, a run's directory (its best checkpoint, else
+    its newest), or its checkpoints directory.
 
     Raises:
         CheckpointError: there is none.

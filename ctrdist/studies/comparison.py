@@ -17,11 +17,10 @@ _BY_SEED = Mapping[int, Mapping[str, Any]]
 def comparison_rows(
     results: Mapping[str, _BY_SEED], references: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Returns one row per variant, in the order of `results`.
+    """Returns one row per variant, in the order of the results.
 
-    Args:
-        results: variant → seed → results of the run.
-        references: variant → the variant against which its differences are taken.
+    These are variant → seed → results of the run. The references tell against which variant a
+    variant's differences are taken.
     """
     rows = []
     for variant, by_seed in results.items():

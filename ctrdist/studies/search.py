@@ -50,14 +50,10 @@ def read_search(path: str) -> SearchFile:
 def base_experiment(
     search: SearchFile, *, path: str, name: str, settings: dict[str, Any], complete: Complete
 ) -> Experiment:
-    """Returns the complete experiment that all trials vary.
+    """Returns the complete experiment that all trials vary; their names begin with the search's.
 
-    Args:
-        search: as :func:`read_search` returns it.
-        path: of the search's file, to which the preset is relative.
-        name: of the search, with which the trials' names begin.
-        settings: of all trials, data and runs among them; they win over the file's.
-        complete: completes the experiment.
+    The preset is relative to the path of the search's file. The given settings, data and runs among
+    them, win over the file's.
 
     Raises:
         ConfigError: settings cannot work, or the space cannot be drawn.

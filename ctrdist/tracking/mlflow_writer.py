@@ -49,10 +49,8 @@ class MlflowWriter:
     def __init__(self, run_dir: Path, state: MlflowState, tracking_uri: str) -> None:
         """Does not connect yet.
 
-        Args:
-            run_dir: the run's directory, with events.jsonl.
-            state: the MLflow run and what it has; kept up to date, in its file too.
-            tracking_uri: MLflow's address, with credentials if it has some.
+        The state tells the MLflow run and what it has; it is kept up to date, in its file too. The
+        address may have credentials.
         """
         self.address = without_credentials(tracking_uri)
         self._events = run_dir / EVENTS_NAME
@@ -111,11 +109,9 @@ class MlflowWriter:
         return f"{len(skipped)} of its events, the first at byte {skipped[0]}" if skipped else ""
 
     def send(self) -> None:
-        """Sends all events that are there now.
+        """Sends all events that are there now; raises any exception if MLflow does not answer.
 
-        Raises:
-            Exception: of any kind, if MLflow does not answer or fails. The state says what was
-                sent before.
+        The state says what was sent before that.
         """
         self._ensure_run()
         while self.pending:

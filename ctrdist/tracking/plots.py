@@ -158,10 +158,7 @@ def _mark_best(axes: Any, points: list[tuple[int, float]], colour: str, highest:
 def abundance_figure(share: Mapping[str, float], below: float, title: str) -> Figure:
     """Draws bars of r, the part of its dimensions that each table uses, smallest first.
 
-    Args:
-        share: table → r, between 0 and 1.
-        below: tables under this value count as collapsed, and are marked.
-        title: title of the figure: the run's name.
+    The shares lie between 0 and 1. Tables below the bound count as collapsed, and are marked.
     """
     tables = sorted(share, key=lambda table: (share[table], table))
     values = [share[table] for table in tables]
@@ -181,12 +178,9 @@ def abundance_figure(share: Mapping[str, float], below: float, title: str) -> Fi
 
 
 def attention_figure(mass_FF: np.ndarray, fields: Sequence[str], title: str) -> Figure:
-    """Draws a heat map of the attention between fields: red above uniform, blue below.
+    """Draws a heat map of the attention between F fields: red above uniform, blue below.
 
-    Args:
-        mass_FF: (F, F), from row to column.
-        fields: names of the F fields.
-        title: title of the figure: the run's name.
+    mass_FF is (F, F), from row to column.
     """
     from matplotlib.colors import TwoSlopeNorm
 
@@ -215,11 +209,8 @@ def attention_figure(mass_FF: np.ndarray, fields: Sequence[str], title: str) -> 
 def classes_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Figure:
     """Draws the stacked shares of well, poorly and misclassified rows over epochs.
 
-    Each split and label in the history has a panel.
-
-    Args:
-        history: "<split>/<positives or negatives>_<class>" → step → share of these rows.
-        title: title of the figure: the run's name.
+    Each split and label in the history has a panel. The history has "<split>/<positives or
+    negatives>_<class>" → step → share of these rows.
     """
     splits = [s for s in ("train", "valid") if any(n.startswith(f"{s}/") for n in history)]
     if not splits:
@@ -248,14 +239,7 @@ def classes_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Fi
 def steps_figure(
     history: Mapping[str, Mapping[int, float]], label: str, title: str, *, logarithmic: bool
 ) -> Figure:
-    """Draws a line over steps for each name.
-
-    Args:
-        history: name → step → value; steps rise.
-        label: name of the values' axis.
-        title: title of the figure: the run's name.
-        logarithmic: scale of the values' axis.
-    """
+    """Draws a line over steps, which rise, for each name; the label is that of the values' axis."""
     from matplotlib.rcsetup import cycler
 
     figure, ((axes,),) = new_figure(8.4, 4.4)

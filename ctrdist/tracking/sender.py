@@ -25,12 +25,9 @@ class Sender(threading.Thread):
     """Follows events.jsonl until it is closed. It is a daemon, so it never holds up the exit."""
 
     def __init__(self, service: str, writer: Writer, retry_seconds: float = RETRY_SECONDS) -> None:
-        """Does not start yet.
+        """Does not start yet. The writer belongs to this thread from `start` on.
 
-        Args:
-            service: name of the service, for messages.
-            writer: belongs to this thread from `start` on.
-            retry_seconds: least time between two attempts while the service does not answer.
+        While the service does not answer, two attempts are at least so many seconds apart.
         """
         super().__init__(name=f"{service.lower()}-sender", daemon=True)
         self.service, self.writer = service, writer
@@ -102,11 +99,9 @@ def _reason(error: BaseException) -> str:
 
 
 def end_killed(run_dir: str, reason: str) -> None:
-    """Ends a run as killed if its process was killed before it could do so.
+    """Ends a run that no process trains any more as killed, if it could not do so itself.
 
-    Args:
-        run_dir: the run's directory; no process trains it any more.
-        reason: becomes the summary's `stopped`.
+    The reason becomes the summary's `stopped`.
     """
     path = Path(run_dir) / EVENTS_NAME
     if not path.exists() or [event.kind for event in all_events(path)][-1:] == ["finish"]:
@@ -124,11 +119,7 @@ def end_killed(run_dir: str, reason: str) -> None:
 def replay(run_dir: str) -> str:
     """Sends the events that tracking services lack, in the foreground; sends nothing twice.
 
-    Args:
-        run_dir: the run's directory. The run may be over or not.
-
-    Returns:
-        The first service's id of the run.
+    The run may be over or not. The result is the first service's id of the run.
 
     Raises:
         ConfigError: no run is there, it was recorded without a service, or a service does not

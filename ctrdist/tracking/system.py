@@ -20,10 +20,8 @@ class SystemSampler(threading.Thread):
     ) -> None:
         """Does not start yet.
 
-        Args:
-            record: gets the metrics, named system/… with their unit.
-            disk: a path on the disk whose space is recorded.
-            interval: seconds between two samples.
+        `record` gets the metrics, named system/… with their unit, every so many seconds. The path
+        is on the disk whose space is recorded.
         """
         super().__init__(name="system-metrics", daemon=True)
         self._record, self._disk, self._interval = record, disk, interval

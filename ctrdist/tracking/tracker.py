@@ -90,10 +90,8 @@ class RunTracker:
     ) -> None:
         """Begins or resumes the run, and starts sending.
 
-        Args:
-            params: the resolved config, nested; flattened to section.key.
-            tags: added to versions, commit, host and command.
-            artifacts: name → text.
+        The params are the resolved config, flattened to section.key. The tags are added to
+        versions, commit, host and command. The artifacts are texts by name.
         """
         restarts = sum(event.kind == "start" for event in all_events(self._log.path))
         self._log.append("start", {})
@@ -156,11 +154,8 @@ class RunTracker:
     def finish(self, status: Status, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run; a second call does nothing.
 
-        Waits for each service: at most 30 s while it answers, 15 s otherwise.
-
-        Args:
-            status: FINISHED, FAILED or KILLED.
-            summary: nested results. Numbers become metrics final/…, and all becomes summary.json.
+        Waits for each service: at most 30 s while it answers, 15 s otherwise. The numbers of the
+        summary, which may be nested, become metrics final/…, and all of it summary.json.
         """
         if self._finished:
             return

@@ -17,14 +17,10 @@ _KEPT_BYTES = 2**29
 
 
 def prepare_device(experiment: Experiment, device: str) -> None:
-    """Refuses settings that the device does not support, and sets the switches that they need.
-
-    Args:
-        experiment: the run's settings.
-        device: cpu or cuda.
+    """Sets the switches that the settings need on a device, cpu or cuda.
 
     Raises:
-        ConfigError: names the setting and what is allowed.
+        ConfigError: the device does not support a setting; says what is allowed.
     """
     train, loader = experiment.train, experiment.loader
     if train.precision == "float16" and device == "cpu":

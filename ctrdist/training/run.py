@@ -107,17 +107,10 @@ def _observers_of(
 def evaluate_checkpoint(
     experiment: Experiment, checkpoint: str, split: str, world: World, emit: Emit
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint on a split; every rank calls it.
+    """Evaluates a step-<n> directory on a split; every rank calls it, with any number of workers.
 
-    Args:
-        experiment: the checkpoint's own, with data set to the data set to evaluate.
-        checkpoint: a step-<n> directory.
-        split: train, valid or test.
-        world: any number of workers.
-        emit: receives rank 0's messages.
-
-    Returns:
-        The metrics, under the split's name, with checkpoint, step, data and its fingerprint.
+    The experiment is the checkpoint's own, with data set to the data set to evaluate. The result
+    has the metrics under the split's name, with checkpoint, step, data and its fingerprint.
     """
     use_cores(world)
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
@@ -143,11 +136,8 @@ def evaluate_checkpoint(
 def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     """The experiment that a checkpoint was made with, its step directory and its schema.
 
-    Args:
-        path: a step-<n> directory, or a run's directory: its best checkpoint.
-
-    Raises:
-        CheckpointError: there is none.
+    The path is a step-<n> directory, or a run's directory for its best checkpoint. If there is
+    none, a CheckpointError is raised.
     """
     import yaml
 

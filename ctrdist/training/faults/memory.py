@@ -20,11 +20,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_text(rank: int, reason: str, table_bytes: int | None, batch_rows: int) -> str:
     """A message that says which worker ran out of memory, what it held and what to change.
 
-    Args:
-        rank: the worker's rank.
-        reason: the error's own text.
-        table_bytes: bytes of the weights in the worker's tables; None before they are laid out.
-        batch_rows: rows of a step on one worker.
+    The reason is the error's own text. The bytes are of the weights in the worker's tables, None
+    before they are laid out; the rows are those of a step on one worker.
     """
     held = "tables not yet made"
     if table_bytes is not None:

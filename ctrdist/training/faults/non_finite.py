@@ -72,13 +72,8 @@ def abort_on_non_finite_loss(
 def _keep_rows(folder: Path, dataset: Dataset, facts: dict[str, Any], row_B: np.ndarray) -> None:
     """Writes rows of split train as step-<n>-rank-<r>.parquet, and their origin beside as JSON.
 
-    A failure is only logged: the run is about to end with a better message.
-
-    Args:
-        folder: made if it is missing.
-        dataset: the rows are read from it again.
-        facts: step, epoch and rank.
-        row_B: (B,) index of each row in the split; column __row of the Parquet file.
+    A failure is only logged: the run is about to end with a better message. row_B has the index of
+    each row in the split, which becomes column __row.
     """
     path = folder / f"step-{facts['step']}-rank-{facts['rank']}.parquet"
     origin = {

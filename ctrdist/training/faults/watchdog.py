@@ -24,11 +24,9 @@ class Watchdog:
     ) -> None:
         """Starts nothing yet.
 
-        Args:
-            timeout_s: the longest time between two beats; 0 switches the watchdog off.
-            run_dir: directory of the run; the stacks go to stacks/rank-<rank>.txt in it.
-            rank: this worker's rank.
-            emit: receives a Hang before the process ends.
+        The limit is the longest time between two beats; 0 switches the watchdog off. The stacks go
+        to stacks/rank-<rank>.txt in the run's directory, and a Hang to `emit`, before the process
+        ends.
         """
         self._timeout = timeout_s
         self._path = run_dir / STACKS / f"rank-{rank}.txt"

@@ -54,14 +54,9 @@ class Evaluation(NamedTuple):
 def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) -> Evaluation:
     """Computes all metrics of a split, gAUC among them if the schema has users.
 
-    Every rank calls it. The ranks' batch statistics are averaged first. If the engine has an
-    average of the weights, that is evaluated. Metrics that are not finite cost one warning with the
-    reason.
-
-    Args:
-        engine: the model.
-        split: train, valid or test.
-        on_output: called after each batch.
+    Every rank calls it; `on_output` is called after each batch. The ranks' batch statistics are
+    averaged first. If the engine has an average of the weights, that is evaluated. Metrics that are
+    not finite cost one warning with the reason.
 
     Raises:
         DataError: the split has no rows.

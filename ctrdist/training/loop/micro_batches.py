@@ -68,12 +68,8 @@ class TowerPass:
     ) -> TowerPass:
         """Looks the batch up and runs the tower forward and backward on each micro-batch.
 
-        Args:
-            engine: its dense gradients are empty.
-            batch: this worker's rows.
-            observers: are shown the lookup, and the output for each micro-batch.
-            micro_batches: how many; at most one per row.
-            scale: factor on the loss; 1 for none.
+        There is at most one micro-batch per row. The engine's dense gradients are empty before. The
+        loss is multiplied by the scale.
         """
         # every worker has at least so many rows, so all run the same number of micro-batches
         number = max(1, min(micro_batches, batch.global_size // engine.world.size))

@@ -102,9 +102,7 @@ class Progress:
     def resume(self, config: TrainConfig, epoch: int) -> None:
         """Lets training continue if it was ended by a bound that has been raised since.
 
-        Args:
-            config: the settings of now.
-            epoch: number of the next epoch, from 0.
+        The epoch is the number of the next one, from 0.
         """
         more_epochs = epoch < config.epochs
         more_steps = not 0 < config.max_steps <= self.step

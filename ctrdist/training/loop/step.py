@@ -47,9 +47,6 @@ class Step:
     def take(self, batch: Batch) -> tuple[float, float]:
         """One step of stochastic gradient descent on the mean loss over all workers' rows.
 
-        Args:
-            batch: this worker's rows.
-
         Returns:
             The sum of the losses over all workers' rows, and the gradient norm: −1 where clipping
             is off, ∞ where float16 gradients overflowed and nothing was updated.

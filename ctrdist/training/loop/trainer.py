@@ -16,15 +16,7 @@ import torch
 from torch import Tensor
 
 from ctrdist.batch import Batch, Output
-from ctrdist.checkpoint.store import (
-    CheckpointStore,
-    Opened,
-    Texts,
-    checkpoint_directory,
-    complete,
-    load_tensors,
-    read,
-)
+from ctrdist.checkpoint import store
 from ctrdist.config.parse import to_yaml
 from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import require_rows_for_all, run_on_main, sum_over_ranks
@@ -83,10 +75,8 @@ class Trainer:
         self._world = engine.world
         self._observers = Observers(observers)
         experiment = engine.experiment
-        self._store = CheckpointStore(
-            checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint),
-            experiment.checkpoint,
-        )
+        directory = store.checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
+        self._store = store.CheckpointStore(directory, experiment.checkpoint)
         self._saving = self.progress
         """Progress at the checkpoint that is being written."""
         self._loader = Loader(
@@ -113,10 +103,7 @@ class Trainer:
         _check_monitor(self._config.monitor, engine.dataset.schema)
 
     def fit(self) -> dict[str, Any]:
-        """Trains, then evaluates the best checkpoint on test.
-
-        Returns:
-            The run's results, the same on all ranks.
+        """Trains, then evaluates the best checkpoint on test; the results, the same on all ranks.
 
         Raises:
             TrainingError: no evaluation on valid was finite.
@@ -162,11 +149,11 @@ class Trainer:
                 self.progress.stop(StopReason.MAX_STEPS, f"train.max_steps = {limit} reached")
                 break
             if self._loader.consumed < self._loader.rows:
+                due = every and self.progress.step % every == 0
+                if due or self.step.stop_agreed or self.step.checkpoint_agreed:
+                    self._checkpoint()
                 if self.step.stop_agreed:
-                    self._checkpoint()
                     self._interrupt()
-                if self.step.checkpoint_agreed or (every and self.progress.step % every == 0):
-                    self._checkpoint()
             begun = time.perf_counter()
             self._clock.begin()
         self._end_epoch()
@@ -242,19 +229,13 @@ class Trainer:
             "loss_scale": self.step.loss_scale.state_dict(),
             "world_size": self._world.size,
         }
-        texts = Texts(
+        texts = store.Texts(
             config=to_yaml(self.engine.experiment),
             schema=self.engine.dataset.schema.to_json(),
             plan=self.engine.layout.to_json(),
         )
-        self._store.save(
-            self.progress.step,
-            self.engine.tensors(),
-            state,
-            texts,
-            value=value,
-            best_step=self.progress.best_step,
-        )
+        best, tensors = self.progress.best_step, self.engine.tensors()
+        self._store.save(self.progress.step, tensors, state, texts, value=value, best_step=best)
         self._saving = copy.copy(self.progress)
         self.step.checkpoint_at = self._next_checkpoint()
         if not self.engine.experiment.checkpoint.asynchronous:
@@ -279,7 +260,7 @@ class Trainer:
     def _resume(self) -> int:
         """Loads the newest sound checkpoint; its step, or 0 if there is none."""
         run_on_main(self._store.remove_leftovers)
-        paths = run_on_main(partial(complete, self._store.directory))
+        paths = run_on_main(partial(store.complete, self._store.directory))
         for path in reversed(paths):
             try:
                 return self._resume_from(path)
@@ -293,9 +274,9 @@ class Trainer:
         return 0
 
     def _resume_from(self, path: str) -> int:
-        saved: Opened = run_on_main(partial(read, path))
+        saved: store.Opened = run_on_main(partial(store.read, path))
         check_same_model(saved, self.engine.experiment, self.engine.dataset.schema.to_json())
-        load_tensors(saved.path, self.engine.tensors())
+        store.load_tensors(saved.path, self.engine.tensors())
         self._loader.load_state_dict(saved.state["loader"])
         self.progress.load_state_dict(saved.state["progress"])
         if "loss_scale" in saved.state:
@@ -309,21 +290,21 @@ class Trainer:
         """Evaluates the best checkpoint on test; it stays loaded."""
         self._await_checkpoint()
         self.engine.keep_averages()
-        if self.progress.best_step is None:
+        progress = self.progress
+        if progress.best_step is None:
             raise TrainingError(
-                f"no evaluation on valid was finite in {self.progress.step:,} steps, so no "
+                f"no evaluation on valid was finite in {progress.step:,} steps, so no "
                 "checkpoint is the best one: see the warnings above. The newest is kept: "
-                f"{self._store.path_of(self.progress.step)}. Lower optim.dense.lr or "
+                f"{self._store.path_of(progress.step)}. Lower optim.dense.lr or "
                 "optim.tables.lr, or choose a train.monitor that the valid split allows, under "
                 "another --run-name."
             )
-        best = self._store.path_of(self.progress.best_step)
-        if self.progress.best_step != self.progress.step:
-            load_tensors(best, self.engine.model_tensors())
+        best = self._store.path_of(progress.best_step)
+        if progress.best_step != progress.step:
+            store.load_tensors(best, self.engine.model_tensors())
         test: dict[str, float] = {}
         if self._has_rows("test"):
             test = self._evaluate("test", self._loader.epoch - 1, math.nan)
-        progress = self.progress
         return {
             "run_name": self.engine.experiment.run_name,
             "run_dir": str(self.run_dir),
@@ -347,14 +328,9 @@ class Trainer:
         return found is not None and found.rows > 0
 
     def _abort(self, batch: Batch, loss: Tensor) -> NoReturn:
+        where = {"step": self.progress.step, "epoch": self._loader.epoch}
         abort_on_non_finite_loss(
-            self.run_dir,
-            self.engine.dataset,
-            self._world,
-            batch,
-            loss,
-            step=self.progress.step,
-            epoch=self._loader.epoch,
+            self.run_dir, self.engine.dataset, self._world, batch, loss, **where
         )
 
     def stepped(self, loss: float, norm: float, rows: int, seconds: float) -> Stepped:

@@ -50,15 +50,11 @@ def shares_of_most(engine: Engine, found: Mapping[str, float]) -> dict[str, floa
 
 @torch.no_grad()
 def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]:
-    """Table → information abundance, for all tables of fields; every rank calls it.
+    """Table → information abundance, for all tables of fields with at most so many rows.
 
-    Each rank sums its rows' part of EᵀE, in 2 V D² floating-point operations, and D² numbers are
-    sent. If a table is split by columns, blocks of rows are first assembled on all ranks, and the
-    whole table is sent.
-
-    Args:
-        engine: holds the tables.
-        most_rows: tables with more rows are left out.
+    Every rank calls it. Each sums its rows' part of EᵀE, in 2 V D² floating-point operations, and
+    D² numbers are sent. If a table is split by columns, blocks of rows are first assembled on all
+    ranks, and the whole table is sent.
     """
     rank, device = engine.world.rank, engine.world.device
     parts: dict[str, list[tuple[Tensor, int, int]]] = {}

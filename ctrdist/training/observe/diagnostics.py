@@ -86,12 +86,7 @@ class Diagnostics(Observer):
     on_all_ranks = True
 
     def __init__(self, config: DiagnosticsConfig, tracker: RunTracker | None) -> None:
-        """Measures nothing before `on_start`.
-
-        Args:
-            config: what is measured, and how often.
-            tracker: records the values, open until after `on_end`; None on ranks other than 0.
-        """
+        """Measures nothing before `on_start`. Rank 0 has the tracker, open until after `on_end`."""
         self._config, self._tracker = config, tracker
         self._armed = False
         """True if the next step is measured."""
@@ -267,15 +262,10 @@ def parameters_by_part(engine: Engine) -> dict[str, list[nn.Parameter]]:
 
 @torch.no_grad()
 def attention_mass(engine: Engine, rows: int) -> Tensor | None:
-    """Mean attention over the first rows of valid; every rank calls it.
+    """Mean attention over the first rows of valid, in whole steps of evaluation.
 
-    Args:
-        engine: its tower may have `attention_mass`.
-        rows: the least number of rows; whole steps of evaluation are taken.
-
-    Returns:
-        (L, F, F) float64 on the CPU, the same on all ranks; None where the tower has none, or the
-        data set no valid split, or rows is 0.
+    Every rank calls it. The result is (L, F, F) float64 on the CPU, the same on all ranks; None if
+    the tower has no `attention_mass`, the data set no valid split, or rows is 0.
     """
     measure = getattr(engine.tower, "attention_mass", None)
     valid = engine.dataset.manifest.splits.get("valid")

@@ -165,14 +165,9 @@ def _moved(tables: TableOptimConfig) -> float:
 def report(engine: Engine, clock: StepClock) -> dict[str, float]:
     """Shares of the phases, and ratio to the floor; every rank calls it.
 
-    Args:
-        engine: the engine that was trained.
-        clock: this rank's clock.
-
-    Returns:
-        Means over the ranks, JSON-ready; empty if no step was timed. communication, with more than
-        one worker, is the share of a step in which a worker communicates or waits for others
-        (ctrdist.distributed.communication_timer). It is also part of the other shares.
+    They are means over the ranks, JSON-ready; empty if no step was timed. communication, with more
+    than one worker, is the share of a step in which a worker communicates or waits for others
+    (ctrdist.distributed.communication_timer). It is also part of the other shares.
     """
     if not clock.steps:  # the same number on all ranks
         return {}

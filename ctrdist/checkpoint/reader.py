@@ -73,10 +73,6 @@ class Reader(UsedOnce, StorageReader):
     ) -> None:
         """Does nothing."""
 
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Returns the plan as it is."""
-        return plan
-
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Reads the blocks that hold the planned parts, and copies these into the tensors.
 
@@ -89,7 +85,9 @@ class Reader(UsedOnce, StorageReader):
             key = (item.storage_index.fqn, *(item.storage_index.offset or ()))
             file = self._files[key]
             if file not in indexes:
-                indexes[file] = self._index(file)
+                index = json.loads(self._read_checked(f"{file.removesuffix('.bin')}.json"))
+                chunks = [Chunk(**chunk) for chunk in index["chunks"]]
+                indexes[file] = {(c.name, *c.offsets): c for c in chunks if c.bytes}
             target = planner.resolve_tensor(item).detach()
             _plan_blocks(indexes[file][key], file, item, target, blocks)
         with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint-read") as pool:
@@ -97,11 +95,6 @@ class Reader(UsedOnce, StorageReader):
         done: Future[None] = Future()
         done.set_result(None)
         return done
-
-    def _index(self, file: str) -> dict[tuple[Any, ...], Chunk]:
-        index = json.loads(self._read_checked(f"{file.removesuffix('.bin')}.json"))
-        chunks = (Chunk(**chunk) for chunk in index["chunks"])
-        return {(c.name, *c.offsets): c for c in chunks if c.bytes}
 
     def _read_run(self, run: list[_Block]) -> None:
         begin, size = run[0].begin, run[-1].end - run[0].begin

@@ -172,12 +172,6 @@ def complete(directory: str | Path) -> list[str]:
     return sorted(whole, key=_step_of)
 
 
-def latest(directory: str | Path) -> str | None:
-    """The newest whole checkpoint of a directory."""
-    found = complete(directory)
-    return found[-1] if found else None
-
-
 def read(path: str | Path) -> Opened:
     """Opens a checkpoint. Checks all but its tensors, which are checked when they are loaded.
 

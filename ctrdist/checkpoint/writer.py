@@ -90,6 +90,10 @@ class UsedOnce:
         """Returns False: torch must not choose this class by an address."""
         return False
 
+    def prepare_local_plan(self, plan: Any) -> Any:
+        """Returns the plan as it is."""
+        return plan
+
     def prepare_global_plan(self, plans: list[Any]) -> list[Any]:
         """Returns the plans as they are: each rank has its own file."""
         return plans

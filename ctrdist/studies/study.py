@@ -152,7 +152,7 @@ def study_runs(
         raise ConfigError(
             f"--variants {', '.join(unknown)}: not in {path}; it has {', '.join(study.variants)}."
         )
-    slugs = {variant: _slug(variant) for variant in study.variants}
+    slugs = {v: re.sub(r"[^\w.=-]+", "-", v).strip("-.") or "variant" for v in study.variants}
     if len(set(slugs.values())) < len(slugs):
         raise ConfigError(f"{path}: two variants differ in punctuation only; rename one of them.")
     planned: list[StudyRun] = []
@@ -173,7 +173,3 @@ def study_runs(
             StudyRun(variant=variant, seed=seed, experiment=experiment, data_fingerprint=data)
         )
     return planned
-
-
-def _slug(variant: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", variant).strip("-.") or "variant"

@@ -10,6 +10,7 @@ import re
 import sqlite3
 import uuid
 from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,15 +19,10 @@ from typing import Any, ClassVar
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.log import quiet_environment
 from ctrdist.tracking.events import EVENTS_NAME, Artifact, DatasetUse, Event, Finish, read_events
-from ctrdist.tracking.mlflow_state import (
-    STATE_NAME,
-    MlflowState,
-    tracking_store,
-    without_credentials,
-)
 
 log = logging.getLogger(__name__)
 
+STATE_NAME = "mlflow_run.json"
 KEY_TAG = "ctrdist.run_key"
 # Limits of MLflow's log_batch, and of its values.
 METRICS_PER_CALL, ENTRIES_PER_CALL = 1000, 100
@@ -38,6 +34,67 @@ _ENVIRONMENT = {
     # The sender retries, without a warning of urllib3 each time.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
+
+
+@dataclass(kw_only=True)
+class MlflowState:
+    """Content of mlflow_run.json."""
+
+    key: str
+    """Random text of the run directory. The MLflow run has it as a tag, to be found again."""
+    tracking_uri: str
+    """MLflow's address, without user and password."""
+    artifact_location: str | None
+    """Place of the artifacts with the default SQLite store; None leaves it to the server."""
+    experiment: str
+    """Name of the MLflow experiment."""
+    run_name: str
+    """Name of the run."""
+    run_id: str | None = None
+    """MLflow's id, once there is one."""
+    delivered: int = 0
+    """Offset in events.jsonl up to which MLflow has everything but `skipped`."""
+    skipped: list[int] = field(default_factory=list)
+    """Offsets of the events that MLflow refused. `replay` sends them again."""
+
+    def save(self, run_dir: Path) -> None:
+        """Replaces the file at once, so that it is never half-written."""
+        temporary = run_dir / f"{STATE_NAME}.tmp"
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        os.replace(temporary, run_dir / STATE_NAME)
+
+    @classmethod
+    def load(cls, run_dir: Path) -> MlflowState | None:
+        """The saved state; None if there is none that can be read."""
+        try:
+            return cls(**json.loads((run_dir / STATE_NAME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def move_to(self, tracking_uri: str, artifact_location: str | None) -> None:
+        """Changes the MLflow store. Another store gets all events from the beginning."""
+        if self.tracking_uri != without_credentials(tracking_uri):
+            self.tracking_uri = without_credentials(tracking_uri)
+            self.artifact_location = artifact_location
+            self.forget_run()
+
+    def forget_run(self) -> None:
+        """Lets the next attempt make a new run and send everything."""
+        self.run_id, self.delivered, self.skipped = None, 0, []
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without user and password, for logs and files."""
+    return re.sub(r"(://)[^/@]*@", r"\1", uri)
+
+
+def tracking_store(runs_dir: Path) -> tuple[str, str | None]:
+    """MLflow's URI and its artifacts: MLFLOW_TRACKING_URI, else SQLite and a folder in runs_dir."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri:
+        return uri, None
+    runs_dir = runs_dir.resolve()
+    return f"sqlite:///{runs_dir / 'mlflow.db'}", (runs_dir / "mlartifacts").as_uri()
 
 
 class MlflowWriter:
@@ -176,7 +233,10 @@ class MlflowWriter:
         elif event.kind == "tags":
             self._send_tags(event.values)
         elif event.kind == Artifact.KIND:
-            self._send_artifact(Artifact(**event.values))
+            artifact = Artifact(**event.values)
+            folder = artifact.name.rpartition("/")[0] or None
+            path = str(self._run_dir / artifact.path)
+            self._client.log_artifact(self._state.run_id, path, folder)
         elif event.kind == DatasetUse.KIND:
             self._send_dataset(DatasetUse(**event.values))
         elif event.kind == Finish.KIND:
@@ -199,10 +259,6 @@ class MlflowWriter:
         size = METRICS_PER_CALL if kind == "metrics" else ENTRIES_PER_CALL
         for start in range(0, len(items), size):
             self._client.log_batch(self._state.run_id, **{kind: items[start : start + size]})
-
-    def _send_artifact(self, artifact: Artifact) -> None:
-        folder = artifact.name.rpartition("/")[0] or None
-        self._client.log_artifact(self._state.run_id, str(self._run_dir / artifact.path), folder)
 
     def _send_dataset(self, used: DatasetUse) -> None:
         profile = {f"{split}_rows": rows for split, rows in used.rows.items()}
@@ -281,11 +337,10 @@ class MlflowWriter:
                     # Makes the UI open with training runs, not with its pages for language models.
                     tags={"mlflow.experimentKind": "custom_model_development"},
                 )
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            except MlflowException:  # Another run may have created it in the meantime.
+                known = self._client.get_experiment_by_name(self._state.experiment)
+                if known is None:
                     raise
-            # Another run created it in the meantime.
-            known = self._client.get_experiment_by_name(self._state.experiment)
         return known.experiment_id
 
 

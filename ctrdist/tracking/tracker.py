@@ -75,7 +75,10 @@ class RunTracker:
         self._began_ms = first.time_ms if first else _now_ms()
         self._local_id = f"local-{uuid.uuid4().hex}"
         self._senders: list[Sender] = []
-        self._sampler = SystemSampler(self._log_system, str(self._run_dir))
+        self._sampler = SystemSampler(
+            lambda metrics: self.log_metrics(metrics, (_now_ms() - self._began_ms) // 1000),
+            str(self._run_dir),
+        )
         self._finished = False
         for name, service in SERVICES.items():
             writer = service.open(self._run_dir, Path(runs_dir), run_name, config)
@@ -180,9 +183,6 @@ class RunTracker:
                     str(self._run_dir),
                 )
         self._log.close()
-
-    def _log_system(self, metrics: dict[str, float]) -> None:
-        self.log_metrics(metrics, (_now_ms() - self._began_ms) // 1000)
 
 
 def flatten(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:

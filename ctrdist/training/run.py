@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ctrdist.checkpoint.store import checkpoint_directory, latest, load_tensors, read
+from ctrdist.checkpoint.store import checkpoint_directory, complete, load_tensors, read
 from ctrdist.config.experiment import Experiment
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed.process_group import World, run_on_main
@@ -93,7 +93,7 @@ def _observers_of(
     if world.is_main:
         warn_of_loss(experiment.loss)
         checkpoints = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
-        resume = latest(checkpoints) is not None
+        resume = bool(complete(checkpoints))
         tracker = RunTracker(
             str(run_dir), experiment.runs, experiment.run_name, experiment.tracking, resume
         )

@@ -18,7 +18,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from ctrdist.checkpoint.store import CheckpointStore, Texts, complete, latest, load_tensors, read
+from ctrdist.checkpoint.store import CheckpointStore, Texts, complete, load_tensors, read
 from ctrdist.config.experiment import CheckpointConfig, ShardingConfig, experiment_of
 from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.manifest import open_dataset
@@ -187,8 +187,8 @@ def save_for_ever(world: World, directory: str, seconds: float, victim: int) -> 
     if world.is_main:
         store.remove_leftovers()
     torch.distributed.barrier()
-    newest = latest(directory)
-    step = read(newest).step if newest else 0
+    whole = complete(directory)
+    step = read(whole[-1]).step if whole else 0
     mesh = init_device_mesh("cpu", (world.size,))
     local = torch.zeros(ROWS // world.size, 16)
     table = DTensor.from_local(local, mesh, [Shard(0)])
@@ -196,7 +196,7 @@ def save_for_ever(world: World, directory: str, seconds: float, victim: int) -> 
         step += 1
         local.fill_(step)
         store.save(step, {"table": table, "step": torch.tensor(step)}, {"n": step}, TEXTS)
-        if seconds >= 0 and (newest or store.wait()):
+        if seconds >= 0 and (whole or store.wait()):
             if world.rank == victim:
                 threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
             seconds = -1.0

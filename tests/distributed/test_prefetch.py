@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctrdist.checkpoint.store import latest, read
+from ctrdist.checkpoint.store import complete, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
     Experiment,
@@ -139,7 +139,7 @@ def test_a_prefetched_batch_is_not_yet_consumed(data, tmp_path):
     killed_at = STEPS_PER_EPOCH + 8
     codes = kill_ranks(train, 2, experiment, str(tmp_path / "b"), killed_at)
     assert codes[0] == -signal.SIGKILL
-    newest = latest(tmp_path / "b" / "checkpoints")
+    newest = complete(tmp_path / "b" / "checkpoints")[-1]
     saved = read(newest)
     assert STEPS_PER_EPOCH < saved.step <= killed_at
     assert saved.state["loader"]["consumed"] == (saved.step - STEPS_PER_EPOCH) * 128

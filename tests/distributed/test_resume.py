@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctrdist.checkpoint.store import MARKER, complete, latest, read
+from ctrdist.checkpoint.store import MARKER, complete, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
     LoaderConfig,
@@ -167,7 +167,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(data, tmp_pat
 def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):
     run_dir = tmp_path / "run"
     kill_ranks(train, 2, data, str(run_dir), "row_wise", "adagrad", 13)
-    newest = latest(run_dir / "checkpoints")
+    newest = complete(run_dir / "checkpoints")[-1]
     assert newest is not None
     saved_step = read(newest).step
     three = run_ranks(train, 3, data, str(run_dir), "table_wise", "adagrad", -1)
@@ -230,7 +230,7 @@ def test_a_checkpoint_without_marker_does_not_count(data, tmp_path):
     run_ranks(train, 1, data, str(tmp_path), "auto", "adagrad", -1)
     newest, older = (Path(path) for path in reversed(complete(tmp_path / "checkpoints")[-2:]))
     (newest / MARKER).unlink()
-    assert latest(tmp_path / "checkpoints") == str(older)
+    assert complete(tmp_path / "checkpoints")[-1] == str(older)
     sizes = json.loads((older / MARKER).read_text())["files"]
     damaged = older / next(name for name in sizes if name.endswith(".bin"))
     damaged.write_bytes(damaged.read_bytes()[:-1])

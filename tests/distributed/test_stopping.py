@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrdist.checkpoint.store import complete, latest, read
+from ctrdist.checkpoint.store import complete, read
 from ctrdist.config.experiment import (
     CheckpointConfig,
     LoaderConfig,
@@ -82,7 +82,7 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_step(data, tmp_path, rank,
     """The last case: in the epoch's last step, so that the epoch is finished first."""
     results = run_ranks(interrupted, 2, data, str(tmp_path), rank, after)
     assert results == [(ends, 128 + signal.SIGTERM)] * 2
-    newest = latest(tmp_path / "run/checkpoints")
+    newest = complete(tmp_path / "run/checkpoints")[-1]
     assert newest is not None and Path(newest).name == f"step-{ends:09d}"
     again = run_ranks(interrupted, 2, data, str(tmp_path), -1, -1)
     assert again == [(32, 0)] * 2

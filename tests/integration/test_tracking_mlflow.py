@@ -22,7 +22,7 @@ from ctrdist.config.experiment import TrackingConfig
 from ctrdist.errors import ConfigError
 from ctrdist.tracking import DatasetUse, RunTracker, replay
 from ctrdist.tracking.events import EVENTS_NAME, read_events
-from ctrdist.tracking.mlflow_state import STATE_NAME, MlflowState
+from ctrdist.tracking.mlflow_writer import STATE_NAME, MlflowState
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_CALL = 1.0

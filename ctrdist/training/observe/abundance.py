@@ -12,6 +12,7 @@ from torch import Tensor
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.metrics.information_abundance import gram_matrix, information_abundance
 from ctrdist.models.tables import table_name
+from ctrdist.sharding.plan import Shard
 from ctrdist.sharding.shard import table_parts
 from ctrdist.training.build import Engine
 
@@ -63,12 +64,17 @@ def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]
     codebooks = {table.name for table in engine.model.module.codebooks}
     widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
     found = {}
-    for table, (rows, columns, copied) in _shapes(engine).items():
+    shards: dict[str, list[Shard]] = {}
+    for shard in engine.layout.shards:
+        shards.setdefault(shard.table, []).append(shard)
+    for table, held in shards.items():
+        rows, columns = (max(sum(s.rows) for s in held), max(sum(s.columns) for s in held))
         if table in codebooks or (most_rows is not None and rows > most_rows):
             continue
+        copied = held[0].kind == "data_parallel"
         own = parts.get(table, []) if rank == 0 or not copied else []
         total_DD = torch.zeros(columns, columns, dtype=torch.float64, device=device)
-        if _is_split_by_columns(engine, table, columns):
+        if any(s.columns[1] < columns for s in held):
             for first, block_VD in _blocks(own, rows, columns, device):
                 total_DD += gram_matrix(block_VD, first)
         else:
@@ -78,20 +84,6 @@ def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]
         used = widths[table.partition("/")[0]]  # without the columns that only pad the table
         found[table] = information_abundance(total_DD[:used, :used])
     return found
-
-
-def _shapes(engine: Engine) -> dict[str, tuple[int, int, bool]]:
-    """Table → (rows, columns, True if each worker has a copy)."""
-    shapes: dict[str, tuple[int, int, bool]] = {}
-    for shard in engine.layout.shards:
-        rows, columns, _ = shapes.get(shard.table, (0, 0, False))
-        rows, columns = max(rows, sum(shard.rows)), max(columns, sum(shard.columns))
-        shapes[shard.table] = rows, columns, shard.kind == "data_parallel"
-    return shapes
-
-
-def _is_split_by_columns(engine: Engine, table: str, columns: int) -> bool:
-    return any(s.table == table and s.columns[1] < columns for s in engine.layout.shards)
 
 
 def _blocks(

@@ -22,7 +22,7 @@ from ctrdist.tracking import (
     replay,
 )
 from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
-from ctrdist.tracking.mlflow_state import (
+from ctrdist.tracking.mlflow_writer import (
     STATE_NAME,
     MlflowState,
     tracking_store,

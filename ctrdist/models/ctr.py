@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ctrdist.batch import Batch, Output
 from ctrdist.models.dual_attention.frequency import Frequency
@@ -80,9 +80,14 @@ class CTRModel(nn.Module):
         """The tables that are looked up at hashes, apart from those of the fields."""
         return [] if self.pairs is None else self.pairs.tables
 
-    def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns group → (B, F, D), numeric fields first, and what else the tower asks for."""
-        parts = self._by_group(self.tables(batch.sparse))
+    def embed(
+        self, batch: Batch, look_up: Callable[[KeyedJaggedTensor], KeyedTensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Returns group → (B, F, D), numeric fields first, and what else the tower asks for.
+
+        `look_up` is called in place of the tables, for instance if their ids were sent before.
+        """
+        parts = self._by_group((look_up or self.tables)(batch.sparse))
         size = batch.label_B.numel()
         result = {}
         for (group, dim), looked_up in zip(self._dims.items(), parts, strict=True):
@@ -110,10 +115,13 @@ class CTRModel(nn.Module):
         return KeyedTensor.regroup([looked_up], self._keys)
 
     def forward(
-        self, batch: Batch, on_lookup: Callable[[dict[str, Tensor]], None] | None = None
+        self,
+        batch: Batch,
+        on_lookup: Callable[[dict[str, Tensor]], None] | None = None,
+        look_up: Callable[[KeyedJaggedTensor], KeyedTensor] | None = None,
     ) -> Output:
         """Returns the logits of the rows; calls `on_lookup` on the embeddings before the tower."""
-        emb = self.embed(batch)
+        emb = self.embed(batch, look_up)
         if on_lookup is not None:
             on_lookup(emb)
         return self.tower(emb)

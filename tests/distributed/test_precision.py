@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from ctrdist.batch import Batch
 from ctrdist.config.experiment import Experiment, ShardingConfig
 from ctrdist.data.manifest import open_dataset
 from ctrdist.distributed.process_group import World
 from ctrdist.sharding.shard import table_parts
-from ctrdist.training.build import build_engine
+from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.loop.micro_batches import LossScale, TowerPass
 from ctrdist.training.loop.trainer import Trainer
 from ctrdist.training.observe.observers import Observers
@@ -52,6 +53,11 @@ def test_micro_batches_make_the_same_step(data, tmp_path, name, kind, workers):
         assert np.linalg.norm(more["end"][key] - value) < 1e-2 * moved, key
 
 
+def run_tower(engine: Engine, batch: Batch, scale: float) -> TowerPass:
+    emb = engine.model.module.embed(batch)
+    return TowerPass.run(engine, batch, emb, Observers(), micro_batches=2, scale=scale)
+
+
 def overflow(world: World, experiment: Experiment, run_dir: str) -> dict[str, Any]:
     """A scaled step that overflows on the last rank only, then one that does not."""
     engine = build_engine(experiment, open_dataset(experiment.data), world)
@@ -62,7 +68,7 @@ def overflow(world: World, experiment: Experiment, run_dir: str) -> dict[str, An
 
     def moved(scale: float, ruin: bool) -> tuple[bool, bool]:
         engine.optimizers.zero_grad()
-        done = TowerPass.run(engine, batch, Observers(), micro_batches=2, scale=scale)
+        done = run_tower(engine, batch, scale)
         if ruin and world.rank == world.size - 1:
             next(iter(done._grads.values())).view(-1)[0] = torch.inf
         finite = done.finish()
@@ -93,7 +99,7 @@ def test_a_scaled_loss_gives_the_same_gradients(data, tmp_path):
 def scaled(world: World, experiment: Experiment, scale: float) -> np.ndarray:
     engine = build_engine(experiment, open_dataset(experiment.data), world)
     batch = next(iter(Trainer(engine, "unused")._loader))
-    assert TowerPass.run(engine, batch, Observers(), micro_batches=2, scale=scale).finish()
+    assert run_tower(engine, batch, scale).finish()
     return torch.cat([p.grad.flatten() for p in engine.tower.parameters()]).numpy()
 
 

@@ -64,16 +64,22 @@ class TowerPass:
 
     @classmethod
     def run(
-        cls, engine: Engine, batch: Batch, observers: Observers, *, micro_batches: int, scale: float
+        cls,
+        engine: Engine,
+        batch: Batch,
+        emb: dict[str, Tensor],
+        observers: Observers,
+        *,
+        micro_batches: int,
+        scale: float,
     ) -> TowerPass:
-        """Looks the batch up and runs the tower forward and backward on each micro-batch.
+        """Runs the tower forward and backward on each micro-batch of a batch that was looked up.
 
         There is at most one micro-batch per row. The engine's dense gradients are empty before. The
         loss is multiplied by the scale.
         """
         # every worker has at least so many rows, so all run the same number of micro-batches
         number = max(1, min(micro_batches, batch.global_size // engine.world.size))
-        emb: dict[str, Tensor] = engine.model.module.embed(batch)
         observers.tell(lambda observer: observer.on_lookup(emb))
         rows = [len(part) for part in batch.label_B.tensor_split(number)]
         leaves = {

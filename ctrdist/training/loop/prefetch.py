@@ -10,9 +10,8 @@ begins to send ids to the holders of their rows, and compute_and_output_dist doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +22,8 @@ from ctrdist.batch import Batch
 from ctrdist.data.loader import Loader
 from ctrdist.errors import ConfigError
 from ctrdist.training.build import Engine
+
+LookUp = Callable[[KeyedJaggedTensor], Any]
 
 
 class Prefetcher:
@@ -36,27 +37,35 @@ class Prefetcher:
         """
         self._device = engine.world.device
         setting = engine.experiment.train.pipeline
-        self._lookup: _PrefetchedLookup | None = None
+        self._tables: ShardedEmbeddingBagCollection | None = None
+        self.look_up: LookUp | None = None
+        """Looks up the tables of a batch; None without prefetching."""
         self._following: Batch | None = None
         self._prepared: Batch | None = None
         """The batch after this step's, and its copy on the device."""
+        self._sent: tuple[KeyedJaggedTensor, Any, Any] | None = None
+        """Ids on their way to the holders of their rows, TorchRec's context and awaitable."""
+        self._stream: torch.cuda.Stream | None = None
         if setting == "sparse_dist" or (setting == "auto" and self._device.type == "cuda"):
-            self._lookup = _PrefetchedLookup(_sharded_tables(engine), self._device)
+            self._tables, self.look_up = _sharded_tables(engine), self._look_up
+            if self._device.type == "cuda":
+                # with priority: it is little work, and the next step waits for it
+                self._stream = torch.cuda.Stream(self._device, priority=-1)
 
     def batches(self, loader: Loader) -> Iterator[tuple[Batch, Batch]]:
         """The rest of the loader's epoch: each batch as it was read, and on the device."""
-        if self._lookup is None:
+        if self._tables is None:
             for batch in loader:
                 yield batch, batch.to(self._device, non_blocking=True)
             return
         try:
             for batch, self._following in loader.in_pairs():
-                on_device = self._prepared or self._lookup.prepare(batch)
+                on_device = self._prepared or self._prepare(self._tables, batch)
                 self._prepared = None
-                self._lookup.wait_for_copy(on_device)
+                self._wait_for(on_device)
                 yield batch, on_device
         finally:
-            self._following = self._prepared = self._lookup.pending = None
+            self._following = self._prepared = self._sent = None
 
     def prepare_next(self) -> None:
         """Prepares the next batch, if there is one; every rank calls it after its forward pass.
@@ -64,63 +73,39 @@ class Prefetcher:
         If it came earlier, computation would wait for the copy, which goes first on the same stream
         as what the forward pass waits for. On a GPU the forward pass is still running.
         """
-        if self._lookup is not None and self._following is not None:
-            self._prepared = self._lookup.prepare(self._following)
+        if self._tables is not None and self._following is not None:
+            self._prepared = self._prepare(self._tables, self._following)
 
-
-@dataclass
-class _Pending:
-    """Ids on their way to the holders of their rows."""
-
-    features: KeyedJaggedTensor
-    context: Any
-    ids: Any
-    """TorchRec's awaitable of them."""
-
-
-class _PrefetchedLookup:
-    """Prepares batches, and replaces the forward method of the sharded tables."""
-
-    def __init__(self, tables: ShardedEmbeddingBagCollection, device: torch.device) -> None:
-        self._tables, self._device = tables, device
-        # with priority: it is little work, and the next step waits for it
-        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-        self._plain = tables.forward
-        self.pending: _Pending | None = None
-        # an attribute of the instance precedes the method of its class
-        tables.forward = self
-
-    def prepare(self, batch: Batch) -> Batch:
+    def _prepare(self, tables: ShardedEmbeddingBagCollection, batch: Batch) -> Batch:
         """Copies a batch to the device and sends its ids; every rank calls it."""
         batch.sparse.length_per_key()  # counted here, where it does not wait for the device
         with self._side_stream():
             on_device = batch.to(self._device, non_blocking=True)
-            context = self._tables.create_context()
+            context = tables.create_context()
             # waits until each rank knows how many ids it gets from which
-            ids = self._tables.input_dist(context, on_device.sparse).wait()
-        self.pending = _Pending(on_device.sparse, context, ids)
+            ids = tables.input_dist(context, on_device.sparse).wait()
+        self._sent = on_device.sparse, context, ids
         return on_device
 
-    def wait_for_copy(self, batch: Batch) -> None:
-        """Makes computation wait for the batch's copy."""
-        if self._stream is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_stream(self._stream)
-            batch.record_stream(current)
-
-    def __call__(self, features: KeyedJaggedTensor) -> Any:
-        """Looks up rows, for prepared ids or for any others."""
-        pending, self.pending = self.pending, None
-        if pending is None or pending.features is not features:
-            return self._plain(features)
+    def _look_up(self, features: KeyedJaggedTensor) -> Any:
+        """Looks up rows, for ids that were sent or for any others."""
+        assert self._tables is not None
+        sent, self._sent = self._sent, None
+        if sent is None or sent[0] is not features:
+            return self._tables(features)
+        _, context, awaitable = sent
         with self._side_stream():
-            ids = pending.ids.wait()
+            ids = awaitable.wait()
+        self._wait_for(ids, context)
+        return self._tables.compute_and_output_dist(context, ids)
+
+    def _wait_for(self, *made: Any) -> None:
+        """Makes computation wait for what the side stream has made."""
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._stream)
-            ids.record_stream(current)
-            pending.context.record_stream(current)
-        return self._tables.compute_and_output_dist(pending.context, ids)
+            for each in made:
+                each.record_stream(current)
 
     def _side_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -76,7 +76,7 @@ class Step:
     def _forward_and_backward(self, batch: Batch) -> float:
         engine = self.engine
         with engine.autocast():
-            output = engine.model(batch, self._on_lookup)
+            output = engine.model(batch, self._on_lookup, self.prefetcher.look_up)
             self.observers.tell(lambda observer: observer.on_output(output, batch.label_B))
             loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
         total = self._end_forward(batch, loss)
@@ -93,6 +93,7 @@ class Step:
         done = TowerPass.run(
             engine,
             batch,
+            engine.model.module.embed(batch, self.prefetcher.look_up),
             self.observers,
             micro_batches=engine.experiment.loader.accumulate,
             scale=self.loss_scale.value if half else 1.0,

@@ -109,11 +109,9 @@ class Trainer:
             TrainingError: no evaluation on valid was finite.
         """
         try:
-            started = Started(
-                engine=self.engine,
-                resumed_step=self._resume(),
-                steps_per_epoch=-(-self._loader.rows // self.engine.experiment.loader.batch_size),
-            )
+            resumed, batch = self._resume(), self.engine.experiment.loader.batch_size
+            steps = -(-self._loader.rows // batch)
+            started = Started(engine=self.engine, resumed_step=resumed, steps_per_epoch=steps)
             self._observers.tell(lambda observer: observer.on_start(started))
             with self._watchdog:
                 while self.progress.stopped is None:
@@ -222,9 +220,9 @@ class Trainer:
         """Begins a checkpoint; value is the monitor's, if valid was just evaluated and finite."""
         self._await_checkpoint()
         average_buffers(self.engine)
-        whole_digest = self._digest_over_ranks()
+        digest_of_all = self._digest_over_ranks()
         state = {
-            "progress": {**self.progress.state_dict(), "epoch_digest": whole_digest},
+            "progress": {**self.progress.state_dict(), "epoch_digest": digest_of_all},
             "loader": self._loader.state_dict(),
             "loss_scale": self.step.loss_scale.state_dict(),
             "world_size": self._world.size,

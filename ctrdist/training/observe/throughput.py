@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctrdist.batch import Batch
@@ -83,8 +84,8 @@ class StepClock:
             TIMER.recording = False
 
     def _now(self) -> float:
-        if self._timing:
-            _wait(self.device)
+        if self._timing and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
@@ -102,23 +103,16 @@ def measure_limits(device: torch.device, dtype: torch.dtype, seconds: float = 0.
     """Measures each limit for so many seconds; every rank calls it at the same time."""
 
     def rate(work: int, run: Callable[[], object]) -> float:
-        run()
-        _wait(device)
-        begun, count = time.perf_counter(), 0
-        while time.perf_counter() - begun < seconds:
-            run()
-            _wait(device)
-            count += 1
-        return work * count / (time.perf_counter() - begun)
+        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+        return work / timer.blocked_autorange(min_run_time=seconds).mean
 
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
     out = torch.empty_like(a)
-    flops = rate(2 * size**3, lambda: torch.mm(a, a, out=out))
     source = torch.empty(2**26 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
     return Limits(
-        flops_per_s=flops,
+        flops_per_s=rate(2 * size**3, lambda: torch.mm(a, a, out=out)),
         bytes_per_s=rate(2 * source.nbytes, lambda: target.copy_(source)),
     )
 
@@ -195,8 +189,3 @@ def report(engine: Engine, clock: StepClock) -> dict[str, float]:
         "floor_ms": 1000 * floor,
         "times_the_floor": step / floor,
     }
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

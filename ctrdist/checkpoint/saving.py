@@ -19,7 +19,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.writer import BEGUN, Writer, stem
 from ctrdist.errors import CheckpointError
 
@@ -36,24 +35,20 @@ class Saving:
 
     def __init__(
         self,
-        folder: Folder,
-        token: str,
         writer: Writer,
         facts: dict[str, Any],
         texts: dict[str, bytes],
         then: Callable[[], None],
     ) -> None:
-        """Starts the thread.
+        """Starts the thread, which writes this rank's part.
 
         Args:
-            folder: directory of the checkpoint; it exists.
-            token: token of this save, the same on all ranks.
-            writer: writes this rank's part.
+            writer: has its snapshot.
             facts: the marker without the list of files; rank 0 writes it.
             texts: name → small file; rank 0 writes them.
             then: called in rank 0's thread once the checkpoint is whole.
         """
-        self._folder, self._token, self._writer = folder, token, writer
+        self._writer, self._folder = writer, writer.folder
         self._facts, self._texts, self._then = facts, texts, then
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._error = ""
@@ -98,7 +93,7 @@ class Saving:
             self._error = f"worker {self._rank}: {kind}{error}"
 
     def _complete(self) -> None:
-        names = [stem(rank, self._token) for rank in range(self._size)]
+        names = [stem(rank, self._writer.token) for rank in range(self._size)]
         sizes = self._wait_for_all(names)
         files = {}
         for name in names:

@@ -113,9 +113,7 @@ class CheckpointStore:
             _STATE: json.dumps({"version": VERSION, **state}, indent=1).encode(),
             **{name: getattr(texts, field).encode() for field, name in _TEXTS.items()},
         }
-        self._saving = Saving(
-            folder, token, writer, facts, files, lambda: self._remove_superfluous(step)
-        )
+        self._saving = Saving(writer, facts, files, lambda: self._remove_superfluous(step))
         if not self._config.asynchronous:
             self._saving.join()
         return folder.url

@@ -114,16 +114,16 @@ class Writer(UsedOnce, StorageWriter):
         """
         self.metadata = b""
         """Content of metadata.json, on the coordinator, after planning."""
-        self._folder, self._token, self._buffer = folder, token, buffer
+        self.folder, self.token, self._buffer = folder, token, buffer
         self._stem = stem(rank, token)
         self._chunks: list[tuple[Chunk, Tensor]] = []
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Raises CheckpointError if this rank does not see the directory that rank 0 has made."""
-        there = self._folder.exists(BEGUN)
-        if not there or self._folder.get(BEGUN).decode() != self._token:
+        there = self.folder.exists(BEGUN)
+        if not there or self.folder.get(BEGUN).decode() != self.token:
             raise CheckpointError(
-                f"{self._folder}: a worker does not see what worker 0 has written there. "
+                f"{self.folder}: a worker does not see what worker 0 has written there. "
                 "Checkpoints need a directory that all workers share: set checkpoint.directory, "
                 "or --runs, to one, or to s3://."
             )
@@ -197,7 +197,7 @@ class Writer(UsedOnce, StorageWriter):
     def write(self) -> None:
         """Writes the bytes, then the index, whose presence tells that this rank is done."""
         chunks, position = [], 0
-        with self._folder.write(f"{self._stem}.bin") as handle:
+        with self.folder.write(f"{self._stem}.bin") as handle:
             for chunk, tensor in self._chunks:
                 handle.write(bytes(chunk.begin - position))
                 position = chunk.begin + chunk.bytes
@@ -210,7 +210,7 @@ class Writer(UsedOnce, StorageWriter):
                 chunks.append({**asdict(chunk), "crc32": sums})
         self._chunks = []  # Releases the tensors.
         index = {"bytes": position, "chunks": chunks}
-        self._folder.put(f"{self._stem}.json", json.dumps(index).encode())
+        self.folder.put(f"{self._stem}.json", json.dumps(index).encode())
 
     def _snapshot(self, buffer: HostBuffer, size: int) -> None:
         on_gpu = any(tensor.is_cuda for _, tensor in self._chunks)

@@ -72,11 +72,11 @@ class RunTracker:
         self._environment = environment_tags()  # Now, as it asks git, which takes time.
         self._log = EventLog(self._run_dir / EVENTS_NAME)
         first = next(all_events(self._log.path), None)
-        self._began_ms = first.time_ms if first else _now_ms()
+        self._began = first.time_ms / 1000 if first else time.time()
         self._local_id = f"local-{uuid.uuid4().hex}"
         self._senders: list[Sender] = []
         self._sampler = SystemSampler(
-            lambda metrics: self.log_metrics(metrics, (_now_ms() - self._began_ms) // 1000),
+            lambda metrics: self.log_metrics(metrics, int(time.time() - self._began)),
             str(self._run_dir),
         )
         self._finished = False
@@ -209,7 +209,3 @@ def _put_aside(run_dir: Path) -> None:
         if began and path.exists():
             path.rename(f"{path}.{number}")
         path.unlink(missing_ok=True)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

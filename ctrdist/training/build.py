@@ -70,11 +70,6 @@ class Engine:
         """A context in which the model computes with the average of its weights, if it has one."""
         return nullcontext() if self.ema is None else self.ema.in_place()
 
-    def keep_averages(self) -> None:
-        """Ends training: the model computes with the average of its weights from now on."""
-        if self.ema is not None and not self.ema.exchanged:
-            self.ema.exchange()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:

@@ -36,14 +36,7 @@ def abort_on_non_finite_loss(
 ) -> NoReturn:
     """Keeps the rows and aborts the run; every rank calls it, before anything has been updated.
 
-    Args:
-        run_dir: the run's directory.
-        dataset: the training data.
-        world: the workers.
-        batch: this worker's rows.
-        loss: () sum over these rows.
-        step: number of steps taken before this one.
-        epoch: number of the epoch, from 0.
+    The loss is this worker's, summed over its rows. The step and the epoch count from 0.
 
     Raises:
         DataError: always.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ctrdist.batch import Batch
 from ctrdist.losses.objective import training_loss_sum
@@ -112,7 +113,10 @@ class TowerPass:
             made = [p.grad for p in dense if p.grad is not None]
             for grad in (*made, *self._grads.values()):
                 grad.div_(self._scale)
-            if not _finite_everywhere([*made, *self._grads.values()]):
+            finite = [torch.isfinite(grad).all() for grad in (*made, *self._grads.values())]
+            everywhere = torch.stack(finite).all().float()
+            dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+            if not everywhere:
                 self._engine.optimizers.zero_grad()
                 return False
         # a group that is computed from the data alone has no weight behind it
@@ -120,21 +124,9 @@ class TowerPass:
         torch.autograd.backward(
             [self._emb[group] for group in learned], [self._grads[group] for group in learned]
         )
-        _average([p.grad for p in dense if p.grad is not None], self._engine.world.size)
+        made = [p.grad for p in dense if p.grad is not None]
+        if self._engine.world.size > 1 and made:
+            joined = parameters_to_vector(made)
+            dist.all_reduce(joined)
+            vector_to_parameters(joined / self._engine.world.size, made)
         return True
-
-
-def _finite_everywhere(grads: list[Tensor]) -> bool:
-    bad = torch.stack([~torch.isfinite(grad).all() for grad in grads]).any().float()
-    dist.all_reduce(bad, op=dist.ReduceOp.MAX)
-    return not bool(bad)
-
-
-def _average(grads: list[Tensor], workers: int) -> None:
-    if workers == 1 or not grads:
-        return
-    joined = torch.cat([grad.reshape(-1) for grad in grads])
-    dist.all_reduce(joined)
-    joined /= workers
-    for grad, part in zip(grads, joined.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))

@@ -287,7 +287,8 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         """Evaluates the best checkpoint on test; it stays loaded."""
         self._await_checkpoint()
-        self.engine.keep_averages()
+        if self.engine.ema is not None and not self.engine.ema.exchanged:
+            self.engine.ema.exchange()  # training is over, so the averages stay in place
         progress = self.progress
         if progress.best_step is None:
             raise TrainingError(

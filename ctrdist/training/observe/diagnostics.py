@@ -39,7 +39,7 @@ from ctrdist.training.loop.evaluate import evaluation_loader
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe.abundance import abundances, shares_of_most
 from ctrdist.training.observe.messages import Evaluation
-from ctrdist.training.observe.observers import Observer, Started, Stepped, tolerated
+from ctrdist.training.observe.observers import Observer, Started, Stepped, draw, tolerated
 
 WELL, POORLY = 0.6, 0.2
 """A row is well classified if the probability of its own label is at least WELL, poorly classified
@@ -137,14 +137,11 @@ class Diagnostics(Observer):
         if self._tracker is None:
             return
         name = engine.experiment.run_name
-        with tolerated("figure abundance"):
-            if share:
-                self._tracker.log_figure("abundance", abundance_figure(share, COLLAPSED, name))
-        with tolerated("figure attention_mass"):
-            if mass_LFF is not None:
-                self._record_attention(self._tracker, mass_LFF, name)
-        with tolerated("figures of gradients, gates and classes"):
-            self._draw_history(self._tracker, name)
+        if share:
+            draw(self._tracker, "abundance", abundance_figure, share, COLLAPSED, name)
+        if mass_LFF is not None:
+            self._record_attention(self._tracker, mass_LFF, name)
+        self._draw_history(self._tracker, name)
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
         """Records on rank 0; a failure is rank 0's alone and must not leave the ranks apart."""
@@ -219,23 +216,20 @@ class Diagnostics(Observer):
         fields = [*schema.numeric, *(field.name for field in schema.categorical)]
         text = json.dumps(top_pairs(mass_LFF, fields), indent=1, ensure_ascii=False)
         tracker.log_artifact_text("attention_mass.json", text + "\n")
-        mean_FF = mass_LFF.mean(0).numpy()
-        tracker.log_figure("attention_mass", attention_figure(mean_FF, fields, name))
+        draw(tracker, "attention_mass", attention_figure, mass_LFF.mean(0).numpy(), fields, name)
 
     def _draw_history(self, tracker: RunTracker, name: str) -> None:
         history = tracker.metric_history("grad_norm/", "gate/", "train/", "valid/")
-
         for prefix, figure, label in (
             ("grad_norm/", "gradient_norms", "gradient norm"),
             ("gate/", "gates", "mean gate"),
         ):
             lines = {n.removeprefix(prefix): p for n, p in history.items() if n.startswith(prefix)}
             if lines:
-                logarithmic = prefix == "grad_norm/"
-                drawn = steps_figure(lines, label, name, logarithmic=logarithmic)
-                tracker.log_figure(figure, drawn)
+                make = partial(steps_figure, logarithmic=figure == "gradient_norms")
+                draw(tracker, figure, make, lines, label, name)
         if any(metric.endswith(CLASSES) for metric in history):
-            tracker.log_figure("classes", classes_figure(history, name))
+            draw(tracker, "classes", classes_figure, history, name)
 
 
 def parameters_by_part(engine: Engine) -> dict[str, list[nn.Parameter]]:

@@ -19,6 +19,9 @@ from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe.messages import Evaluation
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ctrdist.tracking import RunTracker
     from ctrdist.training.build import Engine
 
 _AGREEMENT = timedelta(seconds=60)
@@ -145,6 +148,12 @@ def tolerated(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         _warn(what, error)
+
+
+def draw(tracker: RunTracker, name: str, make: Callable[..., Figure], *arguments: Any) -> None:
+    """Records the figure that a function makes of the arguments; a failure costs a warning."""
+    with tolerated(f"figure {name}"):
+        tracker.log_figure(name, make(*arguments))
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -14,7 +14,7 @@ from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, r
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe import messages
 from ctrdist.training.observe.messages import Evaluation
-from ctrdist.training.observe.observers import Observer, Started, Stepped, tolerated
+from ctrdist.training.observe.observers import Observer, Started, Stepped, draw
 
 
 class Tracking(Observer):
@@ -88,20 +88,16 @@ class Tracking(Observer):
             self._history.append({"train/loss": event.train_loss, **curves})
         self._tracker.log_metrics(metrics, step)
         if histogram is not None and (split == "test" or event.best):
-            title = f"{self._name} · {split}"
-            with tolerated(f"figure roc_{split}"):
-                figure = roc_figure(histogram.roc_curve(), event.metrics["auc"], title)
-                self._tracker.log_figure(f"roc_{split}", figure)
-            with tolerated(f"figure calibration_{split}"):
-                table = histogram.calibration_table()
-                self._tracker.log_figure(f"calibration_{split}", calibration_figure(table, title))
+            title, curve = f"{self._name} · {split}", histogram.roc_curve()
+            draw(self._tracker, f"roc_{split}", roc_figure, curve, event.metrics["auc"], title)
+            table = histogram.calibration_table()
+            draw(self._tracker, f"calibration_{split}", calibration_figure, table, title)
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Closes the tracked run, and adds its id and address to the summary."""
         if self._history:
-            with tolerated("figure learning_curves"):
-                figure = learning_curves_figure(self._history, self._name)
-                self._tracker.log_figure("learning_curves", figure)
+            make = learning_curves_figure
+            draw(self._tracker, "learning_curves", make, self._history, self._name)
         if summary["throughput"]:
             self._tracker.log_metrics(
                 {f"throughput/{name}": value for name, value in summary["throughput"].items()},

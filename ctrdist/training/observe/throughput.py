@@ -140,20 +140,18 @@ def table_bytes(engine: Engine, batch: Batch) -> int:
     For each id its row is read by the lookup, read and written by the update, its state is read and
     written, and its gradient read.
     """
+
+    def moved(tables: TableOptimConfig) -> int:  # numbers for each one that is looked up
+        return 4 + 2 * {"adagrad": 1, "adam": 2}.get(tables.name, 0)
+
     optim = engine.experiment.optim
     width = sum(dict(engine.tower.groups).values())  # type: ignore[arg-type]
     pairs: PairMemory | None = engine.model.module.pairs
-    numbers = batch.sparse.values().numel() * width * _moved(optim.tables)
+    numbers = batch.sparse.values().numel() * width * moved(optim.tables)
     if pairs is not None:
         ids = sum(table.ids_per_row for table in pairs.tables) * batch.label_B.numel()
-        numbers += ids * pairs.config.codebook_dim * _moved(optim.codebooks or optim.tables)
-    return int(numbers * _FLOAT)
-
-
-def _moved(tables: TableOptimConfig) -> float:
-    """Numbers that are moved for each one that is looked up and updated."""
-    state = {"adagrad": 1.0, "adam": 2.0}.get(tables.name, 0.0)
-    return 1 + 2 + 2 * state + 1
+        numbers += ids * pairs.config.codebook_dim * moved(optim.codebooks or optim.tables)
+    return numbers * _FLOAT
 
 
 def report(engine: Engine, clock: StepClock) -> dict[str, float]:

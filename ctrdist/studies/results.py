@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrdist.errors import ConfigError
-from ctrdist.studies.settings import changed_settings
-from ctrdist.studies.study import StudyFile, StudyRun
+from ctrdist.studies.study import StudyFile, StudyRun, changed_settings
 
 
 class Results:

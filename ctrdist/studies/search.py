@@ -12,8 +12,14 @@ import yaml
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import from_dict, to_dict
 from ctrdist.errors import ConfigError
-from ctrdist.studies.settings import changed_settings, compared_settings, fingerprint_of
-from ctrdist.studies.study import Complete, experiment_from, read_yaml
+from ctrdist.studies.study import (
+    Complete,
+    changed_settings,
+    compared_settings,
+    experiment_from,
+    fingerprint_of,
+    read_yaml,
+)
 
 _DRAWS = {"choice": None, "uniform": 2, "loguniform": 2, "randint": 2}
 """Kind of draw → number of values that it takes; None: any number."""

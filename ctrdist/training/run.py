@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ctrdist.checkpoint.store import checkpoint_directory, complete, load_tensors, read
-from ctrdist.config.experiment import Experiment
+from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.migrations import migrated
+from ctrdist.config.parse import from_dict
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ResourceError
 from ctrdist.losses.objective import warn_of_loss
+from ctrdist.models.registry import config_class
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
@@ -139,24 +143,11 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     The path is a step-<n> directory, or a run's directory for its best checkpoint. If there is
     none, a CheckpointError is raised.
     """
-    import yaml
-
-    from ctrdist.config.experiment import experiment_of
-    from ctrdist.config.migrations import migrated
-    from ctrdist.config.parse import from_dict
-    from ctrdist.models.registry import config_class
-
     saved = read(path)
     values = migrated(yaml.safe_load(saved.texts.config))
-    name = values["model_name"]
-    experiment = from_dict(
-        experiment_of(name, config_class(name)), values, f"{saved.path}/config.yaml"
-    )
-    return (
-        experiment,
-        saved.path,
-        Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json"),
-    )
+    cls = experiment_of(values["model_name"], config_class(values["model_name"]))
+    schema = Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json")
+    return from_dict(cls, values, f"{saved.path}/config.yaml"), saved.path, schema
 
 
 def use_cores(world: World, threads: int = 0) -> None:

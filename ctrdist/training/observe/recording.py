@@ -25,7 +25,7 @@ class Tracking(Observer):
         self._tracker = tracker
         self._every = max(1, every_steps)
         self._history: list[dict[str, float]] = []
-        self._begin_interval()
+        self._since: list[Stepped] = []
 
     def on_start(self, event: Started) -> None:
         """Opens the tracked run with its settings, plan, schema and data set."""
@@ -61,20 +61,20 @@ class Tracking(Observer):
 
     def on_step(self, event: Stepped) -> None:
         """Records means over the last steps, every few steps and at the end of an epoch."""
-        self._rows += event.rows
-        self._seconds += event.seconds
-        self._loss += event.loss * event.rows
+        steps = self._since
+        steps.append(event)
         if event.progress.step % self._every and event.steps_left:
             return
+        self._since = []
+        rows, seconds = sum(e.rows for e in steps), sum(e.seconds for e in steps)
         metrics = {
-            "train/loss": self._loss / self._rows,
-            "train/samples_per_s": self._rows / max(self._seconds, 1e-9),
+            "train/loss": sum(e.loss * e.rows for e in steps) / rows,
+            "train/samples_per_s": rows / max(seconds, 1e-9),
             **{f"train/lr_{name}": rate for name, rate in event.learning_rates.items()},
         }
         if event.grad_norm >= 0:
             metrics["train/grad_norm"] = event.grad_norm
         self._tracker.log_metrics(metrics, event.progress.step)
-        self._begin_interval()
 
     def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
         """Records the split's metrics; its curves for test and for the best epoch so far."""
@@ -113,9 +113,6 @@ class Tracking(Observer):
         self._tracker.finish(
             "KILLED" if killed else "FAILED", {"error": f"{type(error).__name__}: {error}"[:2000]}
         )
-
-    def _begin_interval(self) -> None:
-        self._rows, self._seconds, self._loss = 0, 0.0, 0.0
 
 
 class Reporting(Observer):

@@ -7,7 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -109,23 +109,30 @@ class Reader(UsedOnce, StorageReader):
             raise self._folder.damaged(run[0].file, "ends too early") from error
         for block in run:
             part = view[block.begin - begin : block.end - begin]
-            if zlib.crc32(part) != block.crc32:
+            if zlib.crc32(part) != block.chunk.crc32[block.number]:
                 where = f"bytes {block.begin:,} to {block.end:,} (of {block.chunk.name})"
                 raise self._folder.damaged(block.file, f"{where} do not match their checksum")
             for copy in block.copies:
                 copy(part)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Block:
     """Bytes with a checksum, and the copies to make from them."""
 
     chunk: Chunk
     file: str
-    begin: int
-    end: int
-    crc32: int
-    copies: list[Callable[[memoryview], None]]
+    number: int
+    """Number of the block in its chunk."""
+    copies: list[Callable[[memoryview], None]] = field(default_factory=list)
+
+    @property
+    def begin(self) -> int:
+        return self.chunk.begin + self.number * self.chunk.block_bytes
+
+    @property
+    def end(self) -> int:
+        return min(self.begin + self.chunk.block_bytes, self.chunk.begin + self.chunk.bytes)
 
 
 def _plan_blocks(
@@ -138,27 +145,15 @@ def _plan_blocks(
     """Adds the blocks of a chunk that hold the rows of an item, to be copied to the target."""
     sizes, offsets = tuple(chunk.sizes) or (1,), tuple(item.storage_offsets) or (0,)
     target = target if target.dim() else target.unsqueeze(0)
-    row_bytes = chunk.bytes // sizes[0]
-    block_rows = chunk.block_bytes // row_bytes
+    block_rows = chunk.block_bytes * sizes[0] // chunk.bytes
     first, last = offsets[0], offsets[0] + target.shape[0]
     for number in range(first // block_rows, -(-last // block_rows)):
         row = number * block_rows
         end_row = min(row + block_rows, sizes[0])
-        begin = chunk.begin + row * row_bytes
-        block = blocks.setdefault(
-            (file, begin),
-            _Block(
-                chunk=chunk,
-                file=file,
-                begin=begin,
-                end=begin + (end_row - row) * row_bytes,
-                crc32=chunk.crc32[number],
-                copies=[],
-            ),
-        )
+        new = _Block(chunk, file, number)
+        block = blocks.setdefault((file, new.begin), new)
         low, high = max(row, first), min(end_row, last)
-        box = [(low - row, high - low)]
-        box += zip(offsets[1:], target.shape[1:], strict=True)
+        box = [(low - row, high - low), *zip(offsets[1:], target.shape[1:], strict=True)]
         shape = (end_row - row, *sizes[1:])
         part = target[low - first : high - first]
         block.copies.append(partial(_copy_box, part, getattr(torch, chunk.dtype), shape, box))

@@ -199,12 +199,8 @@ def load_tensors(path: str | Path, tensors: dict[str, Any]) -> None:
         CheckpointError: a tensor is missing there or has another shape.
     """
     folder = Folder(path)
-
-    def catalogue() -> tuple[dict[str, Any], bytes]:
-        files = _files(folder)
-        return files, folder.get_checked(METADATA, files[METADATA])
-
-    files, metadata = run_on_main(catalogue)
+    files = run_on_main(lambda: _files(folder))
+    metadata = run_on_main(lambda: folder.get_checked(METADATA, files[METADATA]))
     reader = Reader(folder, metadata, lambda name: folder.get_checked(name, files[name]))
     try:
         _collectively(lambda: dcp.load(tensors, storage_reader=reader))
@@ -222,11 +218,10 @@ def _collectively(function: Callable[[], object]) -> None:
     try:
         function()
     except CheckpointException as error:  # It is a BaseException.
-        causes = [cause for cause, _ in error.failures.values()]
         for kind in (DamagedCheckpointError, CheckpointError):
-            for cause in causes:
-                if isinstance(cause, kind):
-                    raise kind(str(cause)) from None
+            ours = [cause for cause, _ in error.failures.values() if isinstance(cause, kind)]
+            if ours:
+                raise kind(str(ours[0])) from None
         raise
 
 

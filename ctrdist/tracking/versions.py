@@ -48,11 +48,9 @@ def git_commit(root: Path = _ROOT) -> str | None:
 def environment_tags() -> dict[str, str]:
     """Tags of every run, among them those that MLflow's own pages show."""
     tags = {f"version.{package}": version for package, version in package_versions().items()}
-    tags["host"] = socket.gethostname()
-    tags["platform"] = platform.platform()
-    tags["command"] = shlex.join(sys.argv)
-    tags["mlflow.source.name"] = sys.argv[0]
-    tags["mlflow.source.type"] = "LOCAL"
+    tags |= {"host": socket.gethostname(), "platform": platform.platform()}
+    tags |= {"command": shlex.join(sys.argv)}
+    tags |= {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL"}
     try:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # A user id without a name, as in containers.

@@ -163,20 +163,15 @@ def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float
     owner_N = user_label_2N[0] % world.size
     order_N = torch.argsort(owner_N, stable=True)
     sent_R = torch.bincount(owner_N, minlength=world.size)
-    received_R = torch.empty_like(sent_R)
     device = world.device
-    if world.size > 1:
-        counts = received_R.to(device)
-        dist.all_to_all_single(counts, sent_R.to(device))
-        received_R = counts.cpu()
-    total = int(received_R.sum())
+    received_R = torch.empty_like(sent_R, device=device)
+    dist.all_to_all_single(received_R, sent_R.to(device))
+    sent, received = sent_R.tolist(), received_R.tolist()
 
     def exchange(values_N: Tensor) -> np.ndarray:
         given = values_N[order_N].contiguous().to(device)
-        if world.size == 1:
-            return given.cpu().numpy()
-        taken = torch.empty(total, dtype=given.dtype, device=device)
-        dist.all_to_all_single(taken, given, received_R.tolist(), sent_R.tolist())
+        taken = torch.empty(sum(received), dtype=given.dtype, device=device)
+        dist.all_to_all_single(taken, given, received, sent)
         return taken.cpu().numpy()
 
     own = (exchange(score_N), exchange(user_label_2N[1]), exchange(user_label_2N[0]))

@@ -104,24 +104,19 @@ class Progress:
 
         The epoch is the number of the next one, from 0.
         """
-        more_epochs = epoch < config.epochs
         more_steps = not 0 < config.max_steps <= self.step
-        if more_epochs and (
-            self.stopped is StopReason.EPOCHS
-            or (self.stopped is StopReason.MAX_STEPS and more_steps)
-        ):
+        raised = {StopReason.EPOCHS: True, StopReason.MAX_STEPS: more_steps}
+        if epoch < config.epochs and self.stopped and raised.get(self.stopped):
             self.stopped, self.stop_text = None, ""
 
 
 def monitored(metrics: dict[str, float], monitor: str) -> float:
     """Value of the monitor, larger being better."""
-    if monitor in ("logloss", "ne"):
-        return -metrics[monitor]
     if monitor == "auc-logloss":
         return metrics["auc"] - metrics["logloss"]
     if monitor == "auc+gauc":
         return metrics["auc"] + metrics["gauc"]
-    return metrics[monitor]
+    return -metrics[monitor] if monitor in ("logloss", "ne") else metrics[monitor]
 
 
 def is_finite(metrics: dict[str, float], monitor: str) -> bool:

@@ -144,10 +144,9 @@ class RunTracker:
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """Draws run_dir/plots/<name>.png, and replaces one of that name; takes about 0.2 s."""
-        path = self._run_dir / "plots" / f"{name.removesuffix('.png')}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        stored = path.relative_to(self._run_dir).as_posix()
+        stored = f"plots/{name}.png"
+        (self._run_dir / "plots").mkdir(parents=True, exist_ok=True)
+        figure.savefig(self._run_dir / stored, dpi=150)
         self._log.record(Artifact(name=stored, path=stored))
 
     def log_dataset(self, used: DatasetUse) -> None:

@@ -105,21 +105,19 @@ class Step:
         return total, finite
 
     def _end_forward(self, batch: Batch, loss: Tensor) -> float:
-        """Prefetches, agrees, and aborts the run if the loss over all ranks is not finite."""
-        self.prefetcher.prepare_next()
-        total = self._agree(loss)
-        if not math.isfinite(total):
-            self.abort(batch, loss.detach())
-        self.clock.mark("forward")
-        return total
+        """Prefetches, and sums the loss over the ranks, with their requests to stop or to save.
 
-    def _agree(self, loss: Tensor) -> float:
-        """Sums the loss over the ranks, and with it their requests to stop or to save."""
+        The run is aborted if the sum is not finite.
+        """
+        self.prefetcher.prepare_next()
         due = time.monotonic() >= self.checkpoint_at
         own = loss.new_tensor([0.0, self.stop.signum, due], dtype=torch.float64)
         own[0] = loss.detach()
         total, stops, saves = sum_over_ranks(own).tolist()  # a GPU's forward pass ends here
         self.stop_agreed, self.checkpoint_agreed = bool(stops), bool(saves)
+        if not math.isfinite(total):
+            self.abort(batch, loss.detach())
+        self.clock.mark("forward")
         return total
 
     def _on_lookup(self, emb: dict[str, Tensor]) -> None:

@@ -107,12 +107,10 @@ def _wilson(positives_Q: Any, rows_Q: Any, z: float = 1.96) -> tuple[np.ndarray,
 def _limits(*values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
     """Limits of both axes."""
     together = np.concatenate(values)
-    if together.size == 0:
-        return 0.0, 1.0
-    top = float(together.max())
-    if not logarithmic:
-        return 0.0, min(1.0, max(1.08 * top, 0.05))
-    return float(together[together > 0].min()) / 2, min(1.0, 2 * top)
+    top = float(together.max(initial=0.0))
+    if logarithmic:
+        return float(together[together > 0].min()) / 2, min(1.0, 2 * top)
+    return 0.0, min(1.0, max(1.08 * top, 0.05))
 
 
 def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) -> Figure:

@@ -1,11 +1,8 @@
 """Prefetching during a step: the next batch's copy to the GPU, and the exchange of its ids.
 
-TorchRec's TrainPipelineSparseDist does the same, but its progress() is the whole step: forward,
-backward and optimiser, with batches taken from the loader well ahead. Our step looks at the loss of
-all workers between forward and backward, may run the tower in micro-batches, and counts a row only
-when it is trained on. TorchRec would also trace the model with torch.fx to find which ids go into
-which tables, which is known here. So this uses what each sharded module offers for it: input_dist
-begins to send ids to the holders of their rows, and compute_and_output_dist does the rest.
+This uses what each sharded module of TorchRec offers for it: input_dist begins to send ids to the
+holders of their rows, and compute_and_output_dist does the rest. docs/decisions.md says why it does
+not use TorchRec's TrainPipelineSparseDist.
 """
 
 from __future__ import annotations

@@ -132,10 +132,9 @@ class Observers:
                     _warn(type(observer).__name__, error)
 
     def _all_ranks_failed(self) -> bool:
-        if self._group is None:
-            return True
         try:
-            dist.all_reduce(torch.zeros(1), group=self._group)
+            if self._group is not None:
+                dist.all_reduce(torch.zeros(1), group=self._group)
         except RuntimeError:  # a rank has not come within the time-out
             return False
         return True

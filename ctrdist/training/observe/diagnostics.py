@@ -1,8 +1,8 @@
 """Diagnostics of a run: gradient norms, classes of rows, information abundance, attention.
 
 Weights are the same without them. Values stay on the device until they are recorded. All ranks take
-part in the same order, as some numbers are sums over their rows. Checkpoints do not hold them: after
-a restart within an epoch, only the steps since then are recorded.
+part in the same order, as some numbers are sums over their rows. Checkpoints do not hold them:
+after a restart within an epoch, only the steps since then are recorded.
 """
 
 # B rows of this worker, F fields, L layers, C = 6 cells: 2 labels × 3 classes

@@ -42,7 +42,7 @@ from ctrdist.training.observe.diagnostics import (
     attention_mass,
     parameters_by_part,
 )
-from ctrdist.training.observe.observers import Observer, Started
+from ctrdist.training.observe.observers import Observer
 from ctrdist.training.observe.recording import Tracking
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
@@ -319,7 +319,7 @@ def gates(world: World, experiment: Experiment) -> dict[int, float]:
         tracker = RunTracker(experiment.runs, experiment.runs, "run", experiment.tracking, False)
     diagnostics = Diagnostics(experiment.diagnostics, tracker)
     trainer = Trainer(engine, experiment.runs, [diagnostics])
-    diagnostics.on_start(Started(engine=engine, resumed_step=0, steps_per_epoch=9))
+    diagnostics.on_start(engine, replace(trainer._start(0), steps_per_epoch=9))
     for rows, gate in ((world.rank + 1, 1.0 + world.rank), (4, 0.5)):
         aux = {GATE_MEAN: torch.tensor([gate, 2 * gate])}
         diagnostics.on_output(Output(logits_B=torch.zeros(rows), aux=aux), torch.ones(rows))

@@ -34,7 +34,7 @@ from ctrdist.training.loop.state import Progress, StopReason, is_finite, monitor
 from ctrdist.training.loop.step import Step
 from ctrdist.training.observe import messages
 from ctrdist.training.observe.abundance import refresh_abundance
-from ctrdist.training.observe.observers import Observer, Observers, Started, Stepped
+from ctrdist.training.observe.observers import Observer, Observers, Stepped
 from ctrdist.training.observe.throughput import StepClock, report
 
 _LEAVE_SECONDS = 30.0
@@ -109,10 +109,8 @@ class Trainer:
             TrainingError: no evaluation on valid was finite.
         """
         try:
-            resumed, batch = self._resume(), self.engine.experiment.loader.batch_size
-            steps = -(-self._loader.rows // batch)
-            started = Started(engine=self.engine, resumed_step=resumed, steps_per_epoch=steps)
-            self._observers.tell(lambda observer: observer.on_start(started))
+            event = self._start(self._resume())
+            self._observers.tell(lambda observer: observer.on_start(self.engine, event))
             with self._watchdog:
                 while self.progress.stopped is None:
                     self._train_epoch()
@@ -124,6 +122,22 @@ class Trainer:
             self._observers.tell(lambda observer: observer.on_failure(failure))
             raise
         return summary
+
+    def _start(self, resumed_step: int) -> messages.Start:
+        experiment, layout = self.engine.experiment, self.engine.layout
+        return messages.Start(
+            run_name=experiment.run_name,
+            model=experiment.model_name,
+            resumed_step=resumed_step,
+            steps_per_epoch=-(-self._loader.rows // experiment.loader.batch_size),
+            dense_parameters=sum(p.numel() for p in self.engine.tower.parameters()),
+            table_parameters=layout.table_parameters,
+            tables=len({shard.table for shard in layout.shards}),
+            kinds=sorted({shard.kind for shard in layout.shards}),
+            bytes_per_rank=layout.bytes_per_rank,
+            device=self._world.device.type,
+            workers=self._world.size,
+        )
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps

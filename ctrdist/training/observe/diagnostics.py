@@ -37,8 +37,8 @@ from ctrdist.training.build import Engine
 from ctrdist.training.loop.evaluate import evaluation_loader
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe.abundance import abundances, shares_of_most
-from ctrdist.training.observe.messages import Evaluation
-from ctrdist.training.observe.observers import Observer, Started, Stepped, draw, tolerated
+from ctrdist.training.observe.messages import Evaluation, Start
+from ctrdist.training.observe.observers import Observer, Stepped, draw, tolerated
 
 WELL, POORLY = 0.6, 0.2
 """A row is well classified if the probability of its own label is at least WELL, poorly classified
@@ -97,13 +97,12 @@ class Diagnostics(Observer):
         """(L,) Σ of the gates over this rank's rows."""
         self._rows = 0
 
-    def on_start(self, event: Started) -> None:
+    def on_start(self, engine: Engine, event: Start) -> None:
         """Prepares to measure the engine."""
-        self._engine = event.engine
-        self._epoch_steps = event.steps_per_epoch
-        self._train = RowClasses(event.engine.world.device)
-        self._evaluated = RowClasses(event.engine.world.device)
-        self._parts = parameters_by_part(event.engine)
+        self._engine, self._epoch_steps = engine, event.steps_per_epoch
+        self._train = RowClasses(engine.world.device)
+        self._evaluated = RowClasses(engine.world.device)
+        self._parts = parameters_by_part(engine)
         self._arm(event.resumed_step, event.steps_per_epoch)
 
     def on_step(self, event: Stepped) -> None:

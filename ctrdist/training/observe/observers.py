@@ -16,7 +16,7 @@ from torch import Tensor
 from ctrdist.batch import Output
 from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.training.loop.state import Progress
-from ctrdist.training.observe.messages import Evaluation
+from ctrdist.training.observe.messages import Evaluation, Start
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,21 +28,6 @@ _AGREEMENT = timedelta(seconds=60)
 """Time within which an observer must have failed on all ranks for the run to continue."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """The state of a run before its first step."""
-
-    engine: Engine
-    resumed_step: int
-    """Step at which an earlier start of the run is resumed; 0 for a new run."""
-    steps_per_epoch: int
-
-    @property
-    def dense_parameters(self) -> int:
-        """Number of the tower's weights."""
-        return sum(p.numel() for p in self.engine.tower.parameters())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +57,7 @@ class Observer:
     """True: it is called on every rank, at the same points, and may use collectives.
     False: it is called on rank 0 alone."""
 
-    def on_start(self, event: Started) -> None:
+    def on_start(self, engine: Engine, event: Start) -> None:
         """Called before the first step."""
 
     def on_lookup(self, emb: Mapping[str, Tensor]) -> None:

@@ -11,10 +11,11 @@ from ctrdist.data.report import REPORT_PAGE, read_report
 from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.tracking import DatasetUse, RunTracker
 from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, roc_figure
+from ctrdist.training.build import Engine
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe import messages
-from ctrdist.training.observe.messages import Evaluation
-from ctrdist.training.observe.observers import Observer, Started, Stepped, draw
+from ctrdist.training.observe.messages import Evaluation, Start
+from ctrdist.training.observe.observers import Observer, Stepped, draw
 
 
 class Tracking(Observer):
@@ -27,16 +28,16 @@ class Tracking(Observer):
         self._history: list[dict[str, float]] = []
         self._since: list[Stepped] = []
 
-    def on_start(self, event: Started) -> None:
+    def on_start(self, engine: Engine, event: Start) -> None:
         """Opens the tracked run with its settings, plan, schema and data set."""
-        engine, experiment = event.engine, event.engine.experiment
+        experiment = engine.experiment
         self._name = experiment.run_name
         self._tracker.start(
             params=to_dict(experiment),
             tags={
                 "model": experiment.model_name,
                 "dense_parameters": str(event.dense_parameters),
-                "table_parameters": str(engine.layout.table_parameters),
+                "table_parameters": str(event.table_parameters),
                 "resumed_step": str(event.resumed_step),
             },
             artifacts={
@@ -124,25 +125,10 @@ class Reporting(Observer):
         self._last = 0.0
         self._rows, self._seconds = 0, 0.0
 
-    def on_start(self, event: Started) -> None:
+    def on_start(self, engine: Engine, event: Start) -> None:
         """Reports the model and the layout of its tables."""
-        layout = event.engine.layout
-        self._epochs = event.engine.experiment.train.epochs
-        self._emit(
-            messages.Start(
-                run_name=event.engine.experiment.run_name,
-                model=event.engine.experiment.model_name,
-                resumed_step=event.resumed_step,
-                steps_per_epoch=event.steps_per_epoch,
-                dense_parameters=event.dense_parameters,
-                table_parameters=layout.table_parameters,
-                tables=len({shard.table for shard in layout.shards}),
-                kinds=sorted({shard.kind for shard in layout.shards}),
-                bytes_per_rank=layout.bytes_per_rank,
-                device=event.engine.world.device.type,
-                workers=event.engine.world.size,
-            )
-        )
+        self._epochs = engine.experiment.train.epochs
+        self._emit(event)
 
     def on_step(self, event: Stepped) -> None:
         """Reports progress, loss and speed, if the interval has passed or the epoch is over."""

@@ -12,7 +12,6 @@ from ctrdist.data.manifest import Dataset, Manifest, Split
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, read_events
-from ctrdist.training.observe.observers import Started
 from ctrdist.training.observe.recording import Tracking
 
 
@@ -29,12 +28,12 @@ def test_the_report_of_the_data_set_is_recorded_where_it_has_one(tmp_path, repor
     manifest = Manifest(schema_fingerprint=schema.fingerprint, splits=splits)
     engine = SimpleNamespace(
         experiment=Experiment(data=str(data)),
-        layout=SimpleNamespace(to_json=lambda: "{}", table_parameters=3),
-        tower=SimpleNamespace(parameters=lambda: []),
+        layout=SimpleNamespace(to_json=lambda: "{}"),
         dataset=Dataset(path=str(data), schema=schema, manifest=manifest),
     )
     tracker = RunTracker(str(run), str(run), "run", TrackingConfig(mlflow=False), False)
-    Tracking(tracker, 1).on_start(Started(engine=engine, resumed_step=0, steps_per_epoch=1))
+    start = SimpleNamespace(resumed_step=0, dense_parameters=0, table_parameters=3)
+    Tracking(tracker, 1).on_start(engine, start)
     tracker.finish("FINISHED")
     events, _ = read_events(run / EVENTS_NAME, 0)
     (dataset,) = [event.values for event in events if event.kind == "dataset"]

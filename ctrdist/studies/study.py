@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.experiment import Experiment
 from ctrdist.config.migrations import migrated
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
-from ctrdist.models.registry import config_class
+from ctrdist.models.registry import experiment_class
 
 _NOT_SETTINGS = ("preset", "model", "reference")
 """Keys of a variant that are no settings of its experiment."""
@@ -123,7 +123,7 @@ def experiment_from(
     argv = ["--config", str(folder / preset)] if preset else []
     for key, value in {**settings, "workers": 1, "min_workers": 0}.items():
         argv += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    return complete(parse(experiment_of(model, config_class(model)), argv)[0])
+    return complete(parse(experiment_class(model), argv)[0])
 
 
 def study_runs(

@@ -13,14 +13,13 @@ import torch
 import yaml
 
 from ctrdist.checkpoint.store import checkpoint_directory, complete, load_tensors, read
-from ctrdist.config.experiment import Experiment, experiment_of
+from ctrdist.config.experiment import Experiment
 from ctrdist.config.migrations import migrated
-from ctrdist.config.parse import from_dict
 from ctrdist.data.manifest import Dataset, open_dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import ResourceError
 from ctrdist.losses.objective import warn_of_loss
-from ctrdist.models.registry import config_class
+from ctrdist.models.registry import read_experiment
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.training.build import build_engine
@@ -145,9 +144,9 @@ def experiment_of_checkpoint(path: str) -> tuple[Experiment, str, Schema]:
     """
     saved = read(path)
     values = migrated(yaml.safe_load(saved.texts.config))
-    cls = experiment_of(values["model_name"], config_class(values["model_name"]))
+    experiment = read_experiment(values, f"{saved.path}/config.yaml")
     schema = Schema.from_json(saved.texts.schema, f"{saved.path}/schema.json")
-    return from_dict(cls, values, f"{saved.path}/config.yaml"), saved.path, schema
+    return experiment, saved.path, schema
 
 
 def use_cores(world: World, threads: int = 0) -> None:

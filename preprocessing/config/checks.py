@@ -14,6 +14,8 @@ MOST_NAME_BYTES = 200
 """File systems allow 255 bytes, some of which are the suffix and those of files being written."""
 MOST_BUCKETS = 2**31 - 1 - FIRST_VALUE_ID
 """Ids are int32."""
+_LEAST = {"num_buckets": 1, "max_size": 1, "min_count": 1, "max_length": 1, "num_quantiles": 2}
+"""Numbers of a column → the least that each may be."""
 
 
 def check_config(config: PreprocessConfig) -> None:
@@ -47,17 +49,15 @@ def _check_columns(config: PreprocessConfig) -> None:
         raise ConfigError(
             "columns: no feature; one at least must be numeric, categorical, multi_valued or user."
         )
-    names = Counter(c.name for c in config.columns)
-    names.update(c.name for c in config.joined)
-    names.update(
-        bucket_name(c.name) for c in config.of_role("numeric") if config.numeric_of(c) != "number"
-    )
-    names.update([*config.derived, *(c.name for c in config.crosses)])
+    crosses = [c.name for c in config.crosses]
+    names = Counter(c.name for c in (*config.columns, *config.joined))
+    bucketed = [c for c in config.of_role("numeric") if config.numeric_of(c) != "number"]
+    names.update([*config.derived, *crosses, *(bucket_name(c.name) for c in bucketed)])
     repeated = [name for name, count in names.items() if count > 1]
     if repeated:
         raise ConfigError(f"columns: each name may occur once, repeated: {', '.join(repeated)}.")
-    columns = (*config.numeric, *config.categorical, *config.of_role("timestamp"))
-    written = [*(c.name for c in columns), *(c.name for c in config.crosses)]
+    columns = *config.numeric, *config.categorical, *config.of_role("timestamp")
+    written = [*(c.name for c in columns), *crosses]
     for name in written:
         _check_name(name)
     reserved = [name for name in (LABEL, USER) if name in written]
@@ -85,9 +85,8 @@ def _check_name(name: str) -> None:
 
 def _check_joins(config: PreprocessConfig) -> None:
     for join in config.joins:
-        if join.key not in [c.name for c in config.columns] or join.key not in [
-            c.name for c in join.columns
-        ]:
+        names = [c.name for c in config.columns], [c.name for c in join.columns]
+        if not all(join.key in one for one in names):
             raise ConfigError(
                 f"joins: the key {join.key} must be a column of the log and of {join.file}."
             )
@@ -106,14 +105,8 @@ def _check_encodings(config: PreprocessConfig) -> None:
                 f"columns: {column.name} has `encoding: hash` and no num_buckets; "
                 "say into how many ids it is hashed."
             )
-        for name in ("num_buckets", "max_size", "min_count", "max_length", "num_quantiles"):
-            value = getattr(column, name)
-            if value is not None and value < (2 if name == "num_quantiles" else 1):
-                raise ConfigError(
-                    f"columns: {name} of {column.name} is {value}; it must be at least "
-                    f"{2 if name == 'num_quantiles' else 1}."
-                )
-        _check_buckets(column.name, column.num_buckets)
+        for name, least in _LEAST.items():
+            _check_number("columns", column.name, name, getattr(column, name), least)
     crossable = [c.name for c in config.of_role("categorical", "user")]
     for cross in config.crosses:
         wrong = [name for name in cross.columns if name not in crossable]
@@ -123,23 +116,20 @@ def _check_encodings(config: PreprocessConfig) -> None:
                 "give two or more different categorical or user columns "
                 f"({', '.join(crossable)})."
             )
-        _check_buckets(cross.name, cross.num_buckets)
-        if cross.num_buckets < 1:
-            raise ConfigError(
-                f"crosses: num_buckets of {cross.name} is {cross.num_buckets}; "
-                "it must be at least 1."
-            )
+        _check_number("crosses", cross.name, "num_buckets", cross.num_buckets, 1)
     if not 0 <= config.bad_rows.limit <= 1:
         raise ConfigError(
             f"bad_rows.limit is {config.bad_rows.limit}; give a share between 0 and 1."
         )
 
 
-def _check_buckets(name: str, num_buckets: int | None) -> None:
-    if num_buckets is not None and num_buckets > MOST_BUCKETS:
+def _check_number(kind: str, of: str, name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{kind}: {name} of {of} is {value}; it must be at least {least}.")
+    if value is not None and name == "num_buckets" and value > MOST_BUCKETS:
         raise ConfigError(
-            f"columns: num_buckets of {name} is {num_buckets:,}; ids are 32-bit integers, so give "
-            f"at most {MOST_BUCKETS:,}."
+            f"{kind}: {name} of {of} is {value:,}; ids are 32-bit integers, so give at most "
+            f"{MOST_BUCKETS:,}."
         )
 
 
@@ -153,19 +143,14 @@ def _check_split(config: PreprocessConfig) -> None:
                 f"split.times is {split.times}; give the first second of valid and then that "
                 "of test, or nothing."
             )
-    for name in ("times", "valid", "test"):
-        if getattr(split, name) and split.by != ("time" if name == "times" else "file"):
+    for name, user in (("times", "time"), ("valid", "file"), ("test", "file")):
+        if getattr(split, name) and split.by != user:
             raise ConfigError(
                 f"split.{name} is given, and split.by is {split.by}, which does not use it; "
-                f"set split.by to {'time' if name == 'times' else 'file'}, or remove it."
+                f"set split.by to {user}, or remove it."
             )
-    fractions = config.split.fractions
-    if (
-        len(fractions) != 3
-        or min(fractions) < 0
-        or abs(sum(fractions) - 1) > 1e-6
-        or fractions[0] == 0
-    ):
+    fractions, total = split.fractions, sum(split.fractions)
+    if len(fractions) != 3 or min(fractions) < 0 or abs(total - 1) > 1e-6 or not fractions[0]:
         raise ConfigError(
             f"split.fractions is {fractions}; give three parts, of train, valid and test, "
             "none negative, train above 0, with the sum 1."

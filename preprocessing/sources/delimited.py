@@ -15,7 +15,7 @@ import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
 from preprocessing.config.formats import INPUT_FORMATS, FormatConfig
-from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
+from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
 from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import (
@@ -210,21 +210,11 @@ def _header(block: TextBlock, layout: FormatConfig, needed: Sequence[str]) -> li
     except UnicodeError as error:
         raise not_decoded(layout, error).error(block.where(0)) from error
     fields, opened = _taken_apart(text, layout)
+    if opened:
+        quote = quote_of(layout)
+        raise DataError(f"{block.where(0)}: a quote ({quote}) stays open in the header. Fix it.")
+    check_names(f"{block.where(0)}: the header has", fields, needed)
     counts = Counter(fields)
-    remedy = "Correct `columns` or `format` in the data-set YAML."
-    lacking = [name for name in needed if name not in counts]
-    if lacking or opened:
-        shown = ", ".join(fields if len(text) < 2000 else [*fields[:5], "…"])[:2000]
-        raise DataError(
-            f"{block.where(0)}: the header has no column {', '.join(lacking)}; it has {shown}. "
-            + remedy
-        )
-    twice = [name for name in needed if counts[name] > 1]
-    if twice:
-        raise DataError(
-            f"{block.where(0)}: the header has column {', '.join(twice)} more than once. "
-            "Rename one in the file."
-        )
     return [name if counts[name] == 1 else f"{name}\0{i}" for i, name in enumerate(fields)]
 
 

@@ -39,10 +39,6 @@ class _Number(str):
     """A JSON number as it is written."""
 
 
-class _NotOne(Exception):
-    """A value that is an object or a list."""
-
-
 @dataclass
 class JsonBlock(TextBlock):
     """Rows of JSON lines."""
@@ -75,12 +71,7 @@ def raw_blocks(byte_range: ByteRange, table: TableConfig, block_bytes: int) -> I
 def read_json_lines(
     lines: Sequence[bytes], layout: FormatConfig, kinds: Mapping[str, ColumnConfig]
 ) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
-    """Reads lines one by one.
-
-    Args:
-        lines: none of them blank.
-        layout: encoding and missing texts.
-        kinds: the columns to read, by name.
+    """Reads the columns of lines, none of them blank, one by one.
 
     Returns:
         The columns of the good lines, their (n,) indices, and index and fault of the others in
@@ -184,24 +175,23 @@ def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
 def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
     """A text, or a list of texts; None where the value is missing."""
     many = column.role == "multi_valued"
-    try:
-        if many and isinstance(value, list):
-            return [_text(item, column) for item in value]
-        text = _text(value, column)
-    except _NotOne:
-        what = "nested values" if many else "a list" if isinstance(value, list) else "an object"
+    is_list = isinstance(value, list)
+    items = value if many and is_list else [value]
+    if any(isinstance(item, (dict, list)) for item in items):
+        what = "nested values" if many else "a list" if is_list else "an object"
         wants = "a list of texts" if many else "one value"
         remedy = "Make it a column of its own, or leave it out of `columns` in the data-set YAML."
         reason = f"column {column.name} wants {wants}, got {what}"
-        raise _NotGood(Fault(reason, remedy, column.name)) from None
+        raise _NotGood(Fault(reason, remedy, column.name))
+    if many and is_list:
+        return [_text(item, column) for item in items]
+    text = _text(value, column)
     if text in layout.missing and not isinstance(text, _Number):
         return None
     return text.split(column.separator) if many and text is not None else text
 
 
 def _text(value: Any, column: ColumnConfig) -> str | None:
-    if isinstance(value, (dict, list)):
-        raise _NotOne
     if isinstance(value, bool):
         numeric = _kind(column) in (pa.float64(), pa.int64())
         return _Number(int(value)) if numeric else str(value).lower()

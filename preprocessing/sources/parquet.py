@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
-from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
+from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
 from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import open_stored
@@ -75,7 +75,7 @@ def raw_blocks(
             size = file.seek(0, io.SEEK_END)
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
         names = parquet.schema_arrow.names
-        _check_columns(byte_range, names, [c.name for c in table.columns])
+        check_names(f"{byte_range.name}: it has", names, [c.name for c in table.columns])
         groups = _row_groups(parquet, byte_range, size)
         if not groups:
             return
@@ -96,20 +96,6 @@ def raw_blocks(
         if read != total:
             why = f"{read:,} rows where {total:,} are announced"
             raise DataError(f"{byte_range.name}: damaged ({why}). {_COPY}")
-
-
-def _check_columns(byte_range: ByteRange, names: list[str], needed: Sequence[str]) -> None:
-    lacking = [name for name in needed if name not in names]
-    if lacking:
-        raise DataError(
-            f"{byte_range.name}: no column {', '.join(lacking)}; it has {', '.join(names)}. "
-            "Correct `columns` in the data-set YAML."
-        )
-    twice = [name for name in needed if names.count(name) > 1]
-    if twice:
-        raise DataError(
-            f"{byte_range.name}: it has column {', '.join(twice)} more than once. Rename one."
-        )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ TEXT_CHARACTERS = 10_000
 """Length to which the text of a bad row is cut."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BadRow:
     """A row that was left out."""
 
@@ -55,22 +55,13 @@ def clean(raw: RawBlock, config: PreprocessConfig) -> tuple[Block, list[BadRow]]
     rows = rows[keep]
     good = Block(table.filter(pa.array(keep)), lambda row: raw.where(int(rows[row])))
     numbers = raw.numbers([row for row, _ in faults]) if faults else []
-    return good, [
-        _bad(raw.name, number, fault, raw.content(row))
-        for number, (row, fault) in zip(numbers, faults, strict=True)
-    ]
-
-
-def _bad(file: str, line: int, fault: Fault, content: bytes) -> BadRow:
-    # A character takes four bytes at most, and a fault may lie in the middle of a huge line.
-    text = content[: 4 * TEXT_CHARACTERS].removesuffix(b"\r").decode("utf-8", "backslashreplace")
-    return BadRow(
-        file=file,
-        line=line,
-        column=fault.column,
-        text=text[:TEXT_CHARACTERS],
-        reason=fault.reason,
-    )
+    bad = []
+    for number, (row, fault) in zip(numbers, faults, strict=True):
+        # A character takes four bytes at most, and a fault may lie in the middle of a huge line.
+        content = raw.content(row)[: 4 * TEXT_CHARACTERS].removesuffix(b"\r")
+        text = content.decode("utf-8", "backslashreplace")[:TEXT_CHARACTERS]
+        bad.append(BadRow(raw.name, number, fault.column, text, fault.reason))
+    return good, bad
 
 
 def _check_values(

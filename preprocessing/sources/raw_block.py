@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ctrdist.errors import DataError
 from ctrdist.features.columns import ColumnConfig
 from preprocessing.config.formats import FormatConfig
 from preprocessing.sources.row_errors import Fault
+
+_SHOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,29 @@ class RawBlock(Protocol):
 
     def content(self, row: int) -> bytes:
         """A row as quarantine keeps it."""
+
+
+def check_names(where: str, names: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuses a file that lacks a column, or has it twice.
+
+    Args:
+        where: the beginning of the message, such as "day_0.csv:1: the header has".
+        names: of the file's columns.
+        needed: those that are read.
+    """
+    lacking = [name for name in needed if name not in names]
+    if lacking:
+        shown = ", ".join(names)
+        shown = shown if len(shown) < _SHOWN else f"{', '.join(names[:5])[:_SHOWN]}, …"
+        raise DataError(
+            f"{where} no column {', '.join(lacking)}; it has {shown}. "
+            "Correct `columns` or `format` in the data-set YAML."
+        )
+    twice = [name for name in needed if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{where} column {', '.join(twice)} more than once. Rename one in the file."
+        )
 
 
 def with_nulls(table: pa.Table, missing: Sequence[str]) -> pa.Table:

@@ -47,11 +47,12 @@ from preprocessing.sources.shards import InputSplit, find_input_splits, versions
 from preprocessing.sources.side_tables import load_side_tables, side_table_versions
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
+from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.file import first_values
 from preprocessing.vocabulary.parent import Parent, open_parent
 from preprocessing.vocabulary.task import make_vocabularies, rules_of
 from preprocessing.write.output_dir import QUARANTINE, REPORT, SOURCE, Output
-from preprocessing.write.task import Written, write_data
+from preprocessing.write.task import Part, write_data
 
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3
@@ -207,17 +208,16 @@ class _Run:
             self.work.mark(runner.mark("begin"), None)
         data, work = self.output.store, self.work.store
         values = [shard.values for shard in shards]
-        vocabularies = make_vocabularies(config, values, self.parent, data, work, runner)
+        vocabularies, shard_ids = make_vocabularies(config, values, self.parent, data, work, runner)
         fitted = FittedFeatures(
             columns=config.all_columns,
             crosses=tuple(config.crosses),
             numeric_as=config.numeric_as,
             missing=tuple(config.format.missing),
-            sizes=vocabularies.sizes,
+            sizes={name: found.size for name, found in vocabularies.items()},
             transforms=self._transforms(shards),
         )
-        shard_ids = vocabularies.shard_ids
-        written = write_data(
+        parts, profile = write_data(
             config, shards, split_plan, fitted, shard_ids, self.output, self.work, runner
         )
         schema = fitted.schema(config.name)
@@ -225,14 +225,14 @@ class _Run:
         data.put(FEATURES_NAME, fitted.to_json().encode())
         manifest = Manifest(
             schema_fingerprint=schema.fingerprint,
-            splits=_splits(written),
-            vocabularies=vocabularies.sha256,
+            splits=_splits(parts),
+            vocabularies={name: found.sha256 for name, found in vocabularies.items()},
             config=config.for_manifest(),
             transforms=fitted.transforms,
             parent=None if self.parent is None else self.parent.fingerprint,
         )
         self._copy_bad_rows(shards)
-        self._report(manifest, written, reasons)
+        self._report(manifest, profile, reasons)
         return replace(_result(config, manifest, schema), quarantined=sum(reasons.values()))
 
     @property
@@ -317,7 +317,7 @@ class _Run:
             text = self.work.store.get(f"bad/{name}")
             self.output.store.put(f"{QUARANTINE}/part-{number:05d}.jsonl", text)
 
-    def _report(self, manifest: Manifest, written: Written, reasons: Counter[str]) -> None:
+    def _report(self, manifest: Manifest, profile: Profile, reasons: Counter[str]) -> None:
         """Writes report.json and report.html."""
         store = self.output.store
 
@@ -326,7 +326,7 @@ class _Run:
 
         rows = sum(split.rows for split in manifest.splits.values())
         content = build_report(
-            written.profile,
+            profile,
             fingerprint=manifest.fingerprint,
             rows_read=rows + sum(reasons.values()),
             quarantined=reasons,
@@ -336,14 +336,14 @@ class _Run:
         store.put(f"{REPORT}.html", render(content).encode())
 
 
-def _splits(written: Written) -> dict[str, Split]:
+def _splits(parts: list[Part]) -> dict[str, Split]:
     found = {}
     for name in SPLITS:
-        parts = [part for part in written.parts if part.split == name]
+        mine = [part for part in parts if part.split == name]
         found[name] = Split(
-            files=tuple(part.file for part in parts),
-            rows=sum(part.file.rows for part in parts),
-            positives=sum(part.positives for part in parts),
+            files=tuple(part.file for part in mine),
+            rows=sum(part.file.rows for part in mine),
+            positives=sum(part.positives for part in mine),
         )
     return found
 

@@ -51,10 +51,10 @@ def build_report(
     top = TOP_WHEN_WIDE if profile.schema.num_fields > WIDE else TOP
     columns += [_field(f, profile, top_values, top) for f in profile.schema.categorical]
     splits = _splits(profile)
-    warnings = split_warnings(splits, rows_read, sum(quarantined.values()))
+    warnings = list(split_warnings(splits, rows_read, sum(quarantined.values())))
     for index, column in enumerate(columns):
         column["place"] = index
-        column["warnings"] = column_warnings(column)
+        column["warnings"] = list(column_warnings(column))
         column["attention"] = _attention(column)
         warnings += [
             {"column": column["name"], "place": index, **one} for one in column["warnings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 LEAK_AUC = 0.95
@@ -16,19 +17,18 @@ RATE_ERRORS, RATE_RATIO = 4.0, 0.05
 
 def split_warnings(
     splits: dict[str, dict[str, Any]], rows_read: int, quarantined: int
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Warnings of the data set as a whole, each with kind, text and weight."""
-    found = []
     if quarantined:
         share = _percent(quarantined / max(1, rows_read))
         text = f"{quarantined:,} rows ({share}) were left out; see quarantine/ for which and why."
-        found.append(_warning("quarantine", text, 3))
+        yield _warning("quarantine", text, 3)
     for name, split in splits.items():
         if not split["rows"]:
-            found.append(_warning("empty", f"The split {name} has no rows.", 4))
+            yield _warning("empty", f"The split {name} has no rows.", 4)
         elif split["click_rate"] in (0, 1):
             text = f"All rows of {name} have the label {split['click_rate']:g}: no AUC can be told."
-            found.append(_warning("one_label", text, 9))
+            yield _warning("one_label", text, 9)
     filled = [(name, split) for name, split in splits.items() if split["rows"]]
     for two, b in filled[1:]:
         one, a = filled[0]
@@ -41,23 +41,21 @@ def split_warnings(
                 f"{two}: {apart / error:.0f} standard errors apart. Predicted probabilities will "
                 "be off there."
             )
-            found.append(_warning("click_rate", text, 5))
-    return found
+            yield _warning("click_rate", text, 5)
 
 
-def column_warnings(column: dict[str, Any]) -> list[dict[str, Any]]:
+def column_warnings(column: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Warnings of a column of the report, each with kind, text and weight."""
-    found = []
     auc = column["auc"]
     if column["constant"]:
         text = "Always the same: nothing can be learned from it. `role: ignore` leaves it out."
-        found.append(_warning("constant", text, 6))
+        yield _warning("constant", text, 6)
     if auc is not None and auc > LEAK_AUC:
         text = (
             f"Alone it tells clicks from the rest with an AUC of {auc:.3f}. "
             "Is it known before the click?"
         )
-        found.append(_warning("leak", text, 10))
+        yield _warning("leak", text, 10)
     unknown = {name: rate for name, rate in column["unknown_rate"].items() if rate > UNKNOWN_RATE}
     if unknown and not column["constant"]:
         where = ", ".join(f"{_percent(rate)} in {name}" for name, rate in unknown.items())
@@ -65,7 +63,7 @@ def column_warnings(column: dict[str, Any]) -> list[dict[str, Any]]:
             f"Unknown: {where}. A lower `min_count`, or `num_buckets` for a hashed tail, "
             "would tell more of them apart."
         )
-        found.append(_warning("unknown", text, 7))
+        yield _warning("unknown", text, 7)
     drift = {
         name: one["psi"]
         for name, one in column["psi"].items()
@@ -74,14 +72,13 @@ def column_warnings(column: dict[str, Any]) -> list[dict[str, Any]]:
     if drift:
         where = ", ".join(f"{value:.2f} in {name}" for name, value in drift.items())
         text = f"Distributed otherwise than in training: PSI {where}."
-        found.append(_warning("drift", text, 8))
+        yield _warning("drift", text, 8)
     if column["null_rate"] > NULL_RATE:
         text = f"{_percent(column['null_rate'])} of the rows have no value."
-        found.append(_warning("null", text, 2))
+        yield _warning("null", text, 2)
     elif column["dominant"] > DOMINANT_SHARE and not column["constant"]:
         text = f"One value fills {_percent(column['dominant'])} of the rows."
-        found.append(_warning("dominant", text, 1))
-    return found
+        yield _warning("dominant", text, 1)
 
 
 def _warning(kind: str, text: str, weight: int) -> dict[str, Any]:

@@ -18,13 +18,7 @@ RESUME = "run the same command again to resume."
 
 
 def storage_failure(error: Exception, output: str, done: str) -> DataError:
-    """The user's message for a storage error.
-
-    Args:
-        error: of a disk or an object store.
-        output: the data set that was being written.
-        done: sentences that say which passes are done; may be empty.
-    """
+    """The user's message for an error of a disk or an object store; `done` says what is done."""
     code = getattr(error, "errno", None)
     remedy = _REMEDIES.get(code if isinstance(code, int) else 0, "Remove the cause")
     name, reason = getattr(error, "filename", None), getattr(error, "strerror", None)

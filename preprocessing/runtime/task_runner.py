@@ -81,13 +81,7 @@ class TaskRunner:
     """Runs the passes of one run. A task that is marked as done is not run again."""
 
     def __init__(self, work: WorkDir, workers: int, stamp: str) -> None:
-        """Forgets what was done for other files.
-
-        Args:
-            work: the run's work directory, opened.
-            workers: tasks that run at a time; 0: one per CPU of the cluster.
-            stamp: of the input files.
-        """
+        """Forgets what was done for input files of another stamp; 0 workers: one per CPU."""
         self._work = work
         self._stamp = stamp
         self.limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))

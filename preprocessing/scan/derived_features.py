@@ -28,12 +28,7 @@ class DerivedFeatures:
         """Field made from the timestamp → its values, which have a vocabulary like any others."""
 
     def add(self, rows: LocalRows, dictionaries: Mapping[str, Dictionary]) -> None:
-        """Adds the fields to a block.
-
-        Args:
-            rows: the block.
-            dictionaries: column → its values.
-        """
+        """Adds the fields to a block; `dictionaries` has the values of each column."""
         for name in self._time:
             assert rows.timestamp is not None
             parts = TIME_PARTS[name.rpartition("_")[2]](rows.timestamp)

@@ -85,22 +85,14 @@ def _narrow(array: np.ndarray) -> np.ndarray:
 
 def _arrays(rows: LocalRows) -> Iterator[tuple[str, np.ndarray]]:
     yield "label", rows.label.astype(np.int8)
-    for name, values in rows.numbers.items():
-        yield f"number {name}", values
-    for name, codes in rows.local_ids.items():
-        yield f"code {name}", codes
-    for name, (ends, codes) in rows.lists.items():
+    columns = {"number": rows.numbers, "code": rows.local_ids, "cross": rows.crosses}
+    for title, arrays in columns.items():
+        yield from ((f"{title} {name}", array) for name, array in arrays.items())
+    for name, (ends, local_ids) in rows.lists.items():
         yield f"ends {name}", ends - ends[0]
-        yield f"list {name}", codes[ends[0] : ends[-1]]
-    for name, ids in rows.crosses.items():
-        yield f"cross {name}", ids
-    for title, column in (
-        ("timestamp", rows.timestamp),
-        ("user", rows.user),
-        ("hash", rows.row_hash),
-    ):
-        if column is not None:
-            yield title, column
+        yield f"list {name}", local_ids[ends[0] : ends[-1]]
+    single = {"timestamp": rows.timestamp, "user": rows.user, "hash": rows.row_hash}
+    yield from ((title, array) for title, array in single.items() if array is not None)
 
 
 def _rows(arrays: dict[str, np.ndarray]) -> LocalRows:

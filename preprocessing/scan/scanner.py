@@ -34,12 +34,7 @@ class Scanner:
     """
 
     def __init__(self, config: PreprocessConfig, side_tables: Sequence[SideTable] = ()) -> None:
-        """Begins a shard.
-
-        Args:
-            config: the data set.
-            side_tables: in memory.
-        """
+        """Begins a shard."""
         self.config = config
         self.columns: list[str] = []
         self.side_tables = side_tables

@@ -72,12 +72,9 @@ class RawBlock(Protocol):
 
 
 def check_names(where: str, names: Sequence[str], needed: Sequence[str]) -> None:
-    """Refuses a file that lacks a column, or has it twice.
+    """Refuses a file with columns of these names that lacks a needed one, or has it twice.
 
-    Args:
-        where: the beginning of the message, such as "day_0.csv:1: the header has".
-        names: of the file's columns.
-        needed: those that are read.
+    The message begins with `where`, such as "day_0.csv:1: the header has".
     """
     lacking = [name for name in needed if name not in names]
     if lacking:

@@ -67,11 +67,7 @@ class TextBlock:
 
 
 def read_text(byte_range: ByteRange, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
-    """Blocks of a byte range, in order. The header, where there is one, is still in the first.
-
-    Args:
-        byte_range: of a text.
-        block_bytes: about how many bytes of text a block has.
+    """Blocks of about `block_bytes` bytes of text, in order; a header is still in the first.
 
     Raises:
         DataError: a file that cannot be read, a damaged compressed one, or a line without an end.

@@ -79,17 +79,8 @@ def assign_ids(
 ) -> ColumnIds:
     """Assigns ids to a column's values, writes them to OUT, and writes the vocabulary.
 
-    Args:
-        store: that of the merged groups, and of the ids.
-        column: the field.
-        merged: the groups that have the column.
-        max_size: upper bound of the values that get an id; those of a parent do in any case.
-        vocabulary_store: the data set.
-        vocabulary: name of the file there.
-        out: name of the file of ids.
-
-    Raises:
-        DataError: more values than there are ids.
+    `merged` are the groups that have the column. At most `max_size` values get an id, but those of
+    a parent do in any case. Raises DataError where there are more values than ids.
     """
     found = [(group.name, part) for group in merged for part in group.parts]
     found = sorted((x for x in found if x[1].column == column), key=lambda x: x[1].first)
@@ -154,12 +145,16 @@ def write_shard_ids(
     ids = []
     for part in merged.parts:
         rule, column = rules[part.column], columns[part.column]
-        position = part.position(store, merged.name)
+        source = f"{merged.name}.merged"
+        position, bucket = (
+            np.frombuffer(store.get_range(source, *part.offsets[k : k + 2]), np.int32)
+            for k in (4, 5)
+        )
         own = ids_of_part(store, column, part.first)
         if rule.num_buckets is None:
             table: np.ndarray = np.full(part.distinct, UNKNOWN_ID, np.int32)
         else:
-            table = part.hash_bucket(store, merged.name) + np.int32(column.size)
+            table = bucket + np.int32(column.size)
         chosen = (position >= 0) & (position < len(own))
         table[chosen] = own[position[chosen]]
         ids.append(table)

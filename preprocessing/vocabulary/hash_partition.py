@@ -31,13 +31,9 @@ class Group:
 def plan_groups(
     indices: Sequence[ValuesIndex], columns: Sequence[str], *, max_bytes: int
 ) -> list[Group]:
-    """Partitions the columns that have a vocabulary into groups.
+    """Partitions the columns that have a vocabulary into groups; a column has 256 parts at most.
 
-    Args:
-        indices: of the shards, and of a parent.
-        columns: that have a vocabulary.
-        max_bytes: memory for merging a group, as if no two shards had a value in common. A column
-            is cut into 256 parts at most.
+    `max_bytes` is the memory for merging a group, as if no two shards had a value in common.
     """
     needs = dict.fromkeys(columns, 0)
     for index in indices:

@@ -96,18 +96,6 @@ class MergedPart:
         """The byte after it."""
         return self.offsets[-1]
 
-    def position(self, store: Store, name: str) -> np.ndarray:
-        """(distinct,) int32: position of each value among the kept ones, −1 where not kept."""
-        return self._read(store, name, 4)
-
-    def hash_bucket(self, store: Store, name: str) -> np.ndarray:
-        """(distinct,) int32: the id of each value among the hash buckets, see bucket_ids."""
-        return self._read(store, name, 5)
-
-    def _read(self, store: Store, name: str, array: int) -> np.ndarray:
-        raw = store.get_range(f"{name}.merged", *self.offsets[array : array + 2])
-        return np.frombuffer(raw, np.int32)
-
 
 @dataclass
 class MergedGroup:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import ray
 
@@ -26,18 +25,6 @@ MAX_BYTES = 256 * 2**20
 """Memory for the values of a group."""
 
 
-@dataclass(frozen=True)
-class Vocabularies:
-    """The vocabularies of a data set."""
-
-    sizes: dict[str, int]
-    """Field → values with an id of their own."""
-    sha256: dict[str, str]
-    """Field → hash of its file."""
-    shard_ids: list[ShardIds]
-    """By group."""
-
-
 def make_vocabularies(
     config: PreprocessConfig,
     shards: Sequence[ValuesIndex],
@@ -45,8 +32,8 @@ def make_vocabularies(
     data: Store,
     work: Store,
     runner: TaskRunner,
-) -> Vocabularies:
-    """Makes all vocabularies and writes them to the data set.
+) -> tuple[dict[str, ColumnIds], list[ShardIds]]:
+    """Makes all vocabularies and writes them to the data set; returns them by field and by group.
 
     `shards` are the values with counts of training rows, in the order of the log; the ids of a
     `parent` are kept.
@@ -83,11 +70,7 @@ def make_vocabularies(
     for k, found in enumerate(merged):
         part = f"ids, part {k + 1} of {len(groups)}"
         calls.append(runner.call(f"ids-{k:05d}", part, work, found, columns, rules, f"ids/{k:05d}"))
-    return Vocabularies(
-        {name: found.size for name, found in columns.items()},
-        {name: found.sha256 for name, found in columns.items()},
-        runner.run("writing ids", write_shard_ids, calls, ShardIds),
-    )
+    return columns, runner.run("writing ids", write_shard_ids, calls, ShardIds)
 
 
 def rules_of(config: PreprocessConfig) -> dict[str, Rule]:

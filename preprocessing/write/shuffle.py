@@ -53,15 +53,7 @@ def bucket_ranges(buckets: int, tasks_at_a_time: int) -> list[range]:
 def scatter(
     store: Store, name: str, tables: Sequence[pa.Table], schema: pa.Schema, buckets: int, seed: int
 ) -> np.ndarray:
-    """Writes a shard's training rows by bucket.
-
-    Args:
-        store: where to write.
-        name: of the file.
-        tables: the rows, with the column ROW_INDEX.
-        schema: of the data set's columns.
-        buckets: their number.
-        seed: of the shuffle.
+    """Writes a shard's training rows, which have the column ROW_INDEX, by bucket.
 
     Returns:
         (buckets + 1,) int64: byte at which each bucket begins.
@@ -87,15 +79,7 @@ def scatter(
 def gather(
     store: Store, scattered: Scattered, buckets: range, schema: pa.Schema, seed: int
 ) -> Iterator[pa.Table]:
-    """Yields the permuted rows of each of some neighbouring buckets.
-
-    Args:
-        store: that of the scatter files.
-        scattered: all of them.
-        buckets: whose rows are wanted.
-        schema: of the data set's columns.
-        seed: of the shuffle.
-    """
+    """Yields the permuted rows of each of some neighbouring buckets."""
     offsets = scattered.offsets[:, buckets.start : buckets.stop + 1]
     filled = np.flatnonzero(offsets[:, 0] < offsets[:, -1]).tolist()
     offsets = offsets[filled]

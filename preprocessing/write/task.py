@@ -61,14 +61,6 @@ class WrittenShard:
 
 
 @dataclass(frozen=True)
-class Written:
-    """All files of the data set, and the profile of their rows."""
-
-    parts: list[Part]
-    profile: Profile
-
-
-@dataclass(frozen=True)
 class Writing:
     """Arguments that all tasks of the write passes share."""
 
@@ -101,8 +93,11 @@ def write_data(
     output: Output,
     work: WorkDir,
     runner: TaskRunner,
-) -> Written:
-    """Writes the files of all splits; `shards` are in the order of the log, with their counts."""
+) -> tuple[list[Part], Profile]:
+    """Writes the files of all splits, and returns them with the profile of their rows.
+
+    `shards` are in the order of the log, with their counts.
+    """
     raw = sum(shard.bytes for shard in shards)
     buckets = num_buckets(raw) if config.shuffle else 0
     writing = Writing(config, work, output, split_plan, fitted, shard_ids, buckets)
@@ -122,7 +117,7 @@ def write_data(
         names = [_scatter_file(shard.name) for shard in shards]
         offsets = np.stack([one.offsets for one in written if one.offsets is not None])
         parts = _gathered(shared, Scattered(names, offsets), buckets, runner) + parts
-    return Written(parts, profile)
+    return parts, profile
 
 
 def write_shard(

@@ -15,8 +15,7 @@ from ctrdist.features.transforms import bucket_numbers
 from ctrdist.features.typed_columns import UNITS, read_typed_columns
 from ctrdist.native.dictionary import Dictionary, new_dictionary
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
-from preprocessing.config.formats import INPUT_FORMATS
-from preprocessing.config.settings import PreprocessConfig
+from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
 from preprocessing.sources.raw_block import Block, RawBlock
 from preprocessing.sources.side_tables import SideTable, attach
@@ -54,7 +53,13 @@ class Scanner:
             return None
         if block.names != self.columns:
             self.columns = block.names
-            self._layout = _layout(self.config, len(block.names))
+            self._layout = TextLayout(
+                columns=len(block.names),
+                separator=separator_of(self.config.format),
+                missing=tuple(self.config.format.missing),
+                hash_key=HASH_KEY,
+                row_key=row_hash_key(self.config.split.seed),
+            )
         raw = block.raw
         if self._layout is None or not 0 < len(raw) <= _MOST_BYTES:
             return None
@@ -63,7 +68,10 @@ class Scanner:
             return None
         if found.carriage_return and raw.count(b"\r") != raw.count(b"\r\n"):
             return None
-        if found.non_ascii and not _is_utf8(raw):
+        try:
+            if found.non_ascii:
+                raw.decode()
+        except UnicodeDecodeError:
             return None
         return self._scan(raw, found.lines)
 
@@ -168,16 +176,6 @@ class Scanner:
                 del scanned.numbers[column.name]
 
 
-def _layout(config: PreprocessConfig, columns: int) -> TextLayout:
-    return TextLayout(
-        columns=columns,
-        separator=separator_of(config.format),
-        missing=tuple(config.format.missing),
-        hash_key=HASH_KEY,
-        row_key=row_hash_key(config.split.seed),
-    )
-
-
 def _plain(config: PreprocessConfig) -> bool:
     """True if the C code can read the layout and all columns."""
     layout = config.format
@@ -191,11 +189,3 @@ def _plain(config: PreprocessConfig) -> bool:
         and separator not in "\r\n\0"
         and (not quote or (len(quote) == 1 and quote.isascii()))
     )
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

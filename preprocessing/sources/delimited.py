@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
-from preprocessing.config.formats import INPUT_FORMATS, FormatConfig
+from preprocessing.config.settings import INPUT_FORMATS, FormatConfig
 from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
 from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.shards import ByteRange

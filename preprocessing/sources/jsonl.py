@@ -23,7 +23,7 @@ import pyarrow.json as pa_json
 
 from ctrdist.features.columns import ColumnConfig
 from ctrdist.features.typed_columns import cast_where_possible
-from preprocessing.config.formats import FormatConfig
+from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.delimited import decoded, not_decoded
 from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.row_errors import Fault, wrong_value_fault

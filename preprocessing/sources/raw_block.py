@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
 from ctrdist.features.columns import ColumnConfig
-from preprocessing.config.formats import FormatConfig
+from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.row_errors import Fault
 
 _SHOWN = 2000

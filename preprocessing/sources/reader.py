@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 
-from preprocessing.config.formats import INPUT_FORMATS
-from preprocessing.config.settings import PreprocessConfig
+from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.raw_block import Block, RawBlock, TableConfig
 from preprocessing.sources.shards import ByteRange, InputSplit
 from preprocessing.sources.text_blocks import BLOCK_BYTES

@@ -15,8 +15,7 @@ from typing import Any
 from ctrdist.data.manifest import SPLITS
 from ctrdist.errors import DataError
 from ctrdist.storage import Store, find_files
-from preprocessing.config.formats import INPUT_FORMATS
-from preprocessing.config.settings import PreprocessConfig, SplitConfig
+from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig, SplitConfig
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _EXPANSION = 3

@@ -209,7 +209,4 @@ def _lines_before(byte_range: ByteRange) -> int:
         while left and (part := file.read(min(left, BLOCK_BYTES))):
             count += part.count(b"\n")
             left -= len(part)
-        while part := file.read(_PART_BYTES):
-            if b"\n" in part:
-                return count + 1
-    return count
+        return count + file.readline().endswith(b"\n")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ctrdist.features.columns import ColumnConfig
 from ctrdist.features.transforms import before_standardising
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.statistics.histogram import NumberCounts, quantiles
@@ -63,13 +62,15 @@ class NumberStatistics:
     @classmethod
     def empty(cls, config: PreprocessConfig) -> NumberStatistics:
         """Statistics of no rows."""
-        columns = config.measured
-        standardised = [c.name for c in columns if _is_standardised(c, config)]
-        counted = [c.name for c in columns if _needs_counts(c, config)]
-        return cls(
-            {name: Moments() for name in standardised},
-            {name: NumberCounts.empty(1, QUANTILE_BITS) for name in counted},
-        )
+        found = cls({}, {})
+        for column in config.measured:
+            name, kind = column.name, config.numeric_of(column)
+            if kind != "bucket" and column.transform.endswith("standardise"):
+                found.moments[name] = Moments()
+            ranged = kind != "bucket" and column.transform == "min_max"
+            if ranged or (kind != "number" and column.buckets == "quantile"):
+                found.counts[name] = NumberCounts.empty(1, QUANTILE_BITS)
+        return found
 
     def add(
         self, numbers: Mapping[str, np.ndarray], train: np.ndarray | None, config: PreprocessConfig
@@ -111,14 +112,3 @@ class NumberStatistics:
                 edges = np.unique(quantiles(counts, counts.counts[:, 0], inner))
                 fitted[column.name]["edges"] = edges.tolist() if counts.count else []
         return {name: parameters for name, parameters in fitted.items() if parameters}
-
-
-def _is_standardised(column: ColumnConfig, config: PreprocessConfig) -> bool:
-    return config.numeric_of(column) != "bucket" and column.transform.endswith("standardise")
-
-
-def _needs_counts(column: ColumnConfig, config: PreprocessConfig) -> bool:
-    kind = config.numeric_of(column)
-    return (kind != "bucket" and column.transform == "min_max") or (
-        kind != "number" and column.buckets == "quantile"
-    )

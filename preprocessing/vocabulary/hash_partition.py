@@ -21,17 +21,10 @@ class Part:
     last: int
 
 
-@dataclass(frozen=True)
-class Group:
-    """The parts that one process merges."""
-
-    parts: list[Part]
-
-
 def plan_groups(
     indices: Sequence[ValuesIndex], columns: Sequence[str], *, max_bytes: int
-) -> list[Group]:
-    """Partitions the columns that have a vocabulary into groups; a column has 256 parts at most.
+) -> list[list[Part]]:
+    """The groups of parts of which one process each merges; a column has 256 parts at most.
 
     `max_bytes` is the memory for merging a group, as if no two shards had a value in common.
     """
@@ -40,7 +33,7 @@ def plan_groups(
         for column, entries, size in zip(index.columns, index.entries, index.bytes, strict=True):
             if column in needs:
                 needs[column] += entries * ENTRY_BYTES + size
-    groups: list[Group] = []
+    groups: list[list[Part]] = []
     small: list[Part] = []  # columns that share a group, and the memory that they need
     needed = 0
     for column, need in needs.items():
@@ -49,11 +42,11 @@ def plan_groups(
             parts *= 2
         width = BUCKETS // parts
         if parts > 1:
-            groups += [Group([Part(column, b, b + width)]) for b in range(0, BUCKETS, width)]
+            groups += [[Part(column, b, b + width)] for b in range(0, BUCKETS, width)]
             continue
         if small and needed + need > max_bytes:
-            groups.append(Group(small))
+            groups.append(small)
             small, needed = [], 0
         small.append(Part(column, 0, BUCKETS))
         needed += need
-    return groups + ([Group(small)] if small else [])
+    return groups + ([small] if small else [])

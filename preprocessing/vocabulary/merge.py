@@ -17,7 +17,7 @@ from ctrdist.native.distinct import Distinct, distinct, order
 from ctrdist.storage import Store
 from preprocessing.config.settings import ColumnConfig, PreprocessConfig
 from preprocessing.scan.shard_values import ValuesIndex, edges_of, read_local_ids, read_range
-from preprocessing.vocabulary.hash_partition import Group, Part
+from preprocessing.vocabulary.hash_partition import Part
 
 _ROWS = 2**18
 
@@ -114,7 +114,7 @@ class MergedGroup:
 
 def merge(
     store: Store,
-    group: Group,
+    group: Sequence[Part],
     shards: Sequence[ValuesIndex],
     rules: Mapping[str, Rule],
     out: str,
@@ -125,12 +125,12 @@ def merge(
     Writes OUT.merged and OUT.index. `shards` are in the order of the log, `rules` by column, and
     `parents` from :func:`write_parent`. Raises DataError where the parent is damaged.
     """
-    columns = [part.column for part in group.parts]
-    tables = [distinct(part.first, part.last) for part in group.parts]
-    old: list[list[np.ndarray]] = [[] for _ in group.parts]  # ids of parents' values, by index
+    columns = [part.column for part in group]
+    tables = [distinct(part.first, part.last) for part in group]
+    old: list[list[np.ndarray]] = [[] for _ in group]  # ids of parents' values, by index
     for index in parents:
         edges = edges_of(store, index, columns)
-        for part, table, ids in zip(group.parts, tables, old, strict=True):
+        for part, table, ids in zip(group, tables, old, strict=True):
             if part.column in edges:
                 added = _add(store, index, edges[part.column], part, table)
                 rows = edges[part.column][[part.first, part.last], 0]
@@ -142,11 +142,11 @@ def merge(
                         "Give a parent that preprocessing wrote."
                     )
                 ids.append(local + np.int32(index.first_id or 0))
-    sizes: np.ndarray = np.zeros((len(shards), len(group.parts)), np.int64)
+    sizes: np.ndarray = np.zeros((len(shards), len(group)), np.int64)
     with store.write(f"{out}.index") as file:
         for s, index in enumerate(shards):
             edges = edges_of(store, index, columns)
-            for p, (part, table) in enumerate(zip(group.parts, tables, strict=True)):
+            for p, (part, table) in enumerate(zip(group, tables, strict=True)):
                 added = _add(store, index, edges[part.column], part, table)
                 sizes[s, p] = len(added)
                 file.write(added.data)
@@ -155,7 +155,7 @@ def merge(
     with store.write(f"{out}.merged") as file:
         start = 0
         while tables:  # each is freed once it is written
-            part, table = group.parts[len(merged.parts)], tables.pop(0)
+            part, table = group[len(merged.parts)], tables.pop(0)
             written = _write_part(file, start, part, table, old.pop(0), rules[part.column])
             start = written.end
             merged.parts.append(written)

@@ -24,7 +24,7 @@ from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_val
 from preprocessing.vocabulary import assign_ids as assigning
 from preprocessing.vocabulary import file as vocabulary_file
 from preprocessing.vocabulary import merge, parent
-from preprocessing.vocabulary.hash_partition import Group, Part, plan_groups
+from preprocessing.vocabulary.hash_partition import Part, plan_groups
 from preprocessing.vocabulary.merge import MergedGroup, MergedPart, Rule
 
 Shard = dict[str, list[tuple[str, int]]]
@@ -72,7 +72,7 @@ class Vocabularies:
             groups = plan_groups([*parents, *self.indices], list(rules), max_bytes=max_bytes)
         merged = [
             shipped(merge.merge(
-                self.store, shipped(group), self.indices, rules, f"merged/{i}", parents
+                self.store, group, self.indices, rules, f"merged/{i}", parents
             ))
             for i, group in enumerate(groups)
         ]  # fmt: skip
@@ -166,7 +166,7 @@ def cuts(draw, columns):
         parts += [Part(column, b, b + width) for b in range(0, 256, width)]
     parts = draw(st.permutations(parts)) if len(parts) < 20 else parts
     size = draw(st.integers(1, 40))
-    return [Group(parts[i : i + size]) for i in range(0, len(parts), size)]
+    return [parts[i : i + size] for i in range(0, len(parts), size)]
 
 
 @pytest.mark.parametrize("hashes", [stable, forged])
@@ -270,13 +270,13 @@ def test_groups_hold_every_bucket_once_and_stay_in_their_memory():
     index = ValuesIndex("f", [*sizes, "hashed"], [*sizes.values(), 5], [0] * 6, 0)
     limit = 2**24
     groups = plan_groups([index] * 2, list(sizes), max_bytes=limit)
-    covered = [part for group in groups for part in group.parts]
+    covered = [part for group in groups for part in group]
     for name in sizes:
         edges = [(p.first, p.last) for p in covered if p.column == name]
         assert [a for a, _ in edges] == [0, *(b for _, b in edges[:-1])] and edges[-1][1] == 256
     assert "hashed" not in {p.column for p in covered}
-    assert [p.column for p in groups[0].parts] == ["small", "tiny"] or any(
-        {p.column for p in g.parts} == {"small", "tiny", "other"} for g in groups
+    assert [p.column for p in groups[0]] == ["small", "tiny"] or any(
+        {p.column for p in g} == {"small", "tiny", "other"} for g in groups
     )
     assert sum(p.column == "large" for p in covered) == 16  # 2 · 72 MB by 16 MiB, a power of two
     assert sum(p.column == "huge" for p in covered) == 256

@@ -13,6 +13,7 @@ mark in the work directory: the same command resumes an interrupted run.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -191,12 +192,13 @@ class _Run:
         config, runner = self.config, self.runner
         plan = Plan(config, load_side_tables(config), self.work)
         shared = ray.put(plan)
-        shards, splits = self._scan(plan, shared, inputs)
+        shards = self._scan(plan, shared, inputs)
         reasons = self._check_bad_rows(shards)
         rows = sum(shard.split_counts.rows for shard in shards)
         if not rows:
             raise DataError(f"{self._inputs}: no rows; all files are empty. Give files with rows.")
-        split_plan = SplitPlan.of(config.split, [s.split_counts for s in shards], splits)
+        counts, names = [s.split_counts for s in shards], [s.split for s in shards]
+        split_plan = SplitPlan.of(config.split, counts, names)
         shards = self._count(shared, shards, split_plan)
         if not sum(shard.training_rows for shard in shards):
             raise DataError(
@@ -231,7 +233,9 @@ class _Run:
             transforms=fitted.transforms,
             parent=None if self.parent is None else self.parent.fingerprint,
         )
-        self._copy_bad_rows(shards)
+        bad = [shard.name for shard in shards if shard.bad_rows]
+        for number, name in enumerate(bad):
+            data.put(f"{QUARANTINE}/part-{number:05d}.jsonl", work.get(f"bad/{name}"))
         self._report(manifest, profile, reasons)
         return replace(_result(config, manifest, schema), quarantined=sum(reasons.values()))
 
@@ -241,20 +245,15 @@ class _Run:
 
     def _scan(
         self, plan: Plan, shared: ray.ObjectRef, inputs: list[InputSplit]
-    ) -> tuple[list[ShardSummary], list[str | None]]:
-        """The shards in the order of the log, and the split of each where files decide it."""
+    ) -> list[ShardSummary]:
+        """The shards in the order of the log."""
         calls = [
             Call(scan_mark(plan, index, one), one.name, (shared, index, one))
             for index, one in enumerate(inputs)
         ]
         total = sum(one.bytes for one in inputs)
         scans = self.runner.run("reading", scan, calls, list[ShardSummary], total)
-        found = [
-            (shard, one.split)
-            for one, scanned in zip(inputs, scans, strict=True)
-            for shard in scanned
-        ]
-        return [shard for shard, _ in found], [split for _, split in found]
+        return list(itertools.chain(*scans))
 
     def _count(
         self, shared: ray.ObjectRef, shards: list[ShardSummary], split_plan: SplitPlan
@@ -309,13 +308,6 @@ class _Run:
                 "data-set YAML, or raise the limit."
             )
         return reasons
-
-    def _copy_bad_rows(self, shards: list[ShardSummary]) -> None:
-        """Copies the rows that were left out to the data set."""
-        filled = [shard.name for shard in shards if shard.bad_rows]
-        for number, name in enumerate(filled):
-            text = self.work.store.get(f"bad/{name}")
-            self.output.store.put(f"{QUARANTINE}/part-{number:05d}.jsonl", text)
 
     def _report(self, manifest: Manifest, profile: Profile, reasons: Counter[str]) -> None:
         """Writes report.json and report.html."""

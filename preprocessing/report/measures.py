@@ -57,13 +57,10 @@ def area_of_numbers(numbers: NumberCounts) -> float | None:
     """AUC of ranking rows by the number, rising or falling; missing numbers rank first or last."""
     counts = np.vstack([numbers.counts, numbers.missing[None]])
     negatives, positives = counts[:, 0::2].sum(axis=1), counts[:, 1::2].sum(axis=1)
-    best = None
-    for missing in (-1, len(numbers.bins)):
-        scores = np.append(np.arange(len(numbers.bins)), missing)
-        found = area(scores, negatives, positives)
-        if found is not None:
-            best = max(best or 0.0, found, 1 - found)
-    return best
+    order = np.arange(len(numbers.bins))
+    missing = (-1, len(order))
+    found = [area(np.append(order, last), negatives, positives) for last in missing]
+    return max((max(one, 1 - one) for one in found if one is not None), default=None)
 
 
 def psi(train: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:

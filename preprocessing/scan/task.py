@@ -63,6 +63,8 @@ class ShardSummary:
     """Statistics of the same rows."""
     rows: list[int] | None
     """Rows of each of SPLITS; None while unknown."""
+    split: str | None
+    """The split of all its rows, where whole files are assigned to splits."""
 
     @property
     def training_rows(self) -> int:
@@ -139,7 +141,7 @@ def _scan_shard(
     assigner = None if known is None else known.shard(0)
     index, numbers, rows_of = _count(plan, name, assigner, values, f"values/{name}")
     reasons = Counter(row.reason for row in bad)
-    return ShardSummary(name, taken, counts, reasons, index, numbers, rows_of)
+    return ShardSummary(name, taken, counts, reasons, index, numbers, rows_of, split.split)
 
 
 def _parsed(

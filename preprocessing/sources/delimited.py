@@ -71,10 +71,11 @@ class LineCheck:
                 f"a quote ({self._quote}) is opened and not closed on the line",
                 "Fix the row, or set `format.quote` to the character in use, or to '' for none.",
             )
-        if count != len(self._names):
+        names = self._names
+        if count != len(names):
+            shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
             return Fault(
-                f"{count} columns, expected {len(self._names)} ({_short(self._names)}), "
-                f"separated by {self._shown}",
+                f"{count} columns, expected {len(names)} ({shown}), separated by {self._shown}",
                 "Fix the row, or correct `columns` or `format` in the data-set YAML.",
             )
         return None
@@ -274,7 +275,3 @@ def quote_of(layout: FormatConfig) -> str:
             "or '' for none."
         )
     return quote
-
-
-def _short(names: Sequence[str]) -> str:
-    return ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])

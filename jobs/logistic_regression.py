@@ -70,13 +70,7 @@ def fit(config: LogisticConfig) -> dict[str, Any]:
 
 
 def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any, Any]:
-    """Returns the first rows of a split: an (N, ids + numeric fields) sparse matrix, (N,) labels.
-
-    Args:
-        dataset: the data set.
-        split: its name.
-        max_rows: most rows; None: all.
-    """
+    """Returns the first rows of a split: an (N, ids + numbers) sparse matrix and (N,) labels."""
     import numpy as np
     from scipy import sparse
 

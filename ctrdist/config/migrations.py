@@ -6,11 +6,7 @@ from typing import Any
 
 
 def migrated(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings with the names that :func:`ctrdist.config.parse.from_dict` reads.
-
-    Args:
-        values: content of a checkpoint's config.yaml; not modified.
-    """
+    """Returns the content of a checkpoint's config.yaml with today's names; the input is kept."""
     optim = values.get("optim", {})
     if "codebook_l2" not in optim.get("tables", {}):
         return values

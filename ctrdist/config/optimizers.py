@@ -44,13 +44,10 @@ class TableOptimizer:
         return not self.fused
 
     def state_bytes(self, rows: int, columns: int, *, averaged: bool = False) -> int:
-        """Returns the bytes of state of a table or of a part of it, which is float32.
+        """Returns the bytes of float32 state of a table or of a part of it.
 
-        Args:
-            rows: rows of the part.
-            columns: columns of the part.
-            averaged: whether optim.ema_decay asks for an average of the weights. It counts as
-                state, and only dense tables have one.
+        With `averaged`, optim.ema_decay asks for an average of the weights. It counts as state, and
+        only dense tables have one.
         """
         floats = sum(rows * columns if unit == WEIGHT else rows for unit in self.state.values())
         return 4 * (floats + (rows * columns if averaged and self.dense else 0))
@@ -90,11 +87,7 @@ TableOptimizerName: TypeAlias = Literal[tuple(TABLE_OPTIMIZERS)]  # type: ignore
 
 
 def optimizers_with(fact: str) -> str:
-    """Returns the names of the optimisers with a fact, for messages: "a, b or c".
-
-    Args:
-        fact: name of a boolean attribute of :class:`TableOptimizer`.
-    """
+    """Names the fused optimisers with a true attribute of this name, for messages: "a, b or c"."""
     *names, last = [n for n, o in TABLE_OPTIMIZERS.items() if getattr(o, fact) and not o.dense]
     return f"{', '.join(names)} or {last}"
 

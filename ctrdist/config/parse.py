@@ -7,6 +7,7 @@ nearest key where one is unknown.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import sys
 import types
@@ -89,12 +90,7 @@ def parse(
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Builds a config from the result of :func:`to_dict`.
-
-    Args:
-        cls: the config dataclass.
-        values: key → value, nested for sections.
-        where: origin of the values, with which messages begin.
+    """Builds a config from the result of :func:`to_dict`; messages begin with `where`.
 
     Raises:
         ConfigError: an unknown key or a value of a wrong type.
@@ -104,24 +100,14 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
         if values.keys() - get_type_hints(cls).keys():  # jsonargparse accepts empty sections
             raise ConfigError(_find_mistake(cls, values))
         built = vars(parser.instantiate(parser.parse_object(values)))
-    except ArgumentError as error:
+    except (ArgumentError, ConfigError) as error:
         raise ConfigError(f"{where}: {_message(cls, [values], error)}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
     return cls(**{key: value for key, value in built.items() if key != "config"})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns the JSON- and YAML-ready values of a config dataclass."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return value
-
-    return plain(asdict(config))
+    return json.loads(json.dumps(asdict(config)))
 
 
 def to_yaml(config: Any) -> str:

@@ -21,11 +21,7 @@ def runs_directory() -> str:
 
 
 def absolute_paths(config: T, prefix: str = "--") -> T:
-    """Returns a config whose paths, at any depth, are absolute or URLs.
-
-    Args:
-        config: a dataclass; the metadata of its paths is IS_PATH.
-        prefix: of the options' names in messages.
+    """Returns a dataclass whose fields of metadata IS_PATH, at any depth, are absolute or URLs.
 
     Raises:
         ConfigError: a path is relative, and this process is a job of `ray job submit`.

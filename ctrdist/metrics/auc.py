@@ -32,11 +32,9 @@ def auc_of_counts(negatives_G: Counts, positives_G: Counts) -> float:
 
 
 def auc(score_N: NDArray[Any], label_N: NDArray[np.int64]) -> float:
-    """Returns the exact AUC; nan where one class is absent or a score is nan.
+    """Returns the exact AUC of (N,) scores, of which only the order matters, and labels 0 or 1.
 
-    Args:
-        score_N: (N,) logits or probabilities; only their order matters.
-        label_N: (N,) 0 or 1.
+    It is nan where one class is absent or a score is nan.
     """
     if len(score_N) == 0 or np.isnan(score_N).any():
         return float("nan")

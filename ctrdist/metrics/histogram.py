@@ -60,11 +60,7 @@ class ScoreHistogram:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """An empty histogram.
-
-        Args:
-            device: device of its tensors and of the rows that are added.
-        """
+        """An empty histogram on the device of the rows that will be added."""
         self.counts_2Q = torch.zeros(2, BINS, dtype=torch.int64, device=device)
         """(2, Q): rows with label 0 and with label 1."""
         self.predicted_Q = torch.zeros(BINS, dtype=torch.float64, device=device)
@@ -73,12 +69,7 @@ class ScoreHistogram:
         """Sum of losses in nats, number of rows whose logit is nan."""
 
     def add(self, logits_N: Tensor, label_N: Tensor) -> None:
-        """Counts rows.
-
-        Args:
-            logits_N: (N,) log-odds.
-            label_N: (N,) 0 or 1.
-        """
+        """Counts rows by their (N,) log-odds and (N,) labels, 0 or 1."""
         logits_N, label_N = logits_N.float() + 0.0, label_N.float()  # −0.0 becomes 0.0
         bits_N = logits_N.view(torch.int32)
         # negative floats count down where integers count up

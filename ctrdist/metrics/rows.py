@@ -14,11 +14,8 @@ _CHUNK = 1 << 20
 def digest(row_N: NDArray[np.int64]) -> int:
     """Sum of splitmix64(row + 1) modulo 2⁶⁴ (Steele et al., OOPSLA 2014, for the mixing function).
 
-    The digests of parts add up, modulo 2⁶⁴, to the digest of the whole. A row that is missing or
-    occurs twice changes it.
-
-    Args:
-        row_N: (N,) indices of rows, in any order.
+    The (N,) indices of rows may be in any order. The digests of parts add up, modulo 2⁶⁴, to the
+    digest of the whole. A row that is missing or occurs twice changes it.
     """
     z = (np.asarray(row_N).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # wraps around on purpose

@@ -63,7 +63,7 @@ def _check_workers(experiment: Experiment) -> None:
 def _check_optimisers(experiment: Experiment) -> None:
     optim = experiment.optim
     for section, tables in (("tables", optim.tables), ("codebooks", optim.codebooks)):
-        if tables is not None and tables.l2 and tables.name != "adam":
+        if tables is not None and tables.l2 and not tables.algorithm.dense:
             raise ConfigError(
                 f"optim.{section}.l2 = {tables.l2} needs optim.{section}.name = adam; "
                 f"{tables.name} touches looked-up rows only. Set one or the other."

@@ -29,9 +29,11 @@ def run(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except UserError as error:
-        code = _fail(f"error: {error}", USER_ERROR)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = USER_ERROR
     except KeyboardInterrupt:
-        code = _fail("interrupted", INTERRUPTED)
+        print("interrupted", file=sys.stderr, flush=True)
+        code = INTERRUPTED
     sys.stdout.flush()
     sys.exit(code)
 
@@ -48,8 +50,7 @@ def call(
     """Calls a job with its settings, and prints its results where --json asks for them.
 
     Args:
-        main: the job: main(config), or main(config, switches) if it has a dry run; the switches are
-            "json" and "dry_run".
+        main: the job: main(config), or main(config, switches) if it has a dry run.
         cls: dataclass of the settings.
         description: shown by --help.
         argv: arguments; sys.argv[1:] when None.
@@ -101,11 +102,6 @@ def required(config: Any, **options: str) -> None:
     for name, kind in options.items():
         if not getattr(config, name):
             raise ConfigError(f"--{name} {kind} is missing; see --help.")
-
-
-def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr, flush=True)
-    return code
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -122,10 +122,7 @@ class SearchConsole:
 def show_search(name: str, trials: Sequence[Trial], monitor: str) -> str:
     """Prints the best trials, and returns the table of all of them as Markdown.
 
-    Args:
-        name: of the search.
-        trials: ordered by the valid split.
-        monitor: the metric that orders them.
+    The trials are ordered by the metric `monitor` of the valid split.
     """
     keys = list(trials[0].settings)
     metrics = ("valid_auc", "test_auc", "test_logloss")

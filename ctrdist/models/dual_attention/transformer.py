@@ -55,7 +55,10 @@ class Transformer(nn.Module):
 
     def forward(self, emb: Mapping[str, Tensor]) -> Output:
         """emb["tokens"]: (B, F, D). Returns log-odds, without a sigmoid."""
-        return self.run(emb["tokens"], self.context(emb))
+        x_BFD, context = emb["tokens"], self.context(emb)
+        for layer in self.layers:
+            x_BFD = layer(x_BFD, context)
+        return Output(logits_B=self.head(x_BFD.flatten(1)).squeeze(1).float())
 
     def context(self, emb: Mapping[str, Tensor]) -> Context:
         """Returns the inputs of the attention apart from the tokens."""
@@ -69,12 +72,6 @@ class Transformer(nn.Module):
             masses.append(layer.attention.weights(x_BFD, context).mean((0, 1)))
             x_BFD = layer(x_BFD, context)
         return torch.stack(masses)
-
-    def run(self, x_BFD: Tensor, context: Context) -> Output:
-        """Applies all layers and the head to x_BFD: (B, F, D)."""
-        for layer in self.layers:
-            x_BFD = layer(x_BFD, context)
-        return Output(logits_B=self.head(x_BFD.flatten(1)).squeeze(1).float())
 
 
 class Layer(nn.Module):

@@ -7,7 +7,6 @@ import signal
 import tempfile
 import threading
 import time
-from concurrent.futures import Future
 from typing import Any
 
 from cluster.run_mailbox import END_RUN, start_mailbox
@@ -50,9 +49,10 @@ def launch(
     mailbox = start_mailbox()
     monitor = RunMonitor(mailbox, experiment, show)
     with tempfile.TemporaryDirectory(prefix="ctrdist-") as storage:
-        ended = _start_ray_train(task, experiment, arguments, mailbox, use_gpu, storage)
+        workers = _RayTrain(task, experiment, arguments, mailbox, use_gpu, storage)
+        workers.start()
         try:
-            monitor.follow(ended)
+            monitor.follow(workers.ended)
         except ray.exceptions.OutOfMemoryError as error:
             said = " ".join(str(error).split())[:300]
             raise ResourceError(f"Ray killed the run's mailbox: {said} … {ADVICE}") from None
@@ -61,13 +61,13 @@ def launch(
                 raise
             show(messages.Stopping())
             ray.get(mailbox.ask_to_stop.remote(END_RUN))
-            monitor.follow(ended)
+            monitor.follow(workers.ended)
             stopped = monitor.last(messages.Stopped)
             if stopped is not None:
                 show(messages.Interrupted(step=stopped.step))
                 raise
     ray.kill(mailbox)
-    return _result(ended.exception(), monitor, experiment.faults.max_restarts)
+    return _result(workers.error, monitor, experiment.faults.max_restarts)
 
 
 def _result(error: BaseException | None, monitor: RunMonitor, max_restarts: int) -> dict[str, Any]:
@@ -98,55 +98,61 @@ def _result(error: BaseException | None, monitor: RunMonitor, max_restarts: int)
     )
 
 
-def _start_ray_train(
-    task: str,
-    experiment: Experiment,
-    arguments: dict[str, Any],
-    mailbox: Any,
-    use_gpu: bool,
-    storage: str,
-) -> Future[Any]:
+class _RayTrain(threading.Thread):
     """Runs Ray Train in a thread; in the main thread it would handle Ctrl-C itself."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    from cluster.restart_policy import CheckpointBeforeResize, RestartPolicy
-    from cluster.worker import ProcessGroupConfig, work
+    def __init__(
+        self,
+        task: str,
+        experiment: Experiment,
+        arguments: dict[str, Any],
+        mailbox: Any,
+        use_gpu: bool,
+        storage: str,
+    ) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
 
-    workers, least = experiment.workers, experiment.min_workers or experiment.workers
-    restarts = experiment.faults.max_restarts if task == "train" else 0
-    # Ray Train takes more than its annotations say: a range of workers, and controller hooks
-    number: Any = workers if least == workers else (least, workers)
-    callbacks: list[Any] = [RestartPolicy(mailbox, restarts), CheckpointBeforeResize(mailbox)]
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={
-            "task": task,
-            "experiment": to_dict(experiment),
-            "arguments": arguments,
-            "mailbox": mailbox,
-            # longer than the watchdog, which leaves the stacks of a hung collective
-            "timeout_s": max(1800.0, experiment.faults.step_timeout_s * 2),
-        },
-        torch_config=ProcessGroupConfig(),
-        scaling_config=ScalingConfig(num_workers=number, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=f"{task}-{int(time.time())}",
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=-1),  # RestartPolicy counts
-            callbacks=callbacks,
-        ),
-    )
-    ended: Future[Any] = Future()
+        from cluster.restart_policy import CheckpointBeforeResize, RestartPolicy
+        from cluster.worker import ProcessGroupConfig, work
 
-    def fit() -> None:
+        self.error: BaseException | None = None
+        # not is_alive(): after a signal has interrupted join(), Python 3.11 calls a thread dead
+        self.ended = threading.Event()
+        workers, least = experiment.workers, experiment.min_workers or experiment.workers
+        restarts = experiment.faults.max_restarts if task == "train" else 0
+        # Ray Train takes more than its annotations say: a range of workers, and controller hooks
+        number: Any = workers if least == workers else (least, workers)
+        callbacks: list[Any] = [RestartPolicy(mailbox, restarts), CheckpointBeforeResize(mailbox)]
+        self._trainer = TorchTrainer(
+            work,
+            train_loop_config={
+                "task": task,
+                "experiment": to_dict(experiment),
+                "arguments": arguments,
+                "mailbox": mailbox,
+                # longer than the watchdog, which leaves the stacks of a hung collective
+                "timeout_s": max(1800.0, experiment.faults.step_timeout_s * 2),
+            },
+            torch_config=ProcessGroupConfig(),
+            scaling_config=ScalingConfig(num_workers=number, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=f"{task}-{int(time.time())}",
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=-1),  # RestartPolicy counts
+                callbacks=callbacks,
+            ),
+        )
+
+    def run(self) -> None:
+        """Keeps the error for the main thread."""
         try:
-            ended.set_result(trainer.fit())
+            self._trainer.fit()
         except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    return ended
+            self.error = error
+        finally:
+            self.ended.set()
 
 
 def _workers_use_gpus(resources: dict[str, float], experiment: Experiment) -> bool:

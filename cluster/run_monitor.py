@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -31,9 +31,9 @@ class RunMonitor:
         self._nodes: dict[int, str] = {}
         self._checked = self._waiting_since = time.monotonic()
 
-    def follow(self, ended: Future[Any]) -> None:
+    def follow(self, ended: threading.Event) -> None:
         """Passes messages on until Ray Train has ended."""
-        while not wait([ended], _POLL_SECONDS).done:
+        while not ended.wait(_POLL_SECONDS):
             self._fetch()
             if time.monotonic() - self._checked > _CLUSTER_CHECK_SECONDS:
                 self._checked = time.monotonic()

@@ -124,10 +124,8 @@ def check(config: PreprocessConfig) -> Checked:
 def preprocess(config: PreprocessConfig, start_ray: Callable[[], None] | None = None) -> Result:
     """Writes the data set, resumes an earlier run of the same config and files, or finds it there.
 
-    Args:
-        config: of the data set.
-        start_ray: connects to Ray, and is only called if there is anything to do; None: Ray is
-            connected.
+    `start_ray` connects to Ray, and is only called if there is anything to do; without it, Ray must
+    be connected.
 
     Raises:
         DataError: input that differs from what the config says, or an output that may not be
@@ -259,23 +257,15 @@ class _Run:
         self, shared: ray.ObjectRef, shards: list[ShardSummary], split_plan: SplitPlan
     ) -> list[ShardSummary]:
         """The shards with the counts of their training rows."""
-        shards = [
-            replace(shard, rows=[shard.split_counts.rows, 0, 0])
-            if shard.rows is None and split_plan.all_train(k)  # all its rows were counted
-            else shard
-            for k, shard in enumerate(shards)
-        ]
-        again = [k for k, shard in enumerate(shards) if shard.rows is None]
-        calls = [
-            self.runner.call(
-                f"count-{shards[k].name}", shards[k].name, shared, k, split_plan, shards[k]
-            )
-            for k in again
-        ]
-        counted = self.runner.run("counting", count_training_rows, calls, ShardSummary)
-        for k, shard in zip(again, counted, strict=True):
-            shards[k] = shard
-        return shards
+        done, calls = dict(enumerate(shards)), {}
+        for k, shard in enumerate(shards):
+            if shard.rows is None and split_plan.all_train(k):  # all its rows were counted
+                done[k] = replace(shard, rows=[shard.split_counts.rows, 0, 0])
+            elif shard.rows is None:
+                arguments = (shared, k, split_plan, shard)
+                calls[k] = self.runner.call(f"count-{shard.name}", shard.name, *arguments)
+        counted = self.runner.run("counting", count_training_rows, [*calls.values()], ShardSummary)
+        return [*(done | dict(zip(calls, counted, strict=True))).values()]
 
     def _transforms(self, shards: list[ShardSummary]) -> dict[str, Any]:
         """Parameters of the numeric transforms: the parent's, or fitted to the training rows."""

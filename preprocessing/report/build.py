@@ -36,12 +36,8 @@ def build_report(
 ) -> dict[str, Any]:
     """The content of report.json, from which report.html is made.
 
-    Args:
-        profile: of all rows of the data set.
-        fingerprint: of the manifest.
-        rows_read: rows of the log, left-out ones included.
-        quarantined: reason → number of rows that were left out.
-        top_values: finds the values of ids.
+    `rows_read` are the rows of the log, those that were left out included; `quarantined` has the
+    number of these by reason.
 
     Returns:
         JSON's types: summary (for trackers; it has no values of the log), quarantine, series, and

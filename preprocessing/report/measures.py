@@ -37,10 +37,7 @@ def area_of_values(counts: np.ndarray) -> float | None:
     """AUC of ranking held-out rows by the click rate of their value in training.
 
     With few held-out clicks the training rows are ranked. Their rare values are pooled: alone, each
-    would know its own label.
-
-    Args:
-        counts: (m, 6) by value, split and label.
+    would know its own label. `counts`, (m, 6), are by value, split and label.
     """
     shown = counts[:, 2:].reshape(len(counts), -1, 2).sum(axis=1)
     if shown.sum(axis=0).min() < FEW_CLICKS:

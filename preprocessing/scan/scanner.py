@@ -26,11 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Scanner:
-    """Turns blocks into rows with local ids; all blocks of a shard share its dictionaries.
-
-    Attributes:
-        dictionaries: field of FeatureColumns.counted → its values.
-    """
+    """Turns blocks into rows with local ids; all blocks of a shard share its dictionaries."""
 
     def __init__(self, config: PreprocessConfig, side_tables: Sequence[SideTable] = ()) -> None:
         """Begins a shard."""
@@ -40,6 +36,7 @@ class Scanner:
         self.dictionaries: dict[str, Dictionary] = {
             column.name: new_dictionary() for column in config.counted
         }
+        """Field of FeatureColumns.counted → its values."""
         self._layout: TextLayout | None = None
         self._plain = _plain(config) and has_scan()
 

@@ -281,12 +281,10 @@ def _tokens(field: int, size: int) -> pa.Array:
 
 
 def weighted_auc(score: np.ndarray, weight: np.ndarray) -> float:
-    """Probability that a positive row outscores a negative one, ties counting half.
+    """Probability that a positive row has a higher (n,) score than a negative one, ties half.
 
-    Args:
-        score: (n,) predictions.
-        weight: (n,) the label of each row, or its probability of being positive. With the latter,
-            this is the expected number of rightly ordered pairs over that of pairs.
+    `weight`, (n,), has the labels, or the probabilities of being positive. With the latter, this is
+    the expected number of rightly ordered pairs over that of pairs.
     """
     _, group = np.unique(score, return_inverse=True)
     return auc_of_counts(np.bincount(group, 1 - weight), np.bincount(group, weight))

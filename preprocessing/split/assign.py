@@ -54,13 +54,8 @@ def by_draw(positions: np.ndarray, total: int, config: SplitConfig, stream: int)
     """(n,) int8: a random draw that gives each split its exact share of `total` rows.
 
     A cipher with the seed permutes the positions, which are then split as by position: so no list
-    of all rows is needed.
-
-    Args:
-        positions: (n,) int64 of the rows among all `total`.
-        total: number of rows.
-        config: fractions and seed.
-        stream: selects the permutation.
+    of all rows is needed. `positions`, (n,) int64, are those of the rows among all `total`, and
+    `stream` selects the permutation.
     """
     return by_edges(_permuted(positions, total, config.seed, stream), bounds(config, total))
 

@@ -75,10 +75,7 @@ class NumberCounts:
 def quantiles(counts: NumberCounts, weights: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """Quantiles of binned numbers, each within the width of a bin; NaN where the weight is 0.
 
-    Args:
-        counts: of the numbers.
-        weights: (m,) int64 weight of each bin.
-        shares: of the whole weight, in [0, 1].
+    `weights`, (m,) int64, are those of the bins; `shares`, in [0, 1], are of the whole weight.
     """
     total = int(weights.sum())
     if not total:

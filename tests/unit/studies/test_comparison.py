@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from ctrdist.studies.statistics import paired_difference, spread
+from ctrdist.studies.comparison import paired_difference, spread
 
 
 def test_spread_is_the_sample_standard_deviation():

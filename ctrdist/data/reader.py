@@ -65,7 +65,7 @@ class SplitReader:
         group = part.group
         path = self._files[group.file].path
         try:
-            table = self._read_row_group(group.file, group.index)
+            table = self._row_group(group)
         except MemoryError:  # Arrow's own is an ArrowException too, and the file is sound
             raise
         except (OSError, pa.ArrowException) as error:
@@ -88,26 +88,24 @@ class SplitReader:
         if footer is None:
             return set()
         stored = footer.row_group(group.index)
-        names = {stored.column(i).path_in_schema: i for i in range(stored.num_columns)}
-        result = set()
-        for field in self._dataset.schema.categorical:
-            at = names.get(field.name)
-            found = None if at is None else stored.column(at).statistics
-            if found is None or not found.has_min_max:
-                continue
-            if found.min >= 0 and found.max < field.vocabulary_size:
-                result.add(field.name)
-        return result
+        columns = [stored.column(i) for i in range(stored.num_columns)]
+        found = {column.path_in_schema: column.statistics for column in columns}
+        return {
+            field.name
+            for field in self._dataset.schema.categorical
+            if (known := found.get(field.name)) is not None
+            and known.has_min_max
+            and 0 <= known.min <= known.max < field.vocabulary_size
+        }
 
-    def _read_row_group(self, file: int, index: int) -> pa.Table:
+    def _row_group(self, group: RowGroup) -> pa.Table:
         with self._lock:
-            footer = self._footers.get(file)
-        source = self._store.input(self._files[file].path)
+            footer = self._footers.get(group.file)
+        source = self._store.input(self._files[group.file].path)
         with source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet:
-            if footer is None:
-                with self._lock:
-                    if len(self._footers) >= _KEPT_FOOTERS:
-                        self._footers.clear()
-                    self._footers[file] = parquet.metadata
+            with self._lock:
+                if group.file not in self._footers and len(self._footers) >= _KEPT_FOOTERS:
+                    self._footers.clear()
+                self._footers[group.file] = parquet.metadata
             # the loader has threads of its own
-            return parquet.read_row_group(index, columns=self._columns, use_threads=False)
+            return parquet.read_row_group(group.index, columns=self._columns, use_threads=False)

@@ -34,37 +34,34 @@ class CommunicationTimer:
         """On a GPU, True while events are recorded."""
         self.cuda = False
         """True if the collectives are a GPU's."""
-        self._depth, self._begun, self._seconds = 0, 0.0, 0.0
+        self._depth, self._seconds = 0, 0.0
+        self._begun: float | torch.cuda.Event | None = None
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._open: torch.cuda.Event | None = None
 
     def __enter__(self) -> None:
         # Collectives may be nested. A backward pass has threads, but only one of them communicates
         # at a time.
         if self._depth == 0:
-            if not self.cuda:
-                self._begun = time.perf_counter()
-            elif self.recording:
-                self._open = _event()
+            self._begun = self.now()
         self._depth += 1
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
-        if self._depth:
-            return
+        if self._depth == 0:
+            self.add(self._begun)
+
+    def now(self) -> float | torch.cuda.Event | None:
+        """A time that :meth:`add` takes: None on a GPU while nothing is recorded."""
         if not self.cuda:
-            self._seconds += time.perf_counter() - self._begun
-        elif self._open is not None:
-            self._events.append((self._open, _event()))
-            self._open = None
+            return time.perf_counter()
+        return _event() if self.recording else None
 
-    def add(self, seconds: float) -> None:
-        """Adds time that was measured elsewhere."""
-        self._seconds += seconds
-
-    def add_events(self, begun: torch.cuda.Event, ended: torch.cuda.Event) -> None:
-        """Adds the time between two events of a GPU."""
-        self._events.append((begun, ended))
+    def add(self, begun: float | torch.cuda.Event | None) -> None:
+        """Adds the time from `begun` until now."""
+        if isinstance(begun, float):
+            self._seconds += time.perf_counter() - begun
+        elif begun is not None:
+            self._events.append((begun, _event()))
 
     @property
     def seconds(self) -> float:
@@ -133,7 +130,7 @@ class _Averaging:
         with self._lock:
             self._pending += 1
             if bucket.is_last():
-                self._begun = self._now()
+                self._begun = TIMER.now()
         future = dist.all_reduce(gradient, async_op=True).get_future()
         return future.then(self._averaged)  # type: ignore[no-any-return]
 
@@ -141,17 +138,9 @@ class _Averaging:
         with self._lock:
             self._pending -= 1
             if self._pending == 0 and self._begun is not None:
-                begun, self._begun = self._begun, None
-                if TIMER.cuda:
-                    TIMER.add_events(begun, _event())
-                else:
-                    TIMER.add(time.perf_counter() - begun)
+                TIMER.add(self._begun)
+                self._begun = None
         return future.value()[0]
-
-    def _now(self) -> Any:
-        if TIMER.cuda:
-            return _event() if TIMER.recording else None
-        return time.perf_counter()
 
 
 def _event() -> torch.cuda.Event:

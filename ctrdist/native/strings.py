@@ -73,15 +73,8 @@ class Strings:
         return Strings(starts - starts[0], self.content[starts[0] : starts[-1]])
 
     def take(self, indices: np.ndarray) -> Strings:
-        """The strings at (m,) int32 indices, in that order."""
-        if _LIBRARY.load() is None:
-            return Strings.from_array(self.array().take(pa.array(indices)))
-        indices = np.ascontiguousarray(indices, np.int32)
-        lengths = self.starts[1:][indices] - self.starts[indices]
-        taken = Strings.from_lengths(lengths, np.empty(int(lengths.sum()), np.uint8))
-        arrays = self.starts, self.content, taken.starts, taken.content
-        _LIBRARY["take"](indices, len(indices), *arrays)
-        return taken
+        """The strings at (m,) indices, in that order."""
+        return Strings.from_array(self.array().take(pa.array(indices)))
 
     def siphash(self, key: str) -> np.ndarray:
         """(n,) uint64: SipHash-2-4 of each, mixed further as pandas.util.hash_array does it.

@@ -19,11 +19,13 @@ from ctrdist.distributed.communication_timer import time_process_group
 from ctrdist.distributed.process_group import World, use_collectives
 from ctrdist.models.tables import Codebook, table_of
 from ctrdist.schema import PADDING_ID
-from ctrdist.sharding.cpu.choose import use_cpu_lookups
+from ctrdist.sharding.cpu.kernel import kernel_lookups
+from ctrdist.sharding.cpu.same_host import shared_memory_lookup
 from ctrdist.sharding.cpu.shared_memory import open_sums
+from ctrdist.sharding.cpu.unpooled import copied_lookups
 from ctrdist.sharding.plan import table_weights
 from ctrdist.sharding.sharders import make_sharders
-from ctrdist.sharding.torchrec_internals import ShardedTensor, wrapped_module
+from ctrdist.sharding.torchrec_internals import ShardedTensor, TableLookup, wrapped_module
 
 _BLOCK_ROWS = 65536
 """Rows that are drawn at once. A seed gives other weights with another number."""
@@ -83,7 +85,7 @@ def shard_model(
     averaged = False
     if world.device.type == "cpu":
         averaged = _share_sums(sharded, sharding, world)
-        use_cpu_lookups(sharded, sharding, world)
+        _use_cpu_lookups(sharded, sharding, world)
     if world.size > 1:
         time_process_group(wrapped_module(sharded), world.device, gradients=not averaged)
     return sharded
@@ -102,6 +104,28 @@ def _share_sums(model: DistributedModelParallel, sharding: ShardingConfig, world
         # a lambda, as DDP refuses annotations that are strings
         module.register_comm_hook(sums, lambda sums, bucket: sums.average_gradients(bucket))
     return sums is not None
+
+
+def _use_cpu_lookups(model: nn.Module, sharding: ShardingConfig, world: World) -> None:
+    """Installs the fastest lookup of each table; every rank calls it once.
+
+    Where none applies, or there is no C compiler, FBGEMM looks up and updates on one thread and
+    TorchRec's collectives carry ids and vectors.
+
+    Args:
+        model: sharded, on the CPU, its tables at their final place in memory.
+        sharding: cpu_kernel and shared_memory allow these ways.
+        world: the workers.
+    """
+    chosen: list[TableLookup] = [*copied_lookups(model)]
+    if sharding.cpu_kernel:
+        kernels = kernel_lookups(model)
+        chosen += kernels
+        if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
+            shared = shared_memory_lookup(model, kernels, world)
+            chosen += [] if shared is None else [shared]
+    for lookup in chosen:
+        lookup.install()
 
 
 def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:

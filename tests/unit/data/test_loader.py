@@ -208,15 +208,15 @@ def test_an_altered_schema_is_refused(tmp_path):
 def test_a_worker_reads_its_own_streams_only(tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path, {"train": 1600}, files=4, row_group=50)
     config = LoaderConfig(batch_size=80, shuffle_rows=800, lanes=8)
-    read = SplitReader._read_row_group
+    read = SplitReader._row_group
     counts = [0] * 4
     for rank in range(4):
 
-        def counted(self, file, index, rank=rank):
+        def counted(self, group, rank=rank):
             counts[rank] += 1
-            return read(self, file, index)
+            return read(self, group)
 
-        monkeypatch.setattr(SplitReader, "_read_row_group", counted)
+        monkeypatch.setattr(SplitReader, "_row_group", counted)
         for _ in Loader(dataset, "train", config, rank=rank, world_size=4):
             pass
     assert counts == [8, 8, 8, 8]  # 32 row groups, 4 of them in each of the 8 streams

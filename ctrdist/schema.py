@@ -89,21 +89,12 @@ class Schema:
 
     def to_json(self) -> str:
         """Returns the text of schema.json."""
-        return (
-            json.dumps({"version": SCHEMA_VERSION, **asdict(self)}, indent=2, sort_keys=True) + "\n"
-        )
+        body = {"version": SCHEMA_VERSION, **asdict(self)}
+        return json.dumps(body, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Schema:
-        """Parses schema.json.
-
-        Args:
-            text: content of the file.
-            where: path of the file, for messages.
-
-        Raises:
-            DataError: the text is no schema, or has another version.
-        """
+        """Parses schema.json; raises DataError if it is no schema, or has another version."""
         try:
             raw: dict[str, Any] = json.loads(text)
             version = raw.pop("version")
@@ -114,12 +105,17 @@ class Schema:
             raise DataError(
                 f"{where}: not a ctrdist schema ({error}). Run jobs/preprocess.py again."
             ) from error
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{where}: schema version {version}, this ctrdist reads version {SCHEMA_VERSION}. "
-                "Run jobs/preprocess.py again with this version."
-            )
+        check_version(where, "schema", version, SCHEMA_VERSION)
         return schema
+
+
+def check_version(where: str, kind: str, found: int, read: int) -> None:
+    """Raises a DataError where a file was written by another version."""
+    if found != read:
+        raise DataError(
+            f"{where}: {kind} version {found}, this ctrdist reads version {read}. "
+            "Run jobs/preprocess.py again with this version."
+        )
 
 
 def file_stem(field: str) -> str:

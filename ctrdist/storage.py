@@ -315,7 +315,11 @@ class Store:
             with suppress(FileNotFoundError):
                 os.remove(hidden)
             raise
-        _sync_folder(folder)
+        descriptor = os.open(folder or "/", os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the name, as the first one does for the content
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def _upload(self, name: str) -> Iterator[IO[bytes]]:
@@ -386,12 +390,3 @@ def _translated() -> Iterator[None]:
         if isinstance(error, OSError) or not is_storage_error(error):
             raise
         raise StorageError(str(error) or type(error).__name__) from error
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes the names of files durable, as fsync of a file does for its content."""
-    descriptor = os.open(folder or "/", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

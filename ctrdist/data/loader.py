@@ -52,20 +52,10 @@ class Loader:
         shuffle: bool = True,
         pinned: bool = False,
     ) -> None:
-        """Plans an epoch; opens no file yet.
+        """Plans an epoch of train, valid or test; opens no file yet.
 
-        Args:
-            dataset: the data set.
-            split: train, valid or test.
-            config: batch size, shuffle buffer, streams and prefetch.
-            seed: seed of the row order.
-            rank: this worker.
-            world_size: number of workers.
-            shuffle: whether rows are permuted.
-            pinned: whether batches are in page-locked memory, for copies to a GPU.
-
-        Raises:
-            DataError: the split is empty.
+        Batches that are `pinned` lie in page-locked memory, for copies to a GPU. Raises a DataError
+        where the split is empty.
         """
         self.rows = dataset.split(split).rows
         self._dataset, self._split, self._config = dataset, split, config
@@ -195,7 +185,7 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _share(self, begin: int, end: int) -> list[tuple[int, int, int]]:
-        """Returns this worker's part of a step that begins in the first round over the streams."""
+        """This worker's part of a step that begins in the first round over the streams."""
         key = (begin, end)  # there are few: all steps but the last two have one size
         if key not in self._shares:
             self._shares[key] = share(
@@ -212,18 +202,13 @@ class Loader:
         streams_here: int,
     ) -> _Stream:
         """Returns a stream from its row `first` on; nothing is read yet."""
-        buffers = stream_buffers(
-            groups,
-            stream=index,
-            streams=self._streams,
-            buffer_rows=self._shuffle_rows // self._streams,
-        )
+        size = self._shuffle_rows // self._streams
+        buffers = stream_buffers(groups, stream=index, streams=self._streams, buffer_rows=size)
         reader, seed, epoch = self._reader, self._seed, self.epoch
 
         def read(buffer: Buffer) -> Rows:
-            if not self._shuffle_rows:
-                return reader.read(buffer)
-            return reader.read(buffer, permutation(buffer, seed=seed, epoch=epoch))
+            order_W = permutation(buffer, seed=seed, epoch=epoch) if self._shuffle_rows else None
+            return reader.read(buffer, order_W)
 
         # one buffer ahead in each stream, but always work for all threads
         ahead = max(1, -(-(self._config.threads + 1) // streams_here))
@@ -237,13 +222,7 @@ class _Stream:
     def __init__(
         self, buffers: Sequence[Buffer], start: Callable[[Buffer], Future[Rows]], ahead: int
     ) -> None:
-        """Reads nothing yet.
-
-        Args:
-            buffers: buffers to read, in order.
-            start: starts to read a buffer.
-            ahead: number of buffers that are read ahead of the current one.
-        """
+        """Reads nothing yet; `ahead` buffers will be read ahead of the current one."""
         self._coming, self._start, self._ahead = deque(buffers), start, ahead
         self._held: deque[tuple[Buffer, Future[Rows]]] = deque()
 

@@ -16,15 +16,9 @@ ROW_COLUMN = "__row"
 
 
 def read_rows(dataset: Dataset, split: str, row_N: np.ndarray) -> pa.Table:
-    """Reads all columns of some rows; only the row groups that hold them, one at a time.
+    """All columns of some rows, by their (N,) indices in the split and in their order.
 
-    Args:
-        dataset: the data set.
-        split: train, valid or test.
-        row_N: (N,) indices of rows in the split.
-
-    Returns:
-        The rows in the given order, with their indices in a first column __row.
+    The indices are a first column, __row. Only the row groups that hold the rows are read.
     """
     store = Store(dataset.path)
     files = dataset.split(split).files

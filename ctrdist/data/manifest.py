@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ctrdist.errors import DataError
-from ctrdist.schema import Schema
+from ctrdist.schema import Schema, check_version
 from ctrdist.storage import Store
 
 MANIFEST_VERSION = 1
@@ -90,12 +90,7 @@ class Manifest:
             raise DataError(
                 f"{where}: not a ctrdist manifest ({error}). Run jobs/preprocess.py again."
             ) from error
-        if version != MANIFEST_VERSION:
-            raise DataError(
-                f"{where}: manifest version {version}, "
-                f"this ctrdist reads version {MANIFEST_VERSION}. "
-                "Run jobs/preprocess.py again with this version."
-            )
+        check_version(where, "manifest", version, MANIFEST_VERSION)
         if fingerprint != manifest.fingerprint:
             raise DataError(
                 f"{where}: its content does not match its fingerprint; it was changed. "
@@ -131,10 +126,7 @@ class Dataset:
 
 
 def open_dataset(path: str) -> Dataset:
-    """Opens a preprocessed data set.
-
-    Args:
-        path: the directory that jobs/preprocess.py wrote; local or s3://.
+    """Opens the data set that jobs/preprocess.py wrote to a directory, local or s3://.
 
     Raises:
         DataError: there is no manifest (so no finished data set), or schema and manifest do not

@@ -24,12 +24,7 @@ class SplitReader:
     """Reads row groups; several threads may use it at once."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
-        """Opens no file yet.
-
-        Args:
-            dataset: the data set.
-            split: train, valid or test.
-        """
+        """Opens no file yet."""
         self._dataset = dataset
         self._files = dataset.split(split).files
         self._store = Store(dataset.path)

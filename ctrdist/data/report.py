@@ -32,9 +32,6 @@ def read_report(path: str) -> DataReport:
     """Returns the report of a data set; empty if it has none, as older data sets do.
 
     A report that cannot be read costs a warning and not the run.
-
-    Args:
-        path: the data set's directory, local or s3://.
     """
     store = Store(path)
     try:

@@ -81,11 +81,8 @@ def time_process_group(
 ) -> None:
     """Starts to time the process group's collectives; :func:`stop_timing` undoes it.
 
-    Args:
-        module: the module that is trained.
-        device: the device that it computes on.
-        gradients: True if the process group averages the module's gradients. A
-            DistributedDataParallel must not have a communication hook yet.
+    Also the averaging of the module's `gradients`, where the process group does it: a
+    DistributedDataParallel must not have a communication hook yet.
     """
     TIMER.cuda = device.type == "cuda"
     # The class's own method, and no object around the work: TorchRec waits only for what is a Work.

@@ -18,11 +18,7 @@ from ctrdist.optim.schedule import check_schedule
 
 
 def check_optim(config: OptimConfig, device: str) -> None:
-    """Refuses settings that cannot work on the device or have no effect.
-
-    Args:
-        config: the optimisers.
-        device: cpu or cuda.
+    """Refuses settings that cannot work on the device, cpu or cuda, or have no effect.
 
     Raises:
         ConfigError: names the setting and the allowed values.
@@ -65,11 +61,7 @@ def _check_tables(where: str, tables: TableOptimConfig, device: str) -> None:
 def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:
     """Declares the tables' optimiser, which sharding then fuses into the backward pass.
 
-    Skips tables under the dense Adam.
-
-    Args:
-        model: a CTRModel that is not sharded yet.
-        config: algorithms and rates.
+    Skips tables under the dense Adam. The model is a CTRModel that is not sharded yet.
     """
     for key, parameter in model.named_parameters():
         table = table_of(key)

@@ -21,12 +21,7 @@ class Optimizers:
     """Updates all weights that backward has not updated already, and sets all learning rates."""
 
     def __init__(self, model: DistributedModelParallel, config: OptimConfig) -> None:
-        """Collects the parameters.
-
-        Args:
-            model: the sharded model.
-            config: algorithms and rates.
-        """
+        """Collects the parameters of a sharded model."""
         self._config = config
         self._fused = model.fused_optimizer
         unfused = dict(in_backward_optimizer_filter(model.named_parameters()))

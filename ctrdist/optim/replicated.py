@@ -26,12 +26,7 @@ class ReplicatedTables:
     """
 
     def __init__(self, tables: Mapping[str, Tensor], config: OptimConfig) -> None:
-        """Creates the state.
-
-        Args:
-            tables: name of the parameter → (R, D) weights.
-            config: algorithm and rate.
-        """
+        """Creates the state of tables: name of the parameter → (R, D) weights."""
         self._config = config
         self._tables = dict(tables)
         self._state = {

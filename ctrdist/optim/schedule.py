@@ -36,12 +36,7 @@ def check_schedule(config: ScheduleConfig) -> None:
 
 
 def rate_factor(config: ScheduleConfig, step: int) -> float:
-    """Returns the factor of the configured rates in a step.
-
-    Args:
-        config: the schedule.
-        step: number of earlier steps, from 0.
-    """
+    """The factor of the configured rates in a step, of which there were `step` before."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.decay == "constant":

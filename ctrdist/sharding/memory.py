@@ -45,12 +45,7 @@ def explain_shortage(
 ) -> str:
     """Names the table that does not fit, or the bytes that all lack, and what would make them fit.
 
-    Args:
-        tables: name → weight, on the meta device.
-        sharding: kinds of the tables.
-        optim: its table optimiser has the state.
-        world_size: workers.
-        memory: bytes of each worker.
+    `tables` are name → weight, on the meta device; `memory` is the bytes of each worker.
     """
     room = math.floor(memory * (1 - sharding.reserved))
     have = (

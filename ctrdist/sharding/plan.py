@@ -138,13 +138,7 @@ def plan_tables(
 ) -> Planned:
     """Lays the tables of a model on the meta device over the workers. Needs no process group.
 
-    Args:
-        model: a :class:`ctrdist.models.ctr.CTRModel`.
-        sharding: kinds per table and memory.
-        optim: its table optimisers decide between fused and dense kernels.
-        world_size: workers.
-        local_size: workers on one machine.
-        device: cpu or cuda.
+    The model is a :class:`ctrdist.models.ctr.CTRModel`, the device cpu or cuda.
 
     Raises:
         ConfigError: a table name that does not exist, a kind that the optimiser cannot work with,

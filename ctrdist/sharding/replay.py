@@ -26,16 +26,10 @@ def replay_plan(
     local_size: int,
     device: str,
 ) -> ShardingPlan:
-    """Places tables as a saved plan does.
+    """Places tables as the plan.json of an earlier run does, local or s3://.
 
-    Args:
-        path: plan.json, local or s3://.
-        tables: name → weight, on the meta device.
-        modules: name → path of the collection in the model that holds it.
-        dense: tables under the dense Adam, of which each worker has a copy.
-        world_size: workers.
-        local_size: workers on one machine.
-        device: cpu or cuda.
+    `tables` are name → weight, on the meta device; `modules` are name → path of the collection in
+    the model that holds it. Each worker has a copy of the `dense` tables, under the dense Adam.
 
     Raises:
         ConfigError: the file cannot be read, or was made for other workers, tables or optimisers.
@@ -65,19 +59,7 @@ def replay_plan(
                 f"table {table} is {kind} there, and its optimiser here, adam, keeps a copy on "
                 "each worker",
             )
-        kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED
-        plans[modules[table]][table] = ParameterSharding(
-            sharding_type=kind,
-            compute_kernel=kernel.value,
-            ranks=[part["rank"] for part in parts],
-            sharding_spec=None if copied else _spec(parts, device, local_size),
-        )
-    return ShardingPlan(dict(plans))
-
-
-def _spec(parts: list[dict[str, Any]], device: str, local_size: int) -> EnumerableShardingSpec:
-    return EnumerableShardingSpec(
-        [
+        cuts = [
             ShardMetadata(
                 shard_sizes=[part["rows"][1], part["columns"][1]],
                 shard_offsets=[part["rows"][0], part["columns"][0]],
@@ -85,7 +67,14 @@ def _spec(parts: list[dict[str, Any]], device: str, local_size: int) -> Enumerab
             )
             for part in parts
         ]
-    )
+        kernel = EmbeddingComputeKernel.DENSE if copied else EmbeddingComputeKernel.FUSED
+        plans[modules[table]][table] = ParameterSharding(
+            sharding_type=kind,
+            compute_kernel=kernel.value,
+            ranks=[part["rank"] for part in parts],
+            sharding_spec=None if copied else EnumerableShardingSpec(cuts),
+        )
+    return ShardingPlan(dict(plans))
 
 
 def _read(path: str, world_size: int) -> dict[str, list[dict[str, Any]]]:

@@ -92,11 +92,7 @@ def shard_model(
 
 
 def _share_sums(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> bool:
-    """Lets CPU workers sum through shared memory instead of gloo, where they can.
-
-    Returns:
-        Whether gradients are averaged through shared memory.
-    """
+    """Lets CPU workers sum through shared memory instead of gloo; False where they cannot."""
     sums = open_sums(world) if sharding.shared_memory else None
     use_collectives(sums)
     module = wrapped_module(model)
@@ -110,12 +106,7 @@ def _use_cpu_lookups(model: nn.Module, sharding: ShardingConfig, world: World) -
     """Installs the fastest lookup of each table; every rank calls it once.
 
     Where none applies, or there is no C compiler, FBGEMM looks up and updates on one thread and
-    TorchRec's collectives carry ids and vectors.
-
-    Args:
-        model: sharded, on the CPU, its tables at their final place in memory.
-        sharding: cpu_kernel and shared_memory allow these ways.
-        world: the workers.
+    TorchRec's collectives carry ids and vectors. The tables are at their final place in memory.
     """
     chosen: list[TableLookup] = [*copied_lookups(model)]
     if sharding.cpu_kernel:
@@ -136,12 +127,7 @@ def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:
             continue
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
-                yield (
-                    table,
-                    shard.tensor,
-                    shard.metadata.shard_offsets[0],
-                    shard.metadata.shard_offsets[1],
-                )
+                yield table, shard.tensor, *shard.metadata.shard_offsets
         else:
             yield table, value, 0, 0
 
@@ -161,7 +147,7 @@ def fill_table(
 
     Args:
         part: (rows, columns) weights, written in place.
-        table: name of the table.
+        table: its name.
         first_row: of the part in the table.
         first_column: of the part in the table.
         shape: rows and columns of the whole table.
@@ -184,10 +170,7 @@ def fill_table(
 
     # a draw takes one thread, and lets others run meanwhile
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        list(
-            threads.map(
-                fill, range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS))
-            )
-        )
+        blocks = range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS))
+        list(threads.map(fill, blocks))
     if padding and first_row <= PADDING_ID < first_row + rows:
         part[PADDING_ID - first_row].zero_()

@@ -83,10 +83,6 @@ def make_sharders(
 def codecs(sharding: ShardingConfig, device: str) -> dict[str, QuantizedCommCodecs] | None:
     """TorchRec's codecs by collective; None where everything is sent as float32.
 
-    Args:
-        sharding: forward_comm and backward_comm.
-        device: cpu or cuda.
-
     Raises:
         ConfigError: a type that this device cannot send. TorchRec would silently send another
             one, or fail in the first step.

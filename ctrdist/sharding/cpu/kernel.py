@@ -42,8 +42,7 @@ _ALGORITHMS = {
 def kernel_lookups(model: nn.Module) -> list[KernelLookup]:
     """A lookup for each group of fused CPU tables that the kernel can treat; none without it.
 
-    Args:
-        model: sharded; its tables are at their final place in memory.
+    The sharded model's tables are at their final place in memory.
     """
     if not embedding.has_embedding():
         return []
@@ -75,12 +74,7 @@ class KernelLookup(TableLookup):
     """Looks up a group of FBGEMM tables on all of this worker's threads."""
 
     def __init__(self, tables: Any, names: list[str]) -> None:
-        """Finds the tables in memory.
-
-        Args:
-            tables: FBGEMM's SplitTableBatchedEmbeddingBagsCodegen.
-            names: of its tables, for messages.
-        """
+        """Finds the tables of a SplitTableBatchedEmbeddingBagsCodegen; names are for messages."""
         super().__init__(tables)
         self.tables, self.names = tables, names
         self.algorithm = _ALGORITHMS[tables.optimizer]

@@ -49,12 +49,7 @@ def shared_memory_lookup(
     """A lookup through shared memory, if it applies; the same on all ranks, which all call it.
 
     It applies where all workers are on one machine, every field has one id per row, and our kernel
-    treats every table.
-
-    Args:
-        model: sharded.
-        kernels: all lookups of ctrdist.sharding.cpu.kernel.
-        world: the workers.
+    treats every table of the sharded model.
     """
     collections = [m for m in model.modules() if isinstance(m, ShardedEmbeddingBagCollection)]
     by_tables = {id(kernel.tables): kernel for kernel in kernels}
@@ -99,13 +94,7 @@ class SharedMemoryLookup(TableLookup):
         kernels: Mapping[int, KernelLookup],
         world: World,
     ) -> None:
-        """Finds this worker's parts of tables.
-
-        Args:
-            collection: whose tables all suit.
-            kernels: id of FBGEMM's module → its lookup.
-            world: the workers.
-        """
+        """Finds this worker's parts of tables, by kernels: id of FBGEMM's module → its lookup."""
         super().__init__(collection)
         configs = bag_configs(collection)
         self.world = world

@@ -44,11 +44,7 @@ class SharedMemory:
     """
 
     def __init__(self, world: World, regions: Sequence[int]) -> None:
-        """Maps it.
-
-        Args:
-            world: the workers, all on this machine.
-            regions: bytes of each.
+        """Maps regions of so many bytes, for workers that are all on this machine.
 
         Raises:
             OSError: on all ranks, where one of them cannot have it.

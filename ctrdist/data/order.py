@@ -136,13 +136,11 @@ def stream_buffers(
             continue
         pending.append(RowRange(group=group, begin=low, end=high))
         held += high - low
-        if held >= buffer_rows:
+        if held >= buffer_rows or first + held == end - begin:
             result.append(
                 Buffer(stream=stream, index=len(result), first=first, ranges=tuple(pending))
             )
             first, held, pending = first + held, 0, []
-    if pending:
-        result.append(Buffer(stream=stream, index=len(result), first=first, ranges=tuple(pending)))
     return result
 
 

@@ -209,30 +209,20 @@ def layout(planned: Planned, model: nn.Module, optim: OptimConfig, world_size: i
             size, optimizer = weights[table].element_size(), optimizer_of(table, optim).algorithm
             spec = getattr(sharding, "sharding_spec", None)
             if spec is None:  # data parallel: a copy on each
-                rows, columns = weights[table].shape
-                parts = [(rank, (0, rows), (0, columns)) for rank in range(world_size)]
+                parts = [(rank, (0, 0), weights[table].shape) for rank in range(world_size)]
             else:
-                parts = [
-                    (
-                        shard.placement.rank(),
-                        (shard.shard_offsets[0], shard.shard_sizes[0]),
-                        (shard.shard_offsets[1], shard.shard_sizes[1]),
-                    )
-                    for shard in spec.shards
-                ]
+                parts = [(s.placement.rank(), s.shard_offsets, s.shard_sizes) for s in spec.shards]
             shards.extend(
                 Shard(
                     table=table,
                     kind=sharding.sharding_type,
                     rank=rank,
-                    rows=rows_part,
-                    columns=columns_part,
-                    bytes=rows_part[1] * columns_part[1] * size,
-                    state_bytes=optimizer.state_bytes(
-                        rows_part[1], columns_part[1], averaged=optim.ema_decay > 0
-                    ),
+                    rows=(first[0], rows),
+                    columns=(first[1], columns),
+                    bytes=rows * columns * size,
+                    state_bytes=optimizer.state_bytes(rows, columns, averaged=optim.ema_decay > 0),
                 )
-                for rank, rows_part, columns_part in parts
+                for rank, first, (rows, columns) in parts
             )
     return Layout(world_size=world_size, shards=tuple(shards), cost_per_rank=planned.cost_per_rank)
 

@@ -128,7 +128,13 @@ class KernelLookup(TableLookup):
         def work(first: int, end: int) -> None:
             bad = embedding.look_up(self.array, first, end, indices, offsets, self.mean, out)
             if bad is not None:
-                self._refuse(bad, int(indices[bad]), offsets[::batch].contiguous())
+                starts = offsets[::batch].contiguous()
+                table = int(torch.searchsorted(starts, bad, right=True)) - 1
+                raise DataError(
+                    f"table {self.names[table]}: id {int(indices[bad])} was looked up, its rows "
+                    f"are 0 to {self.array[table].rows - 1}. Schema and rows are not of one "
+                    "preprocessing run; preprocess again."
+                )
 
         on_all_threads(work, self._cuts(offsets))
         return out
@@ -159,14 +165,6 @@ class KernelLookup(TableLookup):
         wanted = torch.linspace(0, float(looked_up[-1]), threads + 1)
         cuts = torch.searchsorted(looked_up.float(), wanted).tolist()
         return [0, *cuts[1:-1], len(self.array)]
-
-    def _refuse(self, position: int, given: int, starts: Tensor) -> None:
-        table = int(torch.searchsorted(starts, position, right=True)) - 1
-        raise DataError(
-            f"table {self.names[table]}: id {given} was looked up, its rows are 0 to "
-            f"{self.array[table].rows - 1}. Schema and rows are not of one preprocessing run; "
-            "preprocess again."
-        )
 
 
 class LookUp(torch.autograd.Function):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -79,7 +80,7 @@ class SharedMemory:
             missing = barrier.await_all(self._counters, number, _WAIT_MS)
             if missing is None:
                 return
-            if not _alive(int(self._processes[missing])):
+            if not psutil.pid_exists(int(self._processes[missing])):
                 raise RuntimeError(f"worker {missing} is gone; its own log says more.")
             if time.monotonic() - begun > _TIMEOUT_S:
                 raise RuntimeError(
@@ -222,13 +223,3 @@ def _map(size: int, world: World) -> Tensor:
     if not every or result is None:
         raise OSError(f"no {size:,} bytes of shared memory between the workers")
     return result
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

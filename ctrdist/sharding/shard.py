@@ -127,7 +127,8 @@ def table_parts(sharded: nn.Module) -> Iterator[tuple[str, Tensor, int, int]]:
             continue
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
-                yield table, shard.tensor, *shard.metadata.shard_offsets
+                row, column = shard.metadata.shard_offsets
+                yield table, shard.tensor, row, column
         else:
             yield table, value, 0, 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 from ctrdist.config.experiment import Experiment
 from ctrdist.training.faults.memory import out_of_memory_text
@@ -13,42 +13,52 @@ from ctrdist.training.observe import messages
 
 M = TypeVar("M", bound=messages.Message)
 _POLL_SECONDS = 0.3
-_CLUSTER_CHECK_SECONDS = 5.0
-_PATIENCE_SECONDS = 60.0
-"""Time without enough nodes after which the user is told."""
+
+
+class Workers(Protocol):
+    """The workers of a run, which somebody starts, and starts again after a failure."""
+
+    ended: threading.Event
+    """Set once they have ended for good."""
+
+    def drain(self) -> list[messages.Message]:
+        """Returns the messages since the last call, those of failures included."""
+        ...
+
+    def check(self, monitor: RunMonitor) -> None:
+        """Called every fraction of a second, to look after the workers."""
+        ...
 
 
 class RunMonitor:
-    """Follows the messages that workers and controller push to a mailbox; `show` receives each."""
+    """Follows the messages of a run's workers; `show` receives each."""
 
-    def __init__(self, mailbox: Any, experiment: Experiment, show: messages.Emit) -> None:
+    def __init__(self, experiment: Experiment, show: messages.Emit) -> None:
         self._last: dict[type[messages.Message], messages.Message] = {}
         self.training = False
         """True once the workers have begun to train."""
         self.saved_step = 0
         """Step of the newest whole checkpoint."""
-        self.show, self._mailbox, self._experiment = show, mailbox, experiment
-        self._nodes: dict[int, str] = {}
-        self._checked = self._waiting_since = time.monotonic()
+        self.nodes: dict[int, str] = {}
+        """Rank → node of the workers that are there."""
+        self.waiting_since = time.monotonic()
+        """Time since which the run has had no workers."""
+        self.show, self._experiment = show, experiment
 
-    def follow(self, ended: threading.Event) -> None:
-        """Passes messages on until Ray Train has ended."""
-        while not ended.wait(_POLL_SECONDS):
-            self._fetch()
-            if time.monotonic() - self._checked > _CLUSTER_CHECK_SECONDS:
-                self._checked = time.monotonic()
-                self._check_cluster()
-        self._fetch()
+    def follow(self, workers: Workers) -> None:
+        """Passes messages on until the workers have ended."""
+        while not workers.ended.wait(_POLL_SECONDS):
+            self._take(workers.drain())
+            workers.check(self)
+        self._take(workers.drain())
 
-    def _fetch(self) -> None:
-        import ray
-
-        for message in ray.get(self._mailbox.drain.remote()):
+    def _take(self, received: list[messages.Message]) -> None:
+        for message in received:
             self._last[type(message)] = message
             self.show(message)
             match message:
                 case messages.Worker():
-                    self._nodes[message.rank] = message.node
+                    self.nodes[message.rank] = message.node
                 case messages.Start():
                     self.training, self.saved_step = True, message.resumed_step
                 case messages.Checkpoint():
@@ -78,30 +88,10 @@ class RunMonitor:
             failure = replace(failure, reason=text)
         self._last[messages.Failure] = failure
         self.training = False
-        self._waiting_since = time.monotonic()
-        self._nodes.clear()
+        self.waiting_since = time.monotonic()
+        self.nodes.clear()
         if failure.final:
             return
         self.show(messages.Restart(failure=failure, step=self.saved_step))
         for kind in (messages.Hang, messages.Crash, messages.Stopped):
             self._last.pop(kind, None)
-
-    def _check_cluster(self) -> None:
-        """Stops workers whose node is about to leave, and reports a lack of nodes."""
-        import ray
-
-        from cluster.ray_internals import draining_nodes
-
-        if self.training:
-            leaving = draining_nodes() & set(self._nodes.values())
-            if leaving:
-                why = f"node {min(leaving)[:12]} is being taken away"
-                self._mailbox.ask_to_stop.remote(why)
-            return
-        resources = ray.cluster_resources()
-        unit = "GPU" if resources.get("GPU") else "CPU"
-        wanted = self._experiment.min_workers or self._experiment.workers
-        found = int(resources.get(unit, 0))
-        if found < wanted and time.monotonic() - self._waiting_since > _PATIENCE_SECONDS:
-            self._waiting_since = time.monotonic()
-            self.show(messages.Waiting(wanted=wanted, unit=unit, there=found))

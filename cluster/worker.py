@@ -1,4 +1,4 @@
-"""The function that each Ray Train worker runs, and the set-up of its process group."""
+"""The function that each Ray Train worker runs, and the variables of its process group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import traceback
 from typing import Any
 
 import ray
@@ -15,8 +14,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig
 
 from cluster.run_mailbox import END_RUN
-from ctrdist.errors import UserError
-from ctrdist.models.registry import read_experiment
+from cluster.worker_task import WorkerTask
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.observe import messages
 
@@ -78,10 +76,8 @@ def _set_environment(address: str, port: int) -> None:
 
 
 def work(config: dict[str, Any]) -> None:
-    """Trains or evaluates; Ray Train calls it on each worker."""
-    from ctrdist.distributed.process_group import join_world, leave_world
-    from ctrdist.log import setup
-
+    """Runs the worker's task; Ray Train calls it on each worker."""
+    task: WorkerTask = config["task"]
     mailbox = config["mailbox"]
     rank = ray.train.get_context().get_world_rank()
 
@@ -91,31 +87,14 @@ def work(config: dict[str, Any]) -> None:
         if not isinstance(message, messages.Step | messages.Checkpoint):
             ray.get(sent, timeout=_EMIT_SECONDS)
 
-    setup(rank)
-    from ctrdist.training import run  # after setup, because these imports log
-
     emit(messages.Worker(rank=rank, node=ray.get_runtime_context().get_node_id()))
     threading.Thread(target=_forward_stop, args=(mailbox,), name="stop", daemon=True).start()
-    world = join_world(ray.train.torch.get_device(), config["timeout_s"])
-    experiment = read_experiment(config["experiment"], "experiment")
     try:
-        if config["task"] == "train":
-            run.train(experiment, world, emit, STOP)
-        else:
-            run.evaluate_checkpoint(experiment, world=world, emit=emit, **config["arguments"])
-    except UserError as error:
-        emit(messages.UserFault(type=type(error).__name__, text=str(error)))
-        raise
-    except Interrupted as interrupted:
+        task.run(rank, ray.train.torch.get_device(), emit, STOP)
+    except Interrupted:
         reason = ray.get(mailbox.stop_reason.remote())
-        if world.is_main:
-            emit(messages.Stopped(step=interrupted.step))
         if reason != END_RUN:  # an error, after which Ray Train starts the workers again
             raise ToldToStop(reason or "a worker received SIGTERM") from None
-    except Exception:
-        emit(messages.Crash(rank=rank, traceback=traceback.format_exc()))
-        raise
-    leave_world()
 
 
 def _forward_stop(mailbox: Any) -> None:

@@ -1,0 +1,71 @@
+"""The task of one worker, whoever started it: joins the process group, then trains or evaluates."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ctrdist.config.experiment import Experiment
+from ctrdist.config.parse import to_dict
+from ctrdist.errors import UserError
+from ctrdist.models.registry import read_experiment
+from ctrdist.training.faults.stopping import Interrupted, StopRequest
+from ctrdist.training.observe import messages
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What each worker of a run does, as plain values that can go to another process."""
+
+    kind: str
+    """train or evaluate."""
+    experiment: dict[str, Any]
+    """Values of the experiment."""
+    arguments: dict[str, Any]
+    """Further arguments of an evaluation."""
+
+    @staticmethod
+    def of(kind: str, experiment: Experiment, arguments: dict[str, Any]) -> WorkerTask:
+        """The task with the values of an experiment."""
+        return WorkerTask(kind, to_dict(experiment), arguments)
+
+    def run(
+        self, rank: int, device: torch.device | None, emit: messages.Emit, stop: StopRequest
+    ) -> None:
+        """Runs the task in this process, and emits its result or its error, which it also raises.
+
+        Args:
+            rank: of this worker.
+            device: to compute on; None: a GPU if there is one.
+            emit: takes messages of any rank.
+            stop: ends training after a step.
+        """
+        from ctrdist.distributed.process_group import join_world, leave_world
+        from ctrdist.log import setup
+
+        setup(rank)
+        from ctrdist.training import run  # after setup, because these imports log
+
+        try:
+            experiment = read_experiment(self.experiment, "experiment")
+            # longer than the watchdog, which leaves the stacks of a hung collective
+            world = join_world(device, max(1800.0, experiment.faults.step_timeout_s * 2))
+            if self.kind == "train":
+                run.train(experiment, world, emit, stop)
+            else:
+                run.evaluate_checkpoint(experiment, world=world, emit=emit, **self.arguments)
+        except UserError as error:
+            emit(messages.UserFault(type=type(error).__name__, text=str(error)))
+            raise
+        except Interrupted as interrupted:
+            if rank == 0:
+                emit(messages.Stopped(step=interrupted.step))
+            raise
+        except Exception:
+            emit(messages.Crash(rank=rank, traceback=traceback.format_exc()))
+            raise
+        leave_world()

@@ -1,0 +1,88 @@
+"""One worker on this machine runs without Ray, with the results and the faults of one with Ray."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.local_worker import LocalWorker
+from cluster.worker_task import WorkerTask
+from ctrdist.training.observe import messages
+from tests.datasets import write_dataset
+from tests.faults import Job, differing
+
+ROWS = 3001
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data")
+    write_dataset(path, {"train": ROWS, "valid": 300, "test": 300}, multi_valued=True)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> dict:
+    """The worker of Ray Train."""
+    runs = tmp_path_factory.mktemp("runs")
+    return Job(data, runs, "ray", {"workers": 1}, env={"RAY_ADDRESS": "local"}).result()
+
+
+def assert_same_end(result: dict, undisturbed: dict) -> None:
+    assert result["rows_seen"] == undisturbed["rows_seen"] == 2 * ROWS
+    assert result["steps"] == undisturbed["steps"]
+    assert result["test"] == undisturbed["test"]
+    assert differing(result["checkpoint"], undisturbed["checkpoint"]) == []
+
+
+def test_a_killed_worker_is_started_again_and_the_end_is_that_of_ray(data, undisturbed, tmp_path):
+    job = Job(data, tmp_path, "a", {"workers": 1})
+    job.wait_for_step(34)
+    started = job.started()
+    assert not [each.name() for each in started if each.name().startswith(("ray", "gcs"))]
+    worker(job).kill()
+    assert_same_end(job.result(), undisturbed)
+    told = [line for line in job.err.splitlines() if "start again" in line]
+    assert len(told) == 1 and "its process was killed" in told[0], job.err
+    assert told[0].endswith("(restart 1 of 3)") and "Traceback" not in job.err
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_end_saves_and_resumes(data, undisturbed, tmp_path, signum, code):
+    job = Job(data, tmp_path, "a", {"workers": 1})
+    job.wait_for_step(33)
+    job.process.send_signal(signum)
+    assert job.wait() == code
+    (line,) = [line for line in job.err.splitlines() if line.startswith("interrupted at step")]
+    step = int(line.split()[3].rstrip(";"))
+    assert Path(job.run_dir, "checkpoints", f"step-{step:09d}", "complete.json").is_file()
+    assert_same_end(Job(data, tmp_path, "a", {"workers": 1}).result(), undisturbed)
+
+
+def test_the_worker_ends_with_the_command(data, tmp_path):
+    job = Job(data, tmp_path, "a", {"workers": 1})
+    job.wait_for_step(5)
+    alive = worker(job)
+    job.process.kill()
+    _, left = psutil.wait_procs([alive], timeout=10)
+    assert not left
+
+
+def test_an_exception_is_not_tried_again():
+    task = WorkerTask("evaluate", {"model_name": "dlf"}, {"unknown": 1})
+    started = time.monotonic()
+    with LocalWorker(task, max_restarts=3) as workers:
+        assert workers.ended.wait(60)
+    kinds = [type(message) for message in workers.drain()]
+    assert kinds == [messages.Crash], time.monotonic() - started
+    assert "unknown" in str(workers.error)
+
+
+def worker(job: Job) -> psutil.Process:
+    """The process in which the job trains."""
+    (found,) = [each for each in job.started() if "spawn_main" in " ".join(each.cmdline())]
+    return found

@@ -143,7 +143,8 @@ def test_workers_that_hang_leave_their_stacks_and_are_started_again(data, undist
 
 @pytest.mark.slow
 def test_restarts_have_an_end(data, tmp_path):
-    job = Job(data, tmp_path, "h", {"workers": 1, "faults.max_restarts": 0})
+    settings = {"workers": 1, "faults.max_restarts": 0}
+    job = Job(data, tmp_path, "h", settings, env={"RAY_ADDRESS": "local"})
     job.wait_for_step(23)
     job.workers()[0].kill()
     assert job.wait() == 2

@@ -28,8 +28,7 @@ DRY_RUN = "Show the columns and the inputs that were found, and start nothing."
 
 
 def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, Any]:
-    """Preprocesses with Ray, and describes the data set."""
-    from cluster.session import connect
+    """Preprocesses, and describes the data set."""
     from preprocessing.pipeline import check, preprocess
 
     if switches["dry_run"]:
@@ -38,6 +37,8 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
         return {"shards": len(shards), "bytes": sum(s.bytes for s in shards)}
 
     def start_ray() -> None:
+        from cluster.session import connect
+
         print("starting Ray …", file=sys.stderr, flush=True)
         connect(config.workers or None)
 

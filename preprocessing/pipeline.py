@@ -6,7 +6,7 @@
     write       encodes the rows into the Parquet files of the splits, shuffled if asked for
     report      report.json and report.html
 
-Ray must be connected. Shards depend on the files and the config alone, and results are merged in
+Shards depend on the files and the config alone, and results are merged in
 their order, so the same log gives the same bytes for any number of workers. Every task leaves a
 mark in the work directory: the same command resumes an interrupted run.
 """
@@ -23,8 +23,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ray
-
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS, Manifest, Split, open_dataset
 from ctrdist.errors import DataError, UserError
 from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
@@ -35,6 +33,7 @@ from preprocessing.config.settings import PreprocessConfig
 from preprocessing.report.build import build_report
 from preprocessing.report.page import render
 from preprocessing.runtime.errors import RESUME, storage_failure
+from preprocessing.runtime.task_pool import open_pool
 from preprocessing.runtime.task_runner import Call, TaskRunner
 from preprocessing.runtime.work_dir import WorkDir, digest
 from preprocessing.scan.task import (
@@ -121,11 +120,11 @@ def check(config: PreprocessConfig) -> Checked:
     return Checked(config, inputs, source, output)
 
 
-def preprocess(config: PreprocessConfig, start_ray: Callable[[], None] | None = None) -> Result:
+def preprocess(config: PreprocessConfig, connect: Callable[[], None] | None = None) -> Result:
     """Writes the data set, resumes an earlier run of the same config and files, or finds it there.
 
-    `start_ray` connects to Ray, and is only called if there is anything to do; without it, Ray must
-    be connected.
+    `connect` connects to Ray, and is only called if there is more to do than some processes of this
+    machine do in the meantime; without it, Ray must be connected.
 
     Raises:
         DataError: input that differs from what the config says, or an output that may not be
@@ -140,17 +139,16 @@ def preprocess(config: PreprocessConfig, start_ray: Callable[[], None] | None = 
         there = open_dataset(config.output)
         result = _result(config, there.manifest, there.schema)
         return replace(result, seconds=time.monotonic() - start, unchanged=True)
-    if start_ray is not None:
-        before = time.monotonic()
-        start_ray()
-        start += time.monotonic() - before
+    before = time.monotonic()
+    pool = open_pool(sum(one.bytes for one in checked.inputs), config.workers, connect)
+    start += time.monotonic() - before
     parent = open_parent(config)
     lease = output.lease()
     runner: TaskRunner | None = None
     resumed = False
     try:
         resumed = work.open({key: source[key] for key in ("config", "parent")})
-        runner = TaskRunner(work, config.workers, source["files"])
+        runner = TaskRunner(work, pool, source["files"])
         if resumed and runner.done:
             logger.warning("resuming: %d tasks of an earlier run are done", len(runner.done))
         result = _Run(config, output, work, parent, runner).passes(checked.inputs)
@@ -172,6 +170,8 @@ def preprocess(config: PreprocessConfig, start_ray: Callable[[], None] | None = 
         if isinstance(error, Exception) and is_storage_error(error):
             raise storage_failure(error, config.output, done) from None
         raise
+    finally:
+        pool.close()
     lease.release()
     work.remove()
     return replace(result, seconds=time.monotonic() - start, passes=runner.seconds)
@@ -189,7 +189,7 @@ class _Run:
         """Runs all passes; writes everything but the manifest."""
         config, runner = self.config, self.runner
         plan = Plan(config, load_side_tables(config), self.work)
-        shared = ray.put(plan)
+        shared = runner.pool.share(plan)
         shards = self._scan(plan, shared, inputs)
         reasons = self._check_bad_rows(shards)
         rows = sum(shard.split_counts.rows for shard in shards)
@@ -241,9 +241,7 @@ class _Run:
     def _inputs(self) -> str:
         return ", ".join(self.config.input)
 
-    def _scan(
-        self, plan: Plan, shared: ray.ObjectRef, inputs: list[InputSplit]
-    ) -> list[ShardSummary]:
+    def _scan(self, plan: Plan, shared: Any, inputs: list[InputSplit]) -> list[ShardSummary]:
         """The shards in the order of the log."""
         calls = [
             Call(scan_mark(plan, index, one), one.name, (shared, index, one))
@@ -254,7 +252,7 @@ class _Run:
         return list(itertools.chain(*scans))
 
     def _count(
-        self, shared: ray.ObjectRef, shards: list[ShardSummary], split_plan: SplitPlan
+        self, shared: Any, shards: list[ShardSummary], split_plan: SplitPlan
     ) -> list[ShardSummary]:
         """The shards with the counts of their training rows."""
         done, calls = dict(enumerate(shards)), {}

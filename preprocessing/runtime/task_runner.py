@@ -1,22 +1,17 @@
-"""Runs tasks in Ray's workers, and runs those again whose worker died.
-
-Ray tasks rather than Ray Data: docs/decisions.md says why.
-"""
+"""Runs the tasks of passes in a pool, and runs those again whose worker died."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import ray
-
-from ctrdist.errors import DataError, UserError
-from ctrdist.storage import is_storage_error
+from ctrdist.errors import DataError
 from preprocessing.runtime.progress import Progress
+from preprocessing.runtime.task_pool import ENDED, Failed, TaskPool
 from preprocessing.runtime.work_dir import WorkDir
 
 ATTEMPTS = 4
@@ -24,14 +19,6 @@ ATTEMPTS = 4
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_DIED = (
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.LocalRayletDiedError,
-    ray.exceptions.ObjectLostError,
-)
-_RETRIED = (*_DIED, ray.exceptions.RayTaskError)
 _TRANSIENT = {
     "ConnectionError",
     "TimeoutError",
@@ -62,7 +49,7 @@ class Call:
     name: str
     """For messages to the user."""
     arguments: tuple[Any, ...]
-    """Object references are resolved."""
+    """For the task; what the pool shares is resolved."""
 
 
 @dataclass
@@ -80,12 +67,12 @@ class _Running:
 class TaskRunner:
     """Runs the passes of one run. A task that is marked as done is not run again."""
 
-    def __init__(self, work: WorkDir, workers: int, stamp: str) -> None:
-        """Forgets what was done for input files of another stamp; 0 workers: one per CPU."""
+    def __init__(self, work: WorkDir, pool: TaskPool, stamp: str) -> None:
+        """Forgets what was done for input files of another stamp."""
         self._work = work
+        self.pool = pool
+        """Where the tasks run."""
         self._stamp = stamp
-        self.limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        """Tasks that run at a time."""
         work.store.retry_unreachable()
         work.keep_only(stamp)
         self.done = work.marks()
@@ -163,43 +150,32 @@ class TaskRunner:
         progress: Progress,
     ) -> Generator[tuple[int, Any]]:
         """Runs the missing calls; yields the index and the result of each as it ends."""
-        remote: Any = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)(_run_and_mark)
         attempts = dict.fromkeys(missing, 0)
         waiting = missing[::-1]
         running: dict[Any, _Running] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < self.limit:
+                while waiting and len(running) < self.pool.size:
                     index = waiting.pop()
                     attempts[index] += 1
                     call = calls[index]
-                    generator = remote.remote(self._work, call.mark, task, *call.arguments)
-                    running[generator] = _Running(index)
-                for generator in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-                    mine = running[generator]
-                    try:
-                        value = ray.get(next(generator))  # type: ignore[arg-type]
-                    except StopIteration:
-                        del running[generator]
-                        continue
-                    except _RETRIED as error:
-                        if not _is_transient(error):
-                            raise
-                        del running[generator]
-                        mine.add(Step(-mine.rows, -mine.bytes), progress)
-                        _check_attempts(calls[mine.index].name, attempts[mine.index], error)
-                        waiting.append(mine.index)
-                        continue
-                    if isinstance(value, Step):
+                    arguments = (self._work, call.mark, task, *call.arguments)
+                    running[self.pool.start(_run_and_mark, *arguments)] = _Running(index)
+                for handle, value in self.pool.values(running, 1.0):
+                    mine = running[handle]
+                    if value is ENDED:
+                        del running[handle]
+                    elif isinstance(value, Step):
                         mine.add(value, progress)
+                    elif isinstance(value, Failed):
+                        del running[handle]
+                        mine.add(Step(-mine.rows, -mine.bytes), progress)
+                        _check_attempts(calls[mine.index].name, attempts[mine.index], value)
+                        waiting.append(mine.index)
                     else:
                         yield mine.index, value
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError) or is_storage_error(error.cause):
-                raise error.cause from None
-            raise
         finally:
-            _stop(list(running))
+            self.pool.stop(list(running))
 
 
 def _run_and_mark(
@@ -213,19 +189,17 @@ def _run_and_mark(
         yield value
 
 
-def _is_transient(error: Exception) -> bool:
-    """Tells whether the same task may succeed later: its worker died, or no store answered."""
-    if not isinstance(error, ray.exceptions.RayTaskError):
-        return True
-    return any(kind.__name__ in _TRANSIENT for kind in type(error.cause).__mro__)
+def _check_attempts(name: str, attempt: int, failed: Failed) -> None:
+    """Logs that a task starts again, and waits if a store failed; raises the error if it must not.
 
-
-def _check_attempts(name: str, attempt: int, error: Exception) -> None:
-    """Logs that a task starts again, and waits if a store failed; raises at the last attempt."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        if attempt == ATTEMPTS:
+    The same task may succeed later if its worker died or if no store answered.
+    """
+    error = failed.error
+    if not failed.worker_died:
+        transient = any(kind.__name__ in _TRANSIENT for kind in type(error).__mro__)
+        if not transient or attempt == ATTEMPTS:
             raise error
-        logger.warning("%s: %s; it is done again", name, error.cause)
+        logger.warning("%s: %s; it is done again", name, error)
         time.sleep(2.0**attempt)
         return
     kind = type(error).__name__
@@ -236,16 +210,3 @@ def _check_attempts(name: str, attempt: int, error: Exception) -> None:
         f"{name}: its worker died {attempt} times ({kind}). The node is short of memory, or its "
         "logs tell why; give fewer --workers, or a smaller --shard_bytes."
     )
-
-
-def _stop(generators: list[Any]) -> None:
-    """Ends tasks and waits until they have ended: nothing is written after this."""
-    for generator in generators:
-        # A task is cancelled only once it runs: Ray 2.60 may abort the whole process, by a check of
-        # its own, where a task is cancelled after it was submitted and before a worker has it.
-        ray.wait([generator], timeout=30)
-        ray.cancel(generator, force=True)
-    for generator in generators:
-        with suppress(StopIteration, ray.exceptions.RayError):
-            while True:
-                ray.get(next(generator), timeout=30)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import ray
-
 from ctrdist.features.columns import ColumnConfig, has_vocabulary
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
@@ -52,7 +50,7 @@ def make_vocabularies(
         copied = runner.run("reading the parent", write_parent, calls, list[ValuesIndex])
         parents = list(itertools.chain(*copied))
     groups = plan_groups([*shards, *parents], list(rules), max_bytes=MAX_BYTES)
-    shared = ray.put(shards)
+    shared = runner.pool.share(shards)
     calls = []
     for k, group in enumerate(groups):
         part, out = f"vocabularies, part {k + 1} of {len(groups)}", f"merge/{k:05d}"

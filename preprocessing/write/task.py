@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from ctrdist.data.manifest import SPLITS, DataFile
 from ctrdist.features.columns import has_vocabulary, is_quantile
@@ -101,7 +101,7 @@ def write_data(
     raw = sum(shard.bytes for shard in shards)
     buckets = num_buckets(raw) if config.shuffle else 0
     writing = Writing(config, work, output, split_plan, fitted, shard_ids, buckets)
-    shared = ray.put(writing)
+    shared = runner.pool.share(writing)
     numbers = {name: itertools.count() for name in SPLITS}
     calls = []
     for index, shard in enumerate(shards):
@@ -213,18 +213,16 @@ def _merged_profile(writing: Writing, names: list[str], runner: TaskRunner) -> P
     return profile
 
 
-def _gathered(
-    shared: ray.ObjectRef, scattered: Scattered, buckets: int, runner: TaskRunner
-) -> list[Part]:
+def _gathered(shared: Any, scattered: Scattered, buckets: int, runner: TaskRunner) -> list[Part]:
     """Files of the shuffled training rows; buckets without rows have none."""
-    reference = ray.put(scattered)
+    reference = runner.pool.share(scattered)
     calls = [
         runner.call(
             f"gather-{some.start:05d}-{some.stop:05d}",
             f"shuffled rows, parts {some.start + 1} to {some.stop} of {buckets}",
             *(shared, reference, some),
         )
-        for some in bucket_ranges(buckets, runner.limit)
+        for some in bucket_ranges(buckets, runner.pool.size)
     ]
     gathered = runner.run("shuffling", gather_buckets, calls, list[Part])
     return [part for parts in gathered for part in parts if part.file.rows]

@@ -47,12 +47,17 @@ def log(tmp_path_factory) -> Path:
     return folder
 
 
-def start(log: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+def start(log: Path, output: Path, *options: str, ray: bool = False) -> subprocess.Popen[str]:
     argv = [sys.executable, str(ROOT / "jobs/preprocess.py"), "--config", str(log / "data.yaml")]
     argv += ["--input", str(log / "log.tsv"), "--output", str(output), "--json"]
     argv += ["--shard_bytes", "80000", "--row_group_size", "1000", *options]
     return subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        argv,
+        env={**os.environ, **({"RAY_ADDRESS": "local"} if ray else {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -90,18 +95,25 @@ def kill_in_the_middle(
     if process.poll() is not None:
         return False
     driver = psutil.Process(process.pid)
-    family = driver.children(recursive=True)
     if victim == "driver":
+        family = driver.children(recursive=True)
         driver.kill()
         process.wait()
         # What belonged to it ends with it, but not at once.
         psutil.wait_procs(family, timeout=30)
         return True
-    wanted = {"worker": "ray::", "raylet": "raylet"}[victim]
-    found = [p for p in family if wanted in " ".join(_command(p))[:200]]
-    if found:
-        random.choice(found).send_signal(signal.SIGKILL)
-    return bool(found)
+    while process.poll() is None:
+        family = driver.children(recursive=True)
+        if victim == "process":
+            found = [p for p in family if p.ppid() != process.pid]  # children of the fork server
+        else:
+            wanted = {"worker": "ray::", "raylet": "raylet"}[victim]
+            found = [p for p in family if wanted in " ".join(_command(p))[:200]]
+        if found:
+            random.choice(found).send_signal(signal.SIGKILL)
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -114,7 +126,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 def run_with_a_kill(log: Path, output: Path, victim: str, after: float) -> bool:
     """A run that is disturbed, and one that goes on with it if it did not end well."""
-    process = start(log, output)
+    process = start(log, output, ray=victim != "process")
     hit = kill_in_the_middle(process, output, victim, after)
     try:
         process.communicate(timeout=280)
@@ -126,7 +138,9 @@ def run_with_a_kill(log: Path, output: Path, victim: str, after: float) -> bool:
     return hit
 
 
-@pytest.mark.parametrize("victim", ["worker", pytest.param("driver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "victim", ["process", "worker", pytest.param("driver", marks=pytest.mark.slow)]
+)
 def test_one_kill_changes_nothing(log, tmp_path, undisturbed, victim):
     expected, seconds = undisturbed
     assert run_with_a_kill(log, tmp_path / "out", victim, 0.4 * seconds)
@@ -141,7 +155,7 @@ def test_twenty_kills_at_random_change_nothing(log, tmp_path, undisturbed):
     draw = random.Random(20)
     hits = 0
     for number in range(20):
-        victim = draw.choice(["worker", "worker", "driver", "driver", "raylet"])
+        victim = draw.choice(["process", "worker", "driver", "driver", "raylet"])
         output = tmp_path / f"out{number}"
         hit = run_with_a_kill(log, output, victim, draw.uniform(0, seconds))
         hits += hit

@@ -33,7 +33,7 @@ from preprocessing.config.settings import PreprocessConfig
 from preprocessing.report.build import build_report
 from preprocessing.report.page import render
 from preprocessing.runtime.errors import RESUME, storage_failure
-from preprocessing.runtime.task_pool import open_pool
+from preprocessing.runtime.task_pool import TaskPool
 from preprocessing.runtime.task_runner import Call, TaskRunner
 from preprocessing.runtime.work_dir import WorkDir, digest
 from preprocessing.scan.task import (
@@ -56,6 +56,8 @@ from preprocessing.write.task import Part, write_data
 
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3
+LOCAL_BYTES = 2**28
+"""Largest log that is read without Ray; the start of Ray takes as long as half of it."""
 KEPT_AFTER_S = 60.0
 """Seconds after which the work of a run that ends with a user's error is kept for resuming."""
 
@@ -140,7 +142,7 @@ def preprocess(config: PreprocessConfig, connect: Callable[[], None] | None = No
         result = _result(config, there.manifest, there.schema)
         return replace(result, seconds=time.monotonic() - start, unchanged=True)
     before = time.monotonic()
-    pool = open_pool(sum(one.bytes for one in checked.inputs), config.workers, connect)
+    pool = _open_pool(checked, connect)
     start += time.monotonic() - before
     parent = open_parent(config)
     lease = output.lease()
@@ -175,6 +177,21 @@ def preprocess(config: PreprocessConfig, connect: Callable[[], None] | None = No
     lease.release()
     work.remove()
     return replace(result, seconds=time.monotonic() - start, passes=runner.seconds)
+
+
+def _open_pool(checked: Checked, connect: Callable[[], None] | None) -> TaskPool:
+    """Opens the pool for some input; without `connect` Ray is connected and is to be used."""
+    workers = checked.config.workers
+    if connect is not None:
+        small = sum(one.bytes for one in checked.inputs) <= LOCAL_BYTES
+        if small and not os.environ.get("RAY_ADDRESS"):
+            from preprocessing.runtime.local_pool import LocalPool
+
+            return LocalPool(workers)
+        connect()
+    from preprocessing.runtime.ray_pool import RayPool
+
+    return RayPool(workers)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-LOCAL_BYTES = 2**28
-"""Largest log that is read without Ray; the start of Ray takes as long as half of it."""
 
 ENDED = object()
 """In place of a value: the task has yielded all its values."""
@@ -51,22 +47,3 @@ class TaskPool(Protocol):
     def close(self) -> None:
         """Ends the worker processes that the pool has started."""
         ...
-
-
-def open_pool(total_bytes: int, workers: int, connect: Callable[[], None] | None) -> TaskPool:
-    """Opens the pool for an input of some bytes.
-
-    Args:
-        total_bytes: of the input files.
-        workers: most tasks at a time; 0: one per CPU.
-        connect: connects to Ray; None: Ray is connected and is to be used.
-    """
-    if connect is not None:
-        if total_bytes <= LOCAL_BYTES and not os.environ.get("RAY_ADDRESS"):
-            from preprocessing.runtime.local_pool import LocalPool
-
-            return LocalPool(workers)
-        connect()
-    from preprocessing.runtime.ray_pool import RayPool
-
-    return RayPool(workers)

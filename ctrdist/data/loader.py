@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -88,15 +88,11 @@ class Loader:
 
     def in_pairs(self) -> Iterator[tuple[Batch, Batch | None]]:
         """Yields each batch and the next one, which is not consumed yet; None at the end."""
-        waiting: tuple[int, Batch] | None = None
-        for end, batch in self._read_ahead():
-            if waiting is not None:
-                self.consumed = waiting[0]
-                yield waiting[1], batch
-            waiting = end, batch
-        if waiting is not None:
-            self.consumed = waiting[0]
-            yield waiting[1], None
+        ahead: Iterator[tuple[int, Batch] | None] = chain(self._read_ahead(), [None])
+        for current, following in pairwise(ahead):
+            assert current is not None
+            self.consumed = current[0]
+            yield current[1], following and following[1]
 
     def _read_ahead(self) -> Iterator[tuple[int, Batch]]:
         """Yields (rows of the epoch consumed with it, batch); a thread makes the batches."""

@@ -24,6 +24,8 @@ Kind = Literal["ignore", "label", "integer", "number", "timestamp", "categorical
 _KINDS: tuple[str, ...] = get_args(Kind)
 _NUL, _HIGH, _RETURN, _QUOTE = 1, 2, 4, 8
 _NO_QUOTE = 256
+_COLUMN = np.dtype("i8, u8, u8, u8, u8, i8, i8, i8, f8")
+"""scan.c's `column`; its `layout` is 9 numbers of 8 bytes, each `text` an address and a length."""
 _LIBRARY = NativeLibrary("scan")
 
 
@@ -112,63 +114,27 @@ def scan_text(
         MemoryError: no memory for further values of the dictionaries.
     """
     missing = [text.encode() for text in layout.missing]
-    texts = (_Text * len(missing))(*[_Text(text, len(text)) for text in missing])
-    c_columns = (_Column * len(columns))(*map(_c_column, columns))
-    c_layout = _Layout(
-        missing=ctypes.cast(texts, ctypes.POINTER(_Text)),
-        missing_count=len(missing),
-        hash_key=_key(layout.hash_key),
-        row_key=_key(layout.row_key),
-        row_hash=_address(row_hash),
-        separator=ord(layout.separator),
-        columns=layout.columns,
+    texts = np.array([(_address(text), len(text)) for text in missing], np.int64)
+    c_columns = np.array([_c_column(column) for column in columns], _COLUMN)
+    c_layout = np.array(
+        [
+            *(texts.ctypes.data, len(missing)),
+            *(word for key in (layout.hash_key, layout.row_key) for word in _words(key)),
+            *(_address(row_hash), ord(layout.separator), layout.columns),
+        ],
+        np.uint64,
     )
-    failed = _LIBRARY["scan"](raw, len(raw), rows, c_columns, ctypes.byref(c_layout))
+    failed = _LIBRARY["scan"](raw, len(raw), rows, c_columns, c_layout)
     if failed < 0:
         raise MemoryError("no memory for further values of a shard")
     return not failed
 
 
-class _Column(ctypes.Structure):
-    """scan.c's `column`."""
-
-    _fields_ = (
-        ("kind", ctypes.c_int64),
-        ("dictionary", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("ids", ctypes.c_void_p),
-        ("hashes", ctypes.c_void_p),
-        ("empty", ctypes.c_int64),
-        ("separator", ctypes.c_int64),
-        ("most", ctypes.c_int64),
-        ("threshold", ctypes.c_double),
-    )
-
-
-class _Text(ctypes.Structure):
-    """scan.c's `text`."""
-
-    _fields_ = (("at", ctypes.c_char_p), ("length", ctypes.c_int64))
-
-
-class _Layout(ctypes.Structure):
-    """scan.c's `layout`."""
-
-    _fields_ = (
-        ("missing", ctypes.POINTER(_Text)),
-        ("missing_count", ctypes.c_int64),
-        ("hash_key", ctypes.c_uint64 * 2),
-        ("row_key", ctypes.c_uint64 * 2),
-        ("row_hash", ctypes.c_void_p),
-        ("separator", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-    )
-
-
-def _c_column(column: ScanColumn) -> _Column:
-    return _Column(
+def _c_column(column: ScanColumn) -> tuple[float, ...]:
+    """The fields of scan.c's `column`."""
+    return (
         _KINDS.index(column.kind),
-        None if column.dictionary is None else column.dictionary.handle,
+        0 if column.dictionary is None else column.dictionary.handle or 0,
         *map(_address, (column.out, column.ids, column.hashes)),
         column.missing_is_empty,
         ord(column.separator),
@@ -177,10 +143,12 @@ def _c_column(column: ScanColumn) -> _Column:
     )
 
 
-def _address(array: np.ndarray | None) -> int | None:
-    return Pointer.from_param(array).value if array is not None else None
+def _address(value: np.ndarray | bytes | None) -> int:
+    """Where an array or a text lies in memory; 0 for None."""
+    given = ctypes.c_char_p(value) if isinstance(value, bytes) else Pointer.from_param(value)
+    return ctypes.cast(given, ctypes.c_void_p).value or 0
 
 
-def _key(text: str) -> ctypes.Array[ctypes.c_uint64]:
+def _words(key: str) -> list[int]:
     """The two numbers that SipHash makes of a key of 16 characters."""
-    return (ctypes.c_uint64 * 2)(*np.frombuffer(text.encode(), "<u8").tolist())
+    return np.frombuffer(key.encode(), "<u8").tolist()

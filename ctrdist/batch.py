@@ -1,6 +1,6 @@
 """Batch and Output: the input and the result of a model, shared by loader, models and losses."""
 
-# B batch, K numeric fields, C categorical fields
+# B batch, K numeric fields, C categorical fields, L layers
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ SIMPLE_LOGITS = "simple_logits_B"
 """Key in Output.aux of a model with two encoders: (B,) float32 log-odds of the simple encoder."""
 COMPLEX_LOGITS = "complex_logits_B"
 """Key in Output.aux of a model with two encoders: (B,) float32 log-odds of the complex encoder."""
+GATE_MEAN = "gate_mean_L"
+"""Key in Output.aux of a tower with gated residuals, in training: (L,) float32 without gradient,
+the mean of each layer's gate over rows, tokens and dimensions; NaN for no rows."""
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """A click-through-rate model: TorchRec embedding tables, and a tower over their vectors."""
 
-# B batch, K numeric fields, C categorical fields, F = K + C, D embedding dim
+# B batch, K numeric fields, C categorical fields, F = K + C, D embedding dim,
+# R scores of a pair, L layers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +20,49 @@ from ctrdist.models.dual_attention.pairs import PairMemory
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import NumericEmbedding
 from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
-from ctrdist.models.tower import Tower
 from ctrdist.schema import Schema, module_key
+
+
+class Tower(Protocol):
+    """The dense part of a model: looked-up embeddings in, logits out. Single-device code.
+
+    A tower may have these further attributes:
+
+    - `pairs`, settings of DEA-R or None: asks for emb["pairs"], (B, R, F, F), see
+      :class:`ctrdist.models.dual_attention.pairs.PairMemory`.
+    - `frequency`, a bool: asks for emb["frequency"], (B, F), the standardised logarithm of the
+      number of training rows that have the row's id.
+    - `parts`, a mapping from a name to fnmatch patterns of parameter names: diagnostics measure the
+      gradient norm of these parameters together. A parameter that no pattern matches belongs to the
+      part named after the child module that holds it.
+    - `attention_mass(emb)`, for towers that attend to fields: (L, F, F), the attention that each
+      field pays to each other in each layer, as the mean over rows and heads.
+    """
+
+    groups: Mapping[str, int]
+    """The embedding groups it needs: name → dim D.
+    Each holds one table per categorical field and one vector per numeric field."""
+
+    def __call__(self, emb: Mapping[str, Tensor]) -> Output:
+        """Returns the logits of B rows.
+
+        Args:
+            emb: group → (B, F, D), fields in schema order, numeric fields first (value × vector of
+                the field); and what `pairs` and `frequency` ask for.
+        """
+        ...
 
 
 class CTRModel(nn.Module):
     """Looks up each embedding group, adds the vectors of the numeric fields and runs the tower.
 
-    A tower may also ask for pair scores and frequencies, see :class:`ctrdist.models.tower.Tower`.
+    A tower may also ask for pair scores and frequencies, see :class:`Tower`.
 
     The tables are created on the meta device: :mod:`ctrdist.sharding` distributes and fills them.
     """
 
     def __init__(self, schema: Schema, tower: nn.Module, tables_dtype: str = "float32") -> None:
-        """Declares the tables for a :class:`ctrdist.models.tower.Tower`.
+        """Declares the tables for a :class:`Tower`.
 
         Their number format is float32, float16 or bfloat16.
         """

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from ctrdist.native.build import NativeLibrary, Pointer
-from ctrdist.native.dictionary import Dictionary
+from ctrdist.native.strings import Dictionary
 
 Kind = Literal["ignore", "label", "integer", "number", "timestamp", "categorical", "multi_valued"]
 """In the order of scan.c's `enum kind`."""

@@ -1,5 +1,5 @@
 /* Strings: reading words of them, hashes, and a table that numbers distinct strings 0, 1, 2, … in
- * the order in which they first appear. Included by scan.c, dictionary.c, distinct.c and strings.c,
+ * the order in which they first appear. Included by scan.c, distinct.c and strings.c,
  * so that the compiler can inline all of it. */
 #ifndef CTRDIST_STRING_TABLE_H
 #define CTRDIST_STRING_TABLE_H
@@ -33,7 +33,7 @@ static inline uint64_t mix(uint64_t x) /* a bijection */
     return x ^ x >> 32;
 }
 
-/* A hash of the bytes alone: the same on every machine, and in dictionary.py. Strings of equal
+/* A hash of the bytes alone: the same on every machine, and in strings.py. Strings of equal
  * length up to 8 bytes have different hashes. */
 static inline uint64_t string_hash(const uint8_t *at, uint32_t length, const uint8_t *limit)
 {

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import cross_ids, hash_values
 from ctrdist.features.transforms import TIME_PARTS
-from ctrdist.native.dictionary import Dictionary, new_dictionary
+from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.settings import PreprocessConfig
 
 _MISSING = hash_values(pa.array([""]))

@@ -13,8 +13,8 @@ from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import HASH_KEY
 from ctrdist.features.transforms import bucket_numbers
 from ctrdist.features.typed_columns import UNITS, read_typed_columns
-from ctrdist.native.dictionary import Dictionary, new_dictionary
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
+from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
 from preprocessing.sources.raw_block import Block, RawBlock

@@ -15,7 +15,7 @@ import numpy as np
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.features.encode import LocalRows
-from ctrdist.native.dictionary import Dictionary
+from ctrdist.native.strings import Dictionary
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Step
 from preprocessing.runtime.work_dir import WorkDir, digest

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.features.columns import has_vocabulary
-from ctrdist.native.dictionary import hash_strings
+from ctrdist.native.strings import hash_strings
 from ctrdist.schema import FIRST_VALUE_ID
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ctrdist.batch import Output
+from ctrdist.batch import GATE_MEAN, Output
 from ctrdist.config.experiment import (
     CheckpointConfig,
     DiagnosticsConfig,
@@ -29,7 +29,6 @@ from ctrdist.distributed.process_group import World
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
 from ctrdist.models.tf4ctr.settings import TF4CTRConfig
-from ctrdist.models.tower import GATE_MEAN
 from ctrdist.sharding.shard import table_parts
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, metric_history

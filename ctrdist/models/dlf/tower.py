@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctrdist.batch import Output
+from ctrdist.batch import GATE_MEAN, Output
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.layers import TokenLinear, linear, mlp_of, short_attention, token_weight
-from ctrdist.models.tower import GATE_MEAN
 
 GATE_FLOOR = 1e-6
 """ε of (9)."""

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from ctrdist.batch import Output
+from ctrdist.batch import GATE_MEAN, Output
 from ctrdist.config.experiment import DiagnosticsConfig
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.models.tables import table_of
-from ctrdist.models.tower import GATE_MEAN
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.plots import (
     abundance_figure,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrdist.native.dictionary import (
+from ctrdist.native.strings import (
     Dictionary,
     PythonDictionary,
     hash_strings,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctrdist.batch import GATE_MEAN
 from ctrdist.losses.objective import log_loss_sum
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.dlf.tower import DLF
 from ctrdist.models.layers import short_attention
-from ctrdist.models.tower import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ctrdist.batch import GATE_MEAN
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.dlf.tower import (
     DLF,
@@ -19,7 +20,6 @@ from ctrdist.models.dlf.tower import (
     GatePool,
     MLPFusion,
 )
-from ctrdist.models.tower import GATE_MEAN
 
 SMALL: dict[str, Any] = {
     "embedding_dim": 8,

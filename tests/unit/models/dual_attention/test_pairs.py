@@ -14,8 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
-from ctrdist.models.dual_attention.pair_hash import pair_addresses
-from ctrdist.models.dual_attention.pairs import PairMemory
+from ctrdist.models.dual_attention.pairs import PairMemory, pair_addresses
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.schema import CategoricalField, Schema
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import hash_values
 from ctrdist.features.transforms import TIME_PARTS
-from ctrdist.native.dictionary import new_dictionary
+from ctrdist.native.strings import new_dictionary
 from preprocessing.config.settings import ColumnConfig, CrossConfig, PreprocessConfig
 from preprocessing.scan.derived_features import DerivedFeatures
 

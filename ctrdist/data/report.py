@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ctrdist.storage import Store
@@ -18,18 +17,11 @@ PAGE_BYTES = 5_000_000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DataReport:
-    """The report of a data set."""
+def read_report(path: str) -> tuple[Mapping[str, Any], str]:
+    """Returns a data set's report; empty if it has none, as older data sets do.
 
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    """The summary of report.json: rows, click rates, warnings, and a few figures per column."""
-    page: str = ""
-    """report.html, or empty."""
-
-
-def read_report(path: str) -> DataReport:
-    """Returns the report of a data set; empty if it has none, as older data sets do.
+    The first is the summary of report.json: rows, click rates, warnings, and a few figures per
+    column. The second is report.html.
 
     A report that cannot be read costs a warning and not the run.
     """
@@ -38,8 +30,8 @@ def read_report(path: str) -> DataReport:
         summary = json.loads(store.get(REPORT_NAME))["summary"]
         page = store.get(REPORT_PAGE).decode()
     except FileNotFoundError:
-        return DataReport()
+        return {}, ""
     except (OSError, ValueError, LookupError, TypeError) as error:
         log.warning("%s: its report cannot be read (%s) and is not recorded", path, error)
-        return DataReport()
-    return DataReport(summary, page if len(page) < PAGE_BYTES else "")
+        return {}, ""
+    return summary, page if len(page) < PAGE_BYTES else ""

@@ -47,18 +47,18 @@ class Tracking(Observer):
             },
         )
         dataset = engine.dataset
-        report = read_report(dataset.path)
+        summary, page = read_report(dataset.path)
         self._tracker.log_dataset(
             DatasetUse(
                 name=dataset.schema.name,
                 path=dataset.path,
                 fingerprint=dataset.manifest.fingerprint,
                 rows={name: split.rows for name, split in dataset.manifest.splits.items()},
-                profile=report.summary,
+                profile=summary,
             )
         )
-        if report.page:
-            self._tracker.log_artifact_text(f"data/{REPORT_PAGE}", report.page)
+        if page:
+            self._tracker.log_artifact_text(f"data/{REPORT_PAGE}", page)
 
     def on_step(self, event: Stepped) -> None:
         """Records means over the last steps, every few steps and at the end of an epoch."""

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import uuid
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,9 @@ KEY_TAG = "ctrdist.run_key"
 # Limits of MLflow's log_batch, and of its values.
 METRICS_PER_CALL, ENTRIES_PER_CALL = 1000, 100
 PARAM_CHARS, TAG_CHARS, KEY_CHARS = 500, 5000, 250
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "INVALID_STATE")
+_PAUSES = (0.0, 1.0, 2.0)
+"""Seconds before an event is tried again that failed for another reason, such as HTTP 503."""
 _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     # Short, so that an unreachable server is found out soon.
@@ -98,7 +102,7 @@ def tracking_store(runs_dir: Path) -> tuple[str, str | None]:
 
 
 class MlflowWriter:
-    """Sends the events that MLflow lacks: see :class:`ctrdist.tracking.services.Writer`."""
+    """Sends the events that MLflow lacks: see :data:`ctrdist.tracking.sender.SERVICES`."""
 
     state_file: ClassVar = STATE_NAME
     hint: ClassVar = "Start it, or set MLFLOW_TRACKING_URI to one that runs"
@@ -206,8 +210,19 @@ class MlflowWriter:
                 self._send_or_skip(group[:half])
                 self._send_or_skip(group[half:])
             else:
-                self._skip(group[0], error)
+                self._try_again(group, error)
         self._state.delivered = max(self._state.delivered, group[-1].end)
+
+    def _try_again(self, group: list[Event], error: Exception) -> None:
+        """Sends one event again, with pauses, unless MLflow calls it invalid; then leaves it out."""
+        for pause in () if getattr(error, "error_code", "") in _REFUSED else _PAUSES:
+            time.sleep(pause)
+            try:
+                return self._send(group)
+            except Exception as again:
+                self._run_exists()  # Raises an exception if MLflow is away by now.
+                error = again
+        return self._skip(group[0], error)
 
     def _skip(self, event: Event, error: Exception) -> None:
         name = event.values.get("name", "") if event.kind in ("artifact", "dataset") else ""
@@ -341,6 +356,11 @@ class MlflowWriter:
                 known = self._client.get_experiment_by_name(self._state.experiment)
                 if known is None:
                     raise
+        if known.lifecycle_stage == "deleted":
+            raise RuntimeError(
+                f"the MLflow experiment {self._state.experiment} is deleted; restore it with "
+                f"`mlflow experiments restore --experiment-id {known.experiment_id}`"
+            )
         return known.experiment_id
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ctrdist.errors import ConfigError
 from ctrdist.tracking.events import EVENTS_NAME, EventLog, Finish, all_events
-from ctrdist.tracking.services import SERVICES, Writer
+from ctrdist.tracking.mlflow_writer import MlflowWriter
 
 log = logging.getLogger(__name__)
 
+SERVICES: dict[str, type[MlflowWriter]] = {"MLflow": MlflowWriter}
+"""Name → writer of a tracking service. The first one that a run uses gives the run its id."""
 _POLL_SECONDS = 1.0
 """Time that a recorded event waits to be sent together with others."""
 RETRY_SECONDS = 30.0
@@ -24,7 +26,7 @@ _HEALTHY_WAIT, _FAILING_WAIT = 30.0, 15.0
 class Sender(threading.Thread):
     """Follows events.jsonl until it is closed. It is a daemon, so it never holds up the exit."""
 
-    def __init__(self, service: str, writer: Writer, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(self, service: str, writer: MlflowWriter, retry_seconds: float = RETRY_SECONDS) -> None:
         """Does not start yet. The writer belongs to this thread from `start` on.
 
         While the service does not answer, two attempts are at least so many seconds apart.
@@ -136,7 +138,7 @@ def replay(run_dir: str) -> str:
     return ids[0]
 
 
-def _send(run_dir: str, name: str, writer: Writer) -> str:
+def _send(run_dir: str, name: str, writer: MlflowWriter) -> str:
     try:
         writer.send()
         writer.send_refused()

@@ -22,8 +22,7 @@ from ctrdist.tracking.events import (
     all_events,
     metric_history,
 )
-from ctrdist.tracking.sender import RETRY_SECONDS, Sender
-from ctrdist.tracking.services import SERVICES
+from ctrdist.tracking.sender import RETRY_SECONDS, SERVICES, Sender
 from ctrdist.tracking.system import SystemSampler
 from ctrdist.tracking.versions import environment_tags
 

@@ -326,6 +326,45 @@ def test_what_mlflow_refuses_holds_nothing_back(tmp_path, default_store, caplog)
     assert (stored / "gone.txt").read_text() == "found again"
 
 
+def test_what_fails_for_a_moment_is_sent_again(tmp_path, default_store, monkeypatch, caplog):
+    from mlflow import MlflowClient, MlflowException
+
+    failures = [MlflowException("API request failed with error code 503"), ConnectionError("reset")]
+    send = MlflowClient.log_batch
+
+    def log_batch(*args: Any, **kwargs: Any) -> Any:
+        if "metrics" in kwargs and failures:
+            raise failures.pop()
+        return send(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    tracker = tracker_in(tmp_path)
+    tracker.start({})
+    tracker.log_metrics({"train/loss": 0.5}, 7)
+    tracker.finish("FINISHED")
+    assert not failures
+    assert steps_of(tracker.tracking_uri, tracker.run_id) == [7]
+    assert MlflowState.load(tmp_path / "runs" / "run").skipped == []
+    assert not caplog.records
+
+
+def test_a_deleted_experiment_is_reported_with_the_remedy(tmp_path, default_store):
+    from mlflow import MlflowClient
+
+    tracker = tracker_in(tmp_path)
+    tracker.start({})
+    tracker.finish("FINISHED")
+    client = MlflowClient(tracker.tracking_uri)
+    experiment = client.get_run(tracker.run_id).info.experiment_id
+    client.delete_experiment(experiment)
+    state = MlflowState.load(tmp_path / "runs" / "run")
+    state.forget_run()
+    state.key = "another"
+    state.save(tmp_path / "runs" / "run")
+    with pytest.raises(ConfigError, match=f"mlflow experiments restore --experiment-id {experiment}"):
+        replay(str(tmp_path / "runs" / "run"))
+
+
 def test_a_run_that_the_server_lost_is_made_again(tmp_path, default_store):
     tracker = tracker_in(tmp_path)
     tracker.start({"a": 1})

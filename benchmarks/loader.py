@@ -27,7 +27,7 @@ from ctrdist.config.experiment import LoaderConfig  # noqa: E402
 from ctrdist.data.loader import Loader  # noqa: E402
 from ctrdist.data.manifest import Dataset, open_dataset  # noqa: E402
 from ctrdist.data.rows import columns  # noqa: E402
-from ctrdist.training.device import keep_freed_memory  # noqa: E402
+from ctrdist.training.build import keep_freed_memory  # noqa: E402
 
 
 def main() -> None:

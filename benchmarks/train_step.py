@@ -186,7 +186,7 @@ def trainable(schema: Any, *, bf16: bool, naive: bool, tower: str) -> tuple[Any,
     from ctrdist.sharding.batch_norm import synchronise_batch_norm
     from ctrdist.sharding.plan import plan_tables
     from ctrdist.sharding.shard import shard_model
-    from ctrdist.training.device import keep_freed_memory
+    from ctrdist.training.build import keep_freed_memory
 
     setup(0)
     if not naive:

@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.errors import ResourceError
 from ctrdist.studies.comparison import comparison_rows, markdown
-from ctrdist.studies.results import Results
-from ctrdist.studies.study import StudyRun, read_study, study_runs
+from ctrdist.studies.study import Results, StudyRun, read_study, study_runs
 from ctrdist.training.complete import complete
 from jobs.console.cli import StudyConfig, call, print_json, required, run
 from jobs.console.study_table import StudyConsole, show_comparison

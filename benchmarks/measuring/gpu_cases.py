@@ -29,8 +29,7 @@ from ctrdist.schema import CategoricalField, Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import layout, plan_tables
 from ctrdist.sharding.shard import shard_model
-from ctrdist.training.build import Engine
-from ctrdist.training.device import prepare_device
+from ctrdist.training.build import Engine, prepare_device
 from ctrdist.training.loop.prefetch import Prefetcher
 
 TOWERS = ("mlp", "dcnv2", "dlrm", "dlf", "tf4ctr", "dual_attention")

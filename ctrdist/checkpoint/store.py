@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from ctrdist.checkpoint.folder import Folder
 from ctrdist.checkpoint.reader import Reader
-from ctrdist.checkpoint.retention import Entry, superfluous
 from ctrdist.checkpoint.saving import MARKER, Saving
 from ctrdist.checkpoint.writer import BEGUN, METADATA, HostBuffer, Writer
 from ctrdist.config.experiment import CheckpointConfig
@@ -59,6 +58,17 @@ class Opened:
     state: dict[str, Any]
     """State of loader, schedule and progress."""
     texts: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The facts about a whole checkpoint that retention uses."""
+
+    step: int
+    value: float | None = None
+    """Value of the monitored metric, larger being better; None without an evaluation."""
+    best_step: int | None = None
+    """The best checkpoint at that time. A run that resumes here may end with that one."""
 
 
 class CheckpointStore:
@@ -153,6 +163,28 @@ class CheckpointStore:
                 _remove(Folder(self.path_of(old)))
         except CheckpointError as error:  # The new checkpoint is whole, so training continues.
             _log.warning("old checkpoints were not removed: %s", error)
+
+
+def superfluous(entries: Collection[Entry], current: int, config: CheckpointConfig) -> list[int]:
+    """Steps of the checkpoints to remove, oldest first, after the current step's was written.
+
+    Kept are the newest `keep`, the best `keep_best`, each multiple of `keep_every`, and those that
+    any of these names as its best. A checkpoint newer than the current one is removed: a run
+    resumes from an older one only if the newer one is damaged.
+    """
+    known = {entry.step: entry for entry in entries if entry.step <= current}
+    steps = sorted(known)
+    stay = {current, *steps[-max(1, config.keep) :]}
+    ranked = sorted(
+        (-entry.value, entry.step)
+        for entry in known.values()
+        if entry.value is not None and math.isfinite(entry.value)
+    )
+    stay.update(step for _, step in ranked[: config.keep_best])
+    if config.keep_every > 0:
+        stay.update(step for step in steps if step % config.keep_every == 0)
+    named = {known[step].best_step for step in stay if step in known}
+    return sorted(entry.step for entry in entries if entry.step not in stay | named)
 
 
 def checkpoint_directory(run_dir: str | Path, run_name: str, config: CheckpointConfig) -> str:

@@ -214,7 +214,7 @@ class MlflowWriter:
         self._state.delivered = max(self._state.delivered, group[-1].end)
 
     def _try_again(self, group: list[Event], error: Exception) -> None:
-        """Sends one event again, with pauses, unless MLflow calls it invalid; then leaves it out."""
+        """Sends an event again, with pauses, unless MLflow calls it invalid; then leaves it out."""
         for pause in () if getattr(error, "error_code", "") in _REFUSED else _PAUSES:
             time.sleep(pause)
             try:

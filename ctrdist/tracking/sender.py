@@ -26,7 +26,9 @@ _HEALTHY_WAIT, _FAILING_WAIT = 30.0, 15.0
 class Sender(threading.Thread):
     """Follows events.jsonl until it is closed. It is a daemon, so it never holds up the exit."""
 
-    def __init__(self, service: str, writer: MlflowWriter, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self, service: str, writer: MlflowWriter, retry_seconds: float = RETRY_SECONDS
+    ) -> None:
         """Does not start yet. The writer belongs to this thread from `start` on.
 
         While the service does not answer, two attempts are at least so many seconds apart.

@@ -1,20 +1,27 @@
-"""Builds a sharded model and its optimisers from a config and a data set."""
+"""Builds a sharded model and its optimisers, and checks that device and checkpoint suit them."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from ctrdist.checkpoint.store import Opened
 from ctrdist.config.experiment import Experiment
+from ctrdist.config.losses import LossConfig
+from ctrdist.config.parse import to_dict
 from ctrdist.data.counts import read_counts
 from ctrdist.data.manifest import Dataset
 from ctrdist.distributed.process_group import World, run_on_main
-from ctrdist.errors import ConfigError
+from ctrdist.errors import CheckpointError, ConfigError
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.registry import build_tower, check_loss
 from ctrdist.models.tables import is_dense, padded_dim, table_of
@@ -25,7 +32,10 @@ from ctrdist.schema import Schema
 from ctrdist.sharding.batch_norm import synchronise_batch_norm
 from ctrdist.sharding.plan import Layout, layout, plan_tables, table_weights
 from ctrdist.sharding.shard import shard_model
-from ctrdist.training.device import prepare_device
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_KEPT_BYTES = 2**29
+"""Larger blocks, which are tables, still go back to the system when they are freed."""
 
 
 @dataclass
@@ -164,3 +174,107 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         layout=described,
         ema=WeightEMA(sharded.state_dict(), decay, dense) if decay else None,
     )
+
+
+def prepare_device(experiment: Experiment, device: str) -> None:
+    """Sets the switches that the settings need on a device, cpu or cuda.
+
+    Raises:
+        ConfigError: the device does not support a setting; says what is allowed.
+    """
+    train, loader = experiment.train, experiment.loader
+    if train.precision == "float16" and device == "cpu":
+        raise ConfigError(
+            "train.precision = float16 needs a GPU. Use bfloat16, which needs no scaled loss, or "
+            "float32."
+        )
+    if train.precision == "tf32" and device == "cpu":
+        raise ConfigError(
+            "train.precision = tf32 needs an NVIDIA GPU: CPUs have no such products. Use bfloat16 "
+            "or float32."
+        )
+    torch.set_float32_matmul_precision("high" if train.precision == "tf32" else "highest")
+    if not 1 <= loader.accumulate <= loader.batch_size:
+        raise ConfigError(
+            f"loader.accumulate = {loader.accumulate}: micro-batches of a step, from 1 to "
+            f"loader.batch_size = {loader.batch_size}."
+        )
+    if train.compile and not has_compiler():
+        raise ConfigError(
+            "train.compile = true needs a C++ compiler, and none was found: install g++ or clang, "
+            "or name one in the environment variable CXX; or leave train.compile out."
+        )
+    if train.deterministic:
+        # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(train.deterministic)
+    if device == "cpu":
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Makes this process keep the memory that a step frees, so that the next step uses it again.
+
+    By default glibc gives large blocks back to the system, which must clear and map each of their
+    pages again in every step: on a virtual machine that alone can take longer than the computation.
+    This has no effect with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the largest int
+        mallopt(_M_ARENA_MAX, 1)  # other threads' arenas ignore these settings
+
+
+def has_compiler() -> bool:
+    """Tells if torch.compile will find a C++ compiler."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    return any(shutil.which(name) for name in names)
+
+
+def check_same_model(saved: Opened, experiment: Experiment, schema_json: str) -> None:
+    """Refuses a checkpoint of another model, loss, table optimiser or schema.
+
+    Raises:
+        CheckpointError: names the first setting that differs.
+    """
+    theirs = _compared(yaml.safe_load(saved.texts.config))
+    for key, new in _compared(to_dict(experiment)).items():
+        old = theirs.get(key)
+        if old != new:
+            raise CheckpointError(
+                f"{saved.path}: was made with {key} = {old!r}, this run has {key} = {new!r}. "
+                f"Use the same settings (--config {saved.path}/config.yaml), or another "
+                "--run-name to begin anew."
+            )
+    check_same_data(saved, schema_json)
+
+
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a checkpoint and its run must share; defaults where an old config has none."""
+    optim = config["optim"]
+    loss = config.get("loss", to_dict(LossConfig()))
+    return {
+        "model_name": config.get("model_name"),
+        **{f"model.{key}": value for key, value in config.get("model", {}).items()},
+        **{f"loss.{key}": value for key, value in loss.items()},
+        "optim.tables.name": optim["tables"]["name"],
+        "optim.codebooks.name": (optim.get("codebooks") or optim["tables"])["name"],
+        "sharding.tables_dtype": config["sharding"].get("tables_dtype", "float32"),
+        "optim.ema_decay above 0": optim.get("ema_decay", 0.0) > 0,
+    }
+
+
+def check_same_data(saved: Opened, schema_json: str) -> None:
+    """Refuses a checkpoint of other fields or vocabularies.
+
+    Raises:
+        CheckpointError: the schemas differ.
+    """
+    if saved.texts.schema != schema_json:
+        raise CheckpointError(
+            f"{saved.path}: was made with data of another schema (its fields or vocabularies "
+            "differ). Give --data the directory that it was trained on, or begin anew: another "
+            "--run-name."
+        )

@@ -22,8 +22,7 @@ from ctrdist.losses.objective import warn_of_loss
 from ctrdist.models.registry import read_experiment
 from ctrdist.schema import Schema
 from ctrdist.tracking import RunTracker
-from ctrdist.training.build import build_engine
-from ctrdist.training.compatible import check_same_data
+from ctrdist.training.build import build_engine, check_same_data
 from ctrdist.training.faults.memory import is_out_of_memory, out_of_memory_text
 from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.faults.watchdog import Watchdog

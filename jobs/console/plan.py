@@ -23,8 +23,7 @@ def show_plan(experiment: Experiment) -> dict[str, Any]:
     from ctrdist.data.manifest import open_dataset
     from ctrdist.optim.fused import check_optim, fuse_table_optimizer
     from ctrdist.sharding.plan import layout, plan_tables
-    from ctrdist.training.build import build_model, sizes
-    from ctrdist.training.device import prepare_device
+    from ctrdist.training.build import build_model, prepare_device, sizes
 
     dataset = open_dataset(experiment.data)
     model = build_model(experiment, dataset.schema)

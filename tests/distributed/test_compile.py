@@ -11,7 +11,7 @@ import torch
 from ctrdist.config.experiment import Experiment, LoaderConfig, ShardingConfig, TrainConfig
 from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.errors import ConfigError
-from ctrdist.training.device import has_compiler, prepare_device
+from ctrdist.training.build import has_compiler, prepare_device
 from tests.datasets import write_dataset
 from tests.distributed.test_table_optimizers import experiment_for, steps
 from tests.ranks import run_ranks

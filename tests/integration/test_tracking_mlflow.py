@@ -361,7 +361,9 @@ def test_a_deleted_experiment_is_reported_with_the_remedy(tmp_path, default_stor
     state.forget_run()
     state.key = "another"
     state.save(tmp_path / "runs" / "run")
-    with pytest.raises(ConfigError, match=f"mlflow experiments restore --experiment-id {experiment}"):
+    with pytest.raises(
+        ConfigError, match=f"mlflow experiments restore --experiment-id {experiment}"
+    ):
         replay(str(tmp_path / "runs" / "run"))
 
 

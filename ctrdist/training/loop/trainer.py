@@ -23,8 +23,7 @@ from ctrdist.distributed.process_group import require_rows_for_all, run_on_main,
 from ctrdist.errors import ConfigError, DamagedCheckpointError, TrainingError
 from ctrdist.metrics.rows import digest, digest_of_range
 from ctrdist.schema import Schema
-from ctrdist.training.build import Engine
-from ctrdist.training.compatible import check_same_model
+from ctrdist.training.build import Engine, check_same_model
 from ctrdist.training.faults.non_finite import abort_on_non_finite_loss
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.faults.watchdog import Watchdog

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrdist.checkpoint.retention import Entry, superfluous
+from ctrdist.checkpoint.store import Entry, superfluous
 from ctrdist.config.experiment import CheckpointConfig
 
 

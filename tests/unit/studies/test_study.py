@@ -10,9 +10,8 @@ import pytest
 
 from ctrdist.errors import ConfigError
 from ctrdist.studies.comparison import comparison_rows, markdown
-from ctrdist.studies.results import Results
 from ctrdist.studies.search import base_experiment, read_search
-from ctrdist.studies.study import StudyRun, read_study, read_yaml, study_runs
+from ctrdist.studies.study import Results, StudyRun, read_study, read_yaml, study_runs
 from ctrdist.training.complete import complete
 from tests.datasets import write_dataset
 

@@ -30,8 +30,7 @@ from ctrdist.tracking.mlflow_writer import (
 )
 from ctrdist.tracking.plots import roc_figure
 from ctrdist.tracking.system import SystemSampler
-from ctrdist.tracking.tracker import flatten
-from ctrdist.tracking.versions import git_commit, package_versions
+from ctrdist.tracking.tracker import flatten, git_commit, package_versions
 
 OFF = TrackingConfig(mlflow=False)
 

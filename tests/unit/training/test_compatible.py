@@ -14,7 +14,7 @@ from ctrdist.config.optimizers import TableOptimConfig
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import CheckpointError
 from ctrdist.models.tf4ctr.settings import TF4CTRConfig
-from ctrdist.training.compatible import check_same_model
+from ctrdist.training.build import check_same_model
 
 RUN = experiment_of("tf4ctr", TF4CTRConfig)(loss=LossConfig(name="twin_focus", gamma=2.0))
 

@@ -22,6 +22,21 @@ _SHOWN = 200
 _FAILURES = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
 
+@dataclass(frozen=True)
+class Fault:
+    """The reason why a line or a value is refused."""
+
+    reason: str
+    """For example: 39 columns, expected 40 (label, …), separated by tab."""
+    remedy: str
+    column: str | None = None
+    """The column of the value; None for a whole line."""
+
+    def error(self, where: str) -> DataError:
+        """The error that ends a run."""
+        return DataError(f"{where}: {self.reason}. {self.remedy}")
+
+
 @dataclass
 class TypedColumns:
     """The typed columns of n rows."""
@@ -150,19 +165,17 @@ def cast_where_possible(column: pa.Array, target: pa.DataType) -> tuple[pa.Array
     return good.cast(target).take(encoded.indices), (indices >= 0) & bad[indices]
 
 
-def wrong_value(column: ColumnConfig, given: str | None) -> tuple[str, str]:
-    """The reason why a value is not of its column's kind, and the remedy."""
+def wrong_value(column: ColumnConfig, value: object) -> Fault:
+    """The fault of a value that is not of its column's kind; None is a missing one."""
     wants = {"label": "0 or 1", "timestamp": "an integer (seconds)"}.get(column.role, "one value")
     if column.role == "numeric" or (column.role == "label" and column.threshold is not None):
         wants = "an integer" if column.type == "integer" else "a finite number"
     hint = "correct the column"
     if column.role == "label" and column.threshold is None:
         hint = "set `threshold` for the label"
-    shown = "nothing" if given is None else f'"{given[:_SHOWN]}"'
-    return (
-        f"column {column.name} wants {wants}, got {shown}",
-        f"Fix the row, or {hint} in the data-set YAML.",
-    )
+    shown = "nothing" if value is None else f'"{str(value)[:_SHOWN]}"'
+    reason = f"column {column.name} wants {wants}, got {shown}"
+    return Fault(reason, f"Fix the row, or {hint} in the data-set YAML.", column.name)
 
 
 def _refuse(
@@ -170,9 +183,7 @@ def _refuse(
 ) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        value = array[row].as_py()
-        reason, remedy = wrong_value(column, None if value is None else str(value))
-        raise DataError(f"{where(row)}: {reason}. {remedy}")
+        raise wrong_value(column, array[row].as_py()).error(where(row))
 
 
 def _lists(column: pa.Array, config: ColumnConfig) -> pa.Array:

@@ -17,7 +17,8 @@ from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, 
 from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
-from preprocessing.sources.raw_block import Block, RawBlock
+from preprocessing.sources.raw_block import Block
+from preprocessing.sources.reader import RawBlock
 from preprocessing.sources.side_tables import SideTable, attach
 from preprocessing.split.assign import row_hash, row_hash_key
 

@@ -24,8 +24,7 @@ from preprocessing.scan.scan_file import new_scan_file, read_scan_file
 from preprocessing.scan.scanner import Scanner
 from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, read_values, write_values
 from preprocessing.sources.quarantine import BadRow, clean
-from preprocessing.sources.raw_block import RawBlock
-from preprocessing.sources.reader import read_raw_blocks
+from preprocessing.sources.reader import RawBlock, read_raw_blocks
 from preprocessing.sources.shards import InputSplit, versions
 from preprocessing.sources.side_tables import SideTable
 from preprocessing.split.plan import Assigner, SplitCounts, SplitPlan

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
+from ctrdist.features.typed_columns import Fault
 from preprocessing.config.settings import INPUT_FORMATS, FormatConfig
-from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
-from preprocessing.sources.row_errors import Fault
+from preprocessing.sources.raw_block import TableConfig, check_names
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import (
     MAX_LINE_BYTES,
+    LinesOfFormat,
     TextBlock,
     read_text,
     without_blank_lines,
@@ -82,44 +83,31 @@ class LineCheck:
 
 
 @dataclass
-class DelimitedBlock(TextBlock):
+class DelimitedBlock(LinesOfFormat):
     """Rows of a text with separators."""
 
-    table: TableConfig
     names: list[str]
     """All columns of the file, in its order."""
 
-    def parse(self) -> Block:
-        """The rows; raises DataError for a malformed line."""
-        layout, raw = self.table.layout, without_blank_lines(self.raw)
-        parsed = parse_lines(raw, layout, self.names, self._wanted)
-        if parsed is None:
-            check = LineCheck(layout, self.names)
-            for row, line in enumerate(self.lines):
-                if fault := check(line):
-                    raise fault.error(self.where(row))
-            raise self._not_readable()
-        return Block(with_nulls(parsed, layout.missing), self.where)
+    def read_all(self) -> pa.Table | None:
+        """The wanted columns; None where a line may be malformed."""
+        return self._read(without_blank_lines(self.raw))
 
-    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
-        """The well-formed lines, their indices, and the faults of the others."""
-        layout, check = self.table.layout, LineCheck(self.table.layout, self.names)
+    def read_good(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The wanted columns of the lines in which LineCheck finds no fault."""
+        check = LineCheck(self.table.layout, self.names)
         found = [check(line) for line in self.lines]
         faults = [(row, fault) for row, fault in enumerate(found) if fault]
         good = [row for row, fault in enumerate(found) if not fault]
-        raw = b"".join(self.lines[row] + b"\n" for row in good)
-        parsed = parse_lines(raw, layout, self.names, self._wanted)
-        if parsed is None:
-            raise self._not_readable()
-        return with_nulls(parsed, layout.missing), np.asarray(good, np.int64), faults
+        columns = self._read(b"".join(self.lines[row] + b"\n" for row in good))
+        if columns is None:
+            kind = self.table.layout.type
+            raise DataError(f"{self.where(0)} and following: not readable as {kind}. Fix the rows.")
+        return columns, np.asarray(good, np.int64), faults
 
-    @property
-    def _wanted(self) -> Sequence[str]:
-        return self.names if self.table.wanted is None else self.table.wanted
-
-    def _not_readable(self) -> DataError:
-        layout = self.table.layout.type
-        return DataError(f"{self.where(0)} and following: not readable as {layout}. Fix the rows.")
+    def _read(self, raw: bytes) -> pa.Table | None:
+        wanted = self.names if self.table.wanted is None else self.table.wanted
+        return parse_lines(raw, self.table.layout, self.names, wanted)
 
 
 def raw_blocks(

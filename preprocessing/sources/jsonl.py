@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -22,44 +21,31 @@ import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
 from ctrdist.features.columns import ColumnConfig
-from ctrdist.features.typed_columns import cast_where_possible
+from ctrdist.features.typed_columns import Fault, cast_where_possible, wrong_value
 from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.delimited import decoded, not_decoded
-from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
-from preprocessing.sources.row_errors import Fault, wrong_value_fault
+from preprocessing.sources.raw_block import TableConfig
 from preprocessing.sources.shards import ByteRange
-from preprocessing.sources.text_blocks import TextBlock, read_text, without_blank_lines
+from preprocessing.sources.text_blocks import LinesOfFormat, read_text, without_blank_lines
 
 _SAMPLE = 20
 """Lines from which types are guessed."""
-_NUMBERS = ("label", "numeric")
 
 
 class _Number(str):
     """A JSON number as it is written."""
 
 
-@dataclass
-class JsonBlock(TextBlock):
-    """Rows of JSON lines."""
+class JsonBlock(LinesOfFormat):
+    """Rows of JSON lines, null where a line lacks a member."""
 
-    table: TableConfig
+    def read_all(self) -> pa.Table | None:
+        """The columns, read by Arrow; None where Python must read them."""
+        return _fast(without_blank_lines(self.raw), self.table.layout, _kinds(self.table))
 
-    def parse(self) -> Block:
-        """The rows, null where a line lacks a member; raises DataError for a malformed line."""
-        layout, kinds = self.table.layout, _kinds(self.table)
-        columns = _fast(without_blank_lines(self.raw), layout, kinds)
-        if columns is None:
-            columns, _, faults = read_json_lines(self.lines, layout, kinds)
-            for row, fault in faults:
-                raise fault.error(self.where(row))
-        return Block(with_nulls(columns, layout.missing), self.where)
-
-    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
-        """The well-formed lines, their indices, and the faults of the others."""
-        layout, kinds = self.table.layout, _kinds(self.table)
-        columns, rows, faults = read_json_lines(self.lines, layout, kinds)
-        return with_nulls(columns, layout.missing), rows, faults
+    def read_good(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The columns, read by Python."""
+        return read_json_lines(self.lines, self.table.layout, _kinds(self.table))
 
 
 def raw_blocks(byte_range: ByteRange, table: TableConfig, block_bytes: int) -> Iterator[JsonBlock]:
@@ -157,7 +143,7 @@ def _column(
     cast = cast_where_possible if kind == pa.float64() else _whole
     array, bad = cast(pa.array(values, pa.string()), kind)
     for i in np.flatnonzero(bad).tolist():
-        faults[i] = wrong_value_fault(column, values[i])
+        faults[i] = wrong_value(column, values[i])
     return array, faults
 
 

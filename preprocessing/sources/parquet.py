@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
+from ctrdist.features.typed_columns import Fault
 from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
-from preprocessing.sources.row_errors import Fault
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import open_stored
 
@@ -27,7 +27,7 @@ _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, Typ
 
 @dataclass
 class ParquetBlock:
-    """Some rows of a Parquet file."""
+    """Some rows of a Parquet file; it has the members of LinesOfFormat."""
 
     name: str
     first: int

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ctrdist.features.typed_columns import typed_values
+from ctrdist.features.typed_columns import Fault, typed_values, wrong_value
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.sources.raw_block import Block, RawBlock
-from preprocessing.sources.row_errors import Fault, wrong_value_fault
+from preprocessing.sources.raw_block import Block
+from preprocessing.sources.reader import RawBlock
 
 TEXT_CHARACTERS = 10_000
 """Length to which the text of a bad row is cut."""
@@ -78,9 +78,7 @@ def _check_values(
             continue
         values = table.column(column.name).combine_chunks()
         bad = typed_values(values, column)[1] & keep
-        for row in np.flatnonzero(bad):
-            value = values[int(row)].as_py()
-            given = None if value is None else str(value)
-            faults.append((int(row), wrong_value_fault(column, given)))
+        for row in np.flatnonzero(bad).tolist():
+            faults.append((row, wrong_value(column, values[row].as_py())))
         keep &= ~bad
     return keep, faults

@@ -1,19 +1,16 @@
-"""Blocks of raw rows, before and after they are parsed."""
+"""Tables of raw rows, as files of any format hold them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
 from ctrdist.features.columns import ColumnConfig
 from preprocessing.config.settings import FormatConfig
-from preprocessing.sources.row_errors import Fault
 
 _SHOWN = 2000
 
@@ -38,37 +35,6 @@ class Block:
     Parquet."""
     where: Callable[[int], str]
     """Names the place of a row of the block in the log."""
-
-
-class RawBlock(Protocol):
-    """Some rows of a file before they are parsed."""
-
-    @property
-    def name(self) -> str:
-        """Name of the file, for messages."""
-
-    @property
-    def consumed(self) -> int:
-        """Bytes of the stored file that were read since the block before."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory."""
-
-    def parse(self) -> Block:
-        """The rows; raises DataError for a malformed row and names the first."""
-
-    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
-        """The well-formed rows, their (n,) indices in the block, and index and fault of others."""
-
-    def numbers(self, rows: Sequence[int]) -> list[int]:
-        """The numbers of some of the block's rows in the file, from 1."""
-
-    def where(self, row: int) -> str:
-        """The place of a row of the block in the log."""
-
-    def content(self, row: int) -> bytes:
-        """A row as quarantine keeps it."""
 
 
 def check_names(where: str, names: Sequence[str], needed: Sequence[str]) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from typing import TypeAlias
 
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
-from preprocessing.sources.raw_block import Block, RawBlock, TableConfig
+from preprocessing.sources.parquet import ParquetBlock
+from preprocessing.sources.raw_block import Block, TableConfig
 from preprocessing.sources.shards import ByteRange, InputSplit
-from preprocessing.sources.text_blocks import BLOCK_BYTES
+from preprocessing.sources.text_blocks import BLOCK_BYTES, LinesOfFormat
+
+RawBlock: TypeAlias = LinesOfFormat | ParquetBlock
+"""Some rows of a file before they are parsed."""
 
 
 def read_raw_blocks(split: InputSplit, config: PreprocessConfig) -> Iterator[RawBlock]:

@@ -27,7 +27,6 @@ from ctrdist.config.paths import IS_PATH
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.metrics.auc import auc_of_counts
 
-NUM_INTEGERS = 13
 CARDINALITIES = (
     *(20, 400, 6000, 5000, 12, 16, 3000, 30, 3, 4000, 2000, 6000, 1500),
     *(24, 3000, 5000, 10, 1000, 40, 4, 6000, 14, 18, 4000, 32, 2000),

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ctrdist.errors import DataError
+from ctrdist.features.typed_columns import Fault
 from ctrdist.storage import open_file, retry_unreachable_s3
+from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.shards import ByteRange, compression
 
 BLOCK_BYTES = 16 * 2**20
@@ -26,7 +29,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass
 class TextBlock:
-    """Some lines of a byte range; each format adds how they are parsed, see RawBlock."""
+    """Some lines of a byte range."""
 
     byte_range: ByteRange
     raw: bytes
@@ -64,6 +67,35 @@ class TextBlock:
     def content(self, row: int) -> bytes:
         """The line of a row."""
         return self.lines[row]
+
+
+@dataclass
+class LinesOfFormat(TextBlock):
+    """Lines with the two ways in which their format reads them."""
+
+    table: TableConfig
+
+    def read_all(self) -> pa.Table | None:
+        """The columns, read at once; None where a line may be malformed."""
+        raise NotImplementedError
+
+    def read_good(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The columns of the well-formed lines, their (n,) indices, and the faults of others."""
+        raise NotImplementedError
+
+    def parse(self) -> Block:
+        """The rows; raises DataError for a malformed row and names the first."""
+        columns = self.read_all()
+        if columns is None:
+            columns, _, faults = self.read_good()
+            for row, fault in faults:
+                raise fault.error(self.where(row))
+        return Block(with_nulls(columns, self.table.layout.missing), self.where)
+
+    def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
+        """The well-formed rows, their (n,) indices in the block, and index and fault of others."""
+        columns, rows, faults = self.read_good()
+        return with_nulls(columns, self.table.layout.missing), rows, faults
 
 
 def read_text(byte_range: ByteRange, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ctrdist.data.manifest import SPLITS
-from ctrdist.features.encode import Ids
+from ctrdist.features.encode import Encoded, LocalRows
 from ctrdist.native.histogram import count_ids
 from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
 from preprocessing.statistics.histogram import NumberCounts
@@ -50,35 +50,28 @@ class Series:
 
     def add(self, at: np.ndarray, group: np.ndarray) -> None:
         """Counts rows at these times or indices, (n,) int64, of these groups, (n,) uint8."""
-        if not len(at):
-            return
-        low, high = int(at.min()), int(at.max())
-        level = self._level_for(low, high)
-        first = low // self._width(level)
-        steps = high // self._width(level) - first + 1
-        keys = (at // self._width(level) - first) * GROUPS + group
-        counts = np.bincount(keys, minlength=steps * GROUPS).reshape(steps, GROUPS)
-        self._join(level, first, counts)
+        if len(at):
+            self._cover(int(at.min()), int(at.max()))
+            keys = (at // self.width - self.first) * GROUPS + group
+            counts = np.bincount(keys, minlength=self.counts.size)
+            self.counts += counts.reshape(self.counts.shape)
 
     def merge(self, other: Series) -> None:
         """Adds the counts of other rows."""
         if len(other.counts):
-            self._join(other.level, other.first, other.counts)
+            starts = np.arange(other.first, other.first + len(other.counts)) * other.width
+            self._cover(int(starts[0]), int(starts[-1]) + other.width - 1, other.level)
+            np.add.at(self.counts, starts // self.width - self.first, other.counts)
 
-    def _join(self, level: int, first: int, counts: np.ndarray) -> None:
-        parts = [(level, first, counts)]
-        if len(self.counts):
-            parts.append((self.level, self.first, self.counts))
-        low = min(f * self._width(one) for one, f, _ in parts)
-        high = max((f + len(c)) * self._width(one) - 1 for one, f, c in parts)
-        level = max(self._level_for(low, high), *(one for one, _, _ in parts), 0)
-        width = self._width(level)
-        self.first = low // width
-        joined = np.zeros((high // width - self.first + 1, GROUPS), np.int64)
-        for one, f, c in parts:
-            steps = (np.arange(f, f + len(c)) * self._width(one)) // width - self.first
-            np.add.at(joined, steps, c)
-        self.level, self.counts = level, joined
+    def _cover(self, low: int, high: int, level: int = 0) -> None:
+        """Makes room for the steps from `low` to `high`, of this level at least."""
+        starts = np.arange(self.first, self.first + len(self.counts)) * self.width
+        if len(starts):
+            low, high = min(low, int(starts[0])), max(high, int(starts[-1]) + self.width - 1)
+        self.level = max(self._level_for(low, high), self.level, level)
+        self.first, before = low // self.width, self.counts
+        self.counts = np.zeros((high // self.width - self.first + 1, GROUPS), np.int64)
+        np.add.at(self.counts, starts // self.width - self.first, before)
 
     def _level_for(self, low: int, high: int) -> int:
         level = 0
@@ -130,43 +123,27 @@ class Profile:
             Series(time=schema.timestamp is not None),
         )
 
-    def add(
-        self,
-        split: np.ndarray,
-        label: np.ndarray,
-        numbers: Mapping[str, np.ndarray],
-        ids: Mapping[str, Ids],
-        missing: Mapping[str, int | np.ndarray],
-        timestamp: np.ndarray | None = None,
-        first_row: int = 0,
-    ) -> None:
-        """Counts a block of rows.
+    def add(self, split: np.ndarray, rows: LocalRows, encoded: Encoded, first_row: int = 0) -> None:
+        """Counts a block of rows, whose splits are (n,) int8 indices into SPLITS.
 
-        Args:
-            split: (n,) int8 index into SPLITS.
-            label: (n,) float32, 0 or 1.
-            numbers: each numeric field → (n,) float64 before any transform, NaN where missing.
-            ids: each categorical field → its ids.
-            missing: categorical field → number of rows that have no value, or (n,) bool; not needed
-                for multi-valued fields.
-            timestamp: (n,) int64 seconds, where the schema has one.
-            first_row: index of the first of these rows in the log.
+        `encoded` are the same rows as they are stored. `first_row` is the index of the first of
+        them in the log.
         """
-        group = (2 * split + (label > 0.5)).astype(np.uint8)
+        group = (2 * split + (rows.label > 0.5)).astype(np.uint8)
         self.groups += np.bincount(group, minlength=GROUPS)
         for name, counted in self.numbers.items():
-            counted.add(numbers[name], group)
+            counted.add(rows.numbers[name], group)
         for name, table in self.ids.items():
-            given = ids[name]
+            given = encoded.ids[name]
             if isinstance(given, tuple):
                 lengths = np.diff(given[0])
                 flat = given[1][given[0][0] : given[0][-1]]
                 self.missing[name] += int(np.count_nonzero(lengths == 0))
                 self._count(name, table, flat, np.repeat(group, lengths))
             else:
-                self.missing[name] += int(np.sum(missing.get(name, 0)))
+                self.missing[name] += int(np.sum(encoded.missing.get(name, 0)))
                 self._count(name, table, given, group)
-        at = timestamp if self.series.time else np.arange(first_row, first_row + len(group))
+        at = rows.timestamp if self.series.time else np.arange(first_row, first_row + len(group))
         assert at is not None, "the schema has a timestamp"
         self.series.add(at, group)
 

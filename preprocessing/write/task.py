@@ -144,9 +144,7 @@ def write_shard(
         for rows in read_scan_file(store, scan_file_name(name)):
             chosen = assigner.next(rows)
             encoded = encode(rows, tables, writing.fitted, target)
-            numbers = {c.name: rows.numbers[c.name] for c in config.numeric}
-            ids, missing = encoded.ids, encoded.missing
-            profile.add(chosen, rows.label, numbers, ids, missing, rows.timestamp, first)
+            profile.add(chosen, rows, encoded, first)
             for found in np.unique(chosen):
                 mask, split = chosen == found, SPLITS[found]
                 mine = encoded.table if mask.all() else encoded.table.filter(pa.array(mask))

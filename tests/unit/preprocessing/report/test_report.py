@@ -6,8 +6,10 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ctrdist.features.encode import Encoded, LocalRows
 from ctrdist.schema import CategoricalField, Schema
 from preprocessing.report.build import build_report
 from preprocessing.report.page import render
@@ -40,7 +42,8 @@ def report_of(numbers, ids, *, split, label, missing=None, hashed=(), top=None, 
     schema = Schema(name="made up", numeric=tuple(numbers), categorical=fields, **given)
     profile = Profile.empty(schema, hashed)
     time = np.arange(len(label)) * 60 + 1_700_000_000 if schema.timestamp else None
-    profile.add(split, label, numbers, ids, missing or {}, time)
+    rows = LocalRows(np.asarray(label, np.float32), numbers, timestamp=time)
+    profile.add(split, rows, Encoded(pa.table({}), ids, missing or {}))
     return build_report(
         profile,
         fingerprint="0123abcd",

@@ -17,8 +17,8 @@ from preprocessing.config.settings import ColumnConfig, FormatConfig, Preprocess
 from preprocessing.sources.delimited import DelimitedBlock
 from preprocessing.sources.jsonl import JsonBlock
 from preprocessing.sources.quarantine import BadRow, clean
-from preprocessing.sources.raw_block import Block, RawBlock, TableConfig
-from preprocessing.sources.reader import read_raw_blocks
+from preprocessing.sources.raw_block import Block, TableConfig
+from preprocessing.sources.reader import RawBlock, read_raw_blocks
 from preprocessing.sources.shards import ByteRange, InputSplit
 
 COLUMNS = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ctrdist.features.encode import Encoded, LocalRows
 from ctrdist.schema import CategoricalField, Schema
 from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.statistics.profile import HEAD, MOST_STEPS, Profile, Series
@@ -42,10 +44,12 @@ def add(profile: Profile, made: dict[str, np.ndarray], begin: int, end: int) -> 
     ids = {name: part[name] for name in ("small", "large", "hashed")}
     profile.add(
         part["split"],
-        part["label"],
-        {"x": part["x"]},
-        {**ids, "tags": (offsets[begin : end + 1], tags)},
-        {"small": part["null"]},
+        LocalRows(part["label"], {"x": part["x"]}),
+        Encoded(
+            pa.table({}),
+            {**ids, "tags": (offsets[begin : end + 1], tags)},
+            {"small": part["null"]},
+        ),
         first_row=begin,
     )
 

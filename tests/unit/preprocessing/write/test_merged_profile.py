@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 
+from ctrdist.features.encode import Encoded, LocalRows
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.storage import Store
 from preprocessing.runtime.task_runner import Call
@@ -39,7 +41,8 @@ def test_profiles_are_merged_in_a_tree(tmp_path, rng, monkeypatch):
         split = rng.integers(0, 3, 20).astype(np.int8)
         numbers, ids = {"x": rng.integers(0, 9, 20).astype(float)}, rng.integers(1, 9, 20)
         label = np.ones(20, np.float32)
-        part.add(split, label, numbers, {"c": ids.astype(np.int32)}, {}, first_row=20 * k)
+        encoded = Encoded(pa.table({}), {"c": ids.astype(np.int32)}, {})
+        part.add(split, LocalRows(label, numbers), encoded, first_row=20 * k)
         store.put(name, to_json(part))
         whole.merge(part)
     monkeypatch.setattr(task, "PROFILES_PER_TASK", 3)

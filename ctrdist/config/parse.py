@@ -172,15 +172,6 @@ def _message(cls: type, sources: Sequence[Mapping[str, Any]], error: BaseExcepti
     return str(cause) if cause else found[0] if found else " ".join(str(error).split())
 
 
-def _find_mistake(cls: type, values: Mapping[str, Any]) -> str:
-    """Returns a message on the first unknown key or value of a wrong type; empty if there is none.
-
-    The values are nested for sections. A text may stand for a value of another type, as it does on
-    a command line.
-    """
-    return _in_section(cls, cls, values, "")
-
-
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turns dotted names of options into nested sections: {"a.b": 1} → {"a": {"b": 1}}."""
     result: dict[str, Any] = {}
@@ -195,8 +186,15 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _in_section(root: type, cls: type, values: Mapping[str, Any], section: str) -> str:
-    hints = get_type_hints(cls)
+def _find_mistake(
+    cls: type, values: Mapping[str, Any], root: type | None = None, section: str = ""
+) -> str:
+    """Returns a message on the first unknown key or value of a wrong type; empty if there is none.
+
+    The values are nested for sections; this one is of `root`, and its name ends in a dot. A text
+    may stand for a value of another type, as it does on a command line.
+    """
+    hints, root = get_type_hints(cls), root or cls
     for key, value in values.items():
         name = f"{section}{key}"
         if key not in hints:
@@ -218,7 +216,7 @@ def _in_value(root: type, hint: Any, given: Any, name: str) -> str:
         found = [_in_value(root, kind, given, name) for kind in kinds]
         return "" if "" in found else found[0]
     if is_dataclass(hint) and isinstance(value, Mapping):
-        return _in_section(root, hint, value, f"{name}.")  # type: ignore[arg-type]
+        return _find_mistake(hint, value, root, f"{name}.")  # type: ignore[arg-type]
     if origin is dict and isinstance(value, Mapping):
         return _first(_in_value(root, arguments[1], v, f"{name}.{k}") for k, v in value.items())
     if origin in _LISTS and isinstance(value, _LISTS):

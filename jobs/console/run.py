@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -168,9 +169,7 @@ def plural(count: int, noun: str) -> str:
 
 def clock(seconds: float) -> str:
     """Returns hours, minutes and seconds: ``1:02:03``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return str(timedelta(seconds=int(seconds)))
 
 
 def _show_metrics(result: dict[str, Any], splits: tuple[str, ...], title: str) -> None:

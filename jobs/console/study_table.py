@@ -23,14 +23,27 @@ if TYPE_CHECKING:  # it imports Ray
 _SHOWN_TRIALS = 12
 
 
-class StudyConsole:
-    """Shows a bar over the runs on a terminal, otherwise a line per run. Use as a context."""
+class _RunsConsole:
+    """Shows a line for each run that has ended, with an estimate of the time that is left."""
 
-    def __init__(self, runs: int, finished: int) -> None:
+    def __init__(self, runs: int, finished: int = 0) -> None:
         self._console = Console(stderr=True)
         self._runs, self._finished, self._before = runs, finished, finished
-        self._state: dict[str, str] = {}
         self._begun = time.monotonic()
+
+    def _ended(self, text: str) -> None:
+        self._finished += 1
+        done, left = self._finished - self._before, self._runs - self._finished
+        remaining = clock((time.monotonic() - self._begun) / done * left)
+        say(self._console, f"{self._finished}/{self._runs} {text}; about {remaining} left")
+
+
+class StudyConsole(_RunsConsole):
+    """Shows a bar over the runs on a terminal, and a line per run. Use as a context."""
+
+    def __init__(self, runs: int, finished: int) -> None:
+        super().__init__(runs, finished)
+        self._state: dict[str, str] = {}
         self._bar = Progress(
             TextColumn("runs"),
             BarColumn(),
@@ -44,7 +57,6 @@ class StudyConsole:
         self._task = self._bar.add_task("", total=runs, completed=finished, text="starting")
 
     def __enter__(self) -> StudyConsole:
-        self._begun = time.monotonic()
         if self._finished:
             say(self._console, f"{self._finished} of {plural(self._runs, 'run')} are already done")
         self._bar.start()
@@ -72,22 +84,15 @@ class StudyConsole:
         self._update()
 
     def done(self, name: str, summary: dict[str, Any]) -> None:
-        """Shows the results of a run that has ended, and estimates the time that is left."""
-        self._finished += 1
+        """Shows the results of a run that has ended."""
         self._state.pop(name, None)
         metrics = ", ".join(
             f"{title} {summary['test'][metric]:.5f}"
             for metric, title in METRICS.items()
             if metric in summary["test"]
         )
-        done, left = self._finished - self._before, self._runs - self._finished
-        remaining = (time.monotonic() - self._begun) / done * left
-        say(
-            self._console,
-            f"{self._finished}/{self._runs} {name}: test {metrics} "
-            f"({plural(summary['epochs'], 'epoch')}, {clock(summary['train_seconds'])}); "
-            f"about {clock(remaining)} left",
-        )
+        epochs = plural(summary["epochs"], "epoch")
+        self._ended(f"{name}: test {metrics} ({epochs}, {clock(summary['train_seconds'])})")
         self._update()
 
     def _update(self) -> None:
@@ -95,28 +100,19 @@ class StudyConsole:
         self._bar.update(self._task, completed=self._finished, text=text)
 
 
-class SearchConsole:
+class SearchConsole(_RunsConsole):
     """Shows a line for each trial that has ended."""
 
-    def __init__(self, trials: int) -> None:
-        self._console = Console(stderr=True)
-        self._trials, self._ended, self._best = trials, 0, -math.inf
-        self._begun = time.monotonic()
+    _best = -math.inf
 
     def show(self, trial: Trial) -> None:
         """Shows a trial of :func:`cluster.tuning.search`."""
-        self._ended += 1
         value = trial.result.get("objective", -math.inf)
         text = trial.error or f"valid objective {value:.5f}, epoch {trial.result.get('epoch')}"
-        best = " (best so far)" if value > self._best and trial.status == "trained" else ""
-        if best:
+        if value > self._best and trial.status == "trained":
             self._best = value
-        remaining = (time.monotonic() - self._begun) / self._ended * (self._trials - self._ended)
-        say(
-            self._console,
-            f"{self._ended}/{self._trials} {trial.run} {trial.status}: {text}{best}; "
-            f"about {clock(remaining)} left",
-        )
+            text += " (best so far)"
+        self._ended(f"{trial.run} {trial.status}: {text}")
 
 
 def show_search(name: str, trials: Sequence[Trial], monitor: str) -> str:

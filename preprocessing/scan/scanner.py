@@ -32,13 +32,11 @@ class Scanner:
     def __init__(self, config: PreprocessConfig, side_tables: Sequence[SideTable] = ()) -> None:
         """Begins a shard."""
         self.config = config
-        self.columns: list[str] = []
         self.side_tables = side_tables
         self.dictionaries: dict[str, Dictionary] = {
             column.name: new_dictionary() for column in config.counted
         }
         """Field of FeatureColumns.counted → its values."""
-        self._layout: TextLayout | None = None
         self._plain = _plain(config) and has_scan()
 
     def scan(self, block: RawBlock) -> LocalRows | None:
@@ -49,17 +47,8 @@ class Scanner:
         """
         if not self._plain or not isinstance(block, DelimitedBlock):
             return None
-        if block.names != self.columns:
-            self.columns = block.names
-            self._layout = TextLayout(
-                columns=len(block.names),
-                separator=separator_of(self.config.format),
-                missing=tuple(self.config.format.missing),
-                hash_key=HASH_KEY,
-                row_key=row_hash_key(self.config.split.seed),
-            )
         raw = block.raw
-        if self._layout is None or not 0 < len(raw) <= _MOST_BYTES:
+        if not 0 < len(raw) <= _MOST_BYTES:
             return None
         found = inspect_text(raw, quote_of(self.config.format))
         if found.nul or found.quote or not raw.endswith(b"\n") or raw.startswith(_BOM):
@@ -71,7 +60,7 @@ class Scanner:
                 raw.decode()
         except UnicodeDecodeError:
             return None
-        return self._scan(raw, found.lines)
+        return self._scan(raw, found.lines, block.names)
 
     def scan_table(self, block: Block) -> LocalRows:
         """The rows of a parsed block of any format.
@@ -98,18 +87,24 @@ class Scanner:
                 found.local_ids[column.name] = dictionary.add(texts)
         return found
 
-    def _scan(self, raw: bytes, n: int) -> LocalRows | None:
-        assert self._layout is not None
+    def _scan(self, raw: bytes, n: int, names: list[str]) -> LocalRows | None:
+        layout = TextLayout(
+            columns=len(names),
+            separator=separator_of(self.config.format),
+            missing=tuple(self.config.format.missing),
+            hash_key=HASH_KEY,
+            row_key=row_hash_key(self.config.split.seed),
+        )
         scanned = LocalRows(np.empty(n, np.float32))
         if self.config.split.by == "hash":
             scanned.row_hash = np.empty(n, np.uint64)
         configs = {column.name: column for column in self.config.columns}
         columns = [
             self._column(configs[name], raw, n, scanned) if name in configs else ScanColumn()
-            for name in self.columns
+            for name in names
         ]
         sizes = {name: len(values) for name, values in self.dictionaries.items()}
-        if not scan_text(raw, n, columns, self._layout, scanned.row_hash):
+        if not scan_text(raw, n, columns, layout, scanned.row_hash):
             for name, size in sizes.items():
                 self.dictionaries[name].truncate(size)
             return None

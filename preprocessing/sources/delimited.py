@@ -33,53 +33,42 @@ _HEADER_BYTES = 2**16
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
-class LineCheck:
-    """Finds the fault of a line; accepts the lines that :func:`parse_lines` reads.
+def line_fault(line: bytes, layout: FormatConfig, names: Sequence[str]) -> Fault | None:
+    """The fault of a line of a file with these columns; None for one that parse_lines reads.
 
-    Python's csv module splits lines as Arrow does; a test holds that.
+    The line is as in the file, without its line feed. Python's csv module splits lines as Arrow
+    does; a test holds that.
     """
-
-    def __init__(self, layout: FormatConfig, names: Sequence[str]) -> None:
-        """Makes the check of a file with these columns, in its order."""
-        self._layout = layout
-        self._names = names
-        self._codec = _codec(layout.encoding)
-        self._quote = quote_of(layout)
-        self._separator = separator_of(layout)
-        self._shown = {"\t": "tab"}.get(self._separator, self._separator)
-
-    def __call__(self, line: bytes) -> Fault | None:
-        """The fault of a line as it is in the file, without its line feed; None for a good one."""
-        line = line.removesuffix(b"\r")
-        try:
-            text = line.decode(self._codec)
-        except UnicodeError as error:
-            return not_decoded(self._layout, error)
-        if "\r" in text:
-            return Fault("a carriage return within the line", "Fix the row.")
-        if _replaced(self._separator) and _STAND_IN in text:
-            return Fault(
-                "the character 0x1F, which may not occur where the separator is longer than one "
-                f"character ({self._shown})",
-                "Remove it from the row.",
-            )
-        count, opened = text.count(self._separator) + 1, False
-        if self._quote and self._quote in text:
-            fields, opened = _taken_apart(text, self._layout)
-            count = len(fields)
-        if opened:
-            return Fault(
-                f"a quote ({self._quote}) is opened and not closed on the line",
-                "Fix the row, or set `format.quote` to the character in use, or to '' for none.",
-            )
-        names = self._names
-        if count != len(names):
-            shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
-            return Fault(
-                f"{count} columns, expected {len(names)} ({shown}), separated by {self._shown}",
-                "Fix the row, or correct `columns` or `format` in the data-set YAML.",
-            )
-        return None
+    quote, separator = quote_of(layout), separator_of(layout)
+    by = {"\t": "tab"}.get(separator, separator)
+    try:
+        text = line.removesuffix(b"\r").decode(_codec(layout.encoding))
+    except UnicodeError as error:
+        return not_decoded(layout, error)
+    if "\r" in text:
+        return Fault("a carriage return within the line", "Fix the row.")
+    if _replaced(separator) and _STAND_IN in text:
+        return Fault(
+            "the character 0x1F, which may not occur where the separator is longer than one "
+            f"character ({by})",
+            "Remove it from the row.",
+        )
+    count, opened = text.count(separator) + 1, False
+    if quote and quote in text:
+        fields, opened = _taken_apart(text, layout)
+        count = len(fields)
+    if opened:
+        return Fault(
+            f"a quote ({quote}) is opened and not closed on the line",
+            "Fix the row, or set `format.quote` to the character in use, or to '' for none.",
+        )
+    if count != len(names):
+        shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
+        return Fault(
+            f"{count} columns, expected {len(names)} ({shown}), separated by {by}",
+            "Fix the row, or correct `columns` or `format` in the data-set YAML.",
+        )
+    return None
 
 
 @dataclass
@@ -94,9 +83,8 @@ class DelimitedBlock(LinesOfFormat):
         return self._read(without_blank_lines(self.raw))
 
     def read_good(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
-        """The wanted columns of the lines in which LineCheck finds no fault."""
-        check = LineCheck(self.table.layout, self.names)
-        found = [check(line) for line in self.lines]
+        """The wanted columns of the lines without a fault."""
+        found = [line_fault(line, self.table.layout, self.names) for line in self.lines]
         faults = [(row, fault) for row, fault in enumerate(found) if fault]
         good = [row for row, fault in enumerate(found) if not fault]
         columns = self._read(b"".join(self.lines[row] + b"\n" for row in good))
@@ -150,7 +138,7 @@ def parse_lines(
     if b"\r" in raw and raw.count(b"\r") != raw.count(b"\r\n"):
         return None
     last = raw[raw.rfind(b"\n", 0, -1) + 1 : -1]
-    if quote and quote.encode() in last and LineCheck(config, names)(last):
+    if quote and quote.encode() in last and line_fault(last, config, names):
         return None  # Arrow takes a quote that is open at the end for a value with a line end
     try:
         raw = decoded(raw, config)

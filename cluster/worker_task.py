@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,19 @@ class WorkerTask:
     """Values of the experiment."""
     arguments: dict[str, Any]
     """Further arguments of an evaluation."""
+    threads: int = 0
+    """Threads of each worker; 0: an equal share of the machine's cores."""
 
     @staticmethod
     def of(kind: str, experiment: Experiment, arguments: dict[str, Any]) -> WorkerTask:
-        """The task with the values of an experiment."""
-        return WorkerTask(kind, to_dict(experiment), arguments)
+        """The task with the values of an experiment, and the threads that OMP_NUM_THREADS gives.
+
+        The variable is read here, as Ray sets it to 1 in its workers.
+        """
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        return WorkerTask(
+            kind, to_dict(experiment), arguments, int(threads) if threads.isdecimal() else 0
+        )
 
     def run(
         self, rank: int, device: torch.device | None, emit: messages.Emit, stop: StopRequest
@@ -55,9 +64,11 @@ class WorkerTask:
             # longer than the watchdog, which leaves the stacks of a hung collective
             world = join_world(device, max(1800.0, experiment.faults.step_timeout_s * 2))
             if self.kind == "train":
-                run.train(experiment, world, emit, stop)
+                run.train(experiment, world, emit, stop, self.threads)
             else:
-                run.evaluate_checkpoint(experiment, world=world, emit=emit, **self.arguments)
+                run.evaluate_checkpoint(
+                    experiment, world=world, emit=emit, threads=self.threads, **self.arguments
+                )
         except UserError as error:
             emit(messages.UserFault(type=type(error).__name__, text=str(error)))
             raise

@@ -107,14 +107,19 @@ def _observers_of(
 
 
 def evaluate_checkpoint(
-    experiment: Experiment, checkpoint: str, split: str, world: World, emit: Emit
+    experiment: Experiment,
+    checkpoint: str,
+    split: str,
+    world: World,
+    emit: Emit,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Evaluates a step-<n> directory on a split; every rank calls it, with any number of workers.
 
     The experiment is the checkpoint's own, with data set to the data set to evaluate. The result
     has the metrics under the split's name, with checkpoint, step, data and its fingerprint.
     """
-    use_cores(world)
+    use_cores(world, threads)
     dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
     dataset.split(split)
     saved = run_on_main(lambda: read(checkpoint))

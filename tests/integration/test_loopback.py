@@ -57,10 +57,10 @@ def is_loopback(address: str) -> bool:
     return (mapped or ip).is_loopback
 
 
-def watched(name: str, *arguments: str) -> set[tuple[str, str]]:
-    """Runs jobs/<name>.py and returns all sockets on which it has listened."""
+def watched(name: str, *arguments: str, **variables: str) -> set[tuple[str, str]]:
+    """Runs jobs/<name>.py with some variables; returns all sockets on which it has listened."""
     without = ("RAY_", "GLOO_", "NCCL_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(without)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(without)} | variables
     with subprocess.Popen(
         [sys.executable, f"jobs/{name}.py", *arguments],
         cwd=ROOT,
@@ -106,7 +106,9 @@ def test_preprocessing(tmp_path):
     )  # fmt: skip
     inputs = [str(path) for path in sorted(Path(tmp_path, "log").glob("*.tsv"))]
     preset = ["--config", "jobs/configs/data/criteo.yaml"]
-    found = watched("preprocess", *preset, "--input", *inputs, "--output", f"{tmp_path}/data")
+    arguments = [*preset, "--input", *inputs, "--output"]
+    assert watched("preprocess", *arguments, f"{tmp_path}/local") == set()
+    found = watched("preprocess", *arguments, f"{tmp_path}/ray", RAY_ADDRESS="local")
     check(found, "gcs_server", "raylet")
 
 
@@ -122,3 +124,28 @@ def test_a_comparison(data, tmp_path):
     arguments = ["--study", f"{tmp_path}/small.yaml", "--data", data, "--runs", str(tmp_path)]
     found = watched("compare", *arguments, "--set", settings)
     check(found, "gcs_server", "raylet", "ray::_train")
+
+
+@pytest.mark.slow
+def test_jobs_of_one_process_listen_nowhere(data, tmp_path):
+    arguments = ["--data", data, "--runs", str(tmp_path), "--run-name", "a"]
+    assert watched("train_dlf", *arguments, "--train.epochs", "1", *MODEL) == set()
+    assert watched("evaluate", "--checkpoint", f"{tmp_path}/a") == set()
+    assert watched("logistic_regression", "--data", data) == set()
+
+
+@pytest.mark.slow
+def test_a_search(data, tmp_path):
+    space = "model: dlf\nspace: {optim.dense.lr: {loguniform: [0.0001, 0.01]}}\n"
+    (tmp_path / "small.yaml").write_text(space)
+    settings = json.dumps({**SETTINGS, "train.epochs": 1})
+    arguments = ["--study", f"{tmp_path}/small.yaml", "--data", data, "--runs", str(tmp_path)]
+    found = watched("tune", *arguments, "--set", settings, "--trials", "2")
+    check(found, "gcs_server", "raylet")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_demo(tmp_path):
+    folders = ["--output", f"{tmp_path}/demo", "--runs", f"{tmp_path}/runs"]
+    check(watched("demo", *folders, "--rows", "20000"), "gcs_server", "raylet")

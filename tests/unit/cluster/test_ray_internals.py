@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import ray
 
@@ -23,12 +25,18 @@ def test_a_node_address_becomes_a_loopback_address(monkeypatch):
 
 
 def test_the_helper_processes_that_are_left_out_have_these_starters():
-    from ray._private.node import Node
-
-    for name in ("start_monitor", "start_log_monitor"):
-        assert list(inspect.signature(getattr(Node, name)).parameters) == ["self"]
-    options = inspect.signature(Node.start_api_server).parameters
-    assert list(options) == ["self", "include_dashboard", "raise_on_failure"]
+    program = """
+import inspect
+from ray._private.node import Node
+for name in ("start_monitor", "start_log_monitor", "start_api_server"):
+    print(*inspect.signature(getattr(Node, name)).parameters)
+"""  # in a process where none of them is replaced yet
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:3] == [
+        "self",
+        "self",
+        "self include_dashboard raise_on_failure",
+    ], done.stderr
 
 
 def test_draining_nodes_and_the_printer_of_dead_workers_exist():

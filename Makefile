@@ -53,7 +53,7 @@ fix: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 # Tests of one file stay together, as they share a Ray session, servers and data sets.
-test: $(STAMP) ## all tests but the slow ones, JOBS=2 files at a time: eighteen minutes on two cores
+test: $(STAMP) ## all tests but the slow ones, JOBS=2 files at a time: sixteen minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests

@@ -69,10 +69,7 @@ def train_side_by_side(
                 show(message)
             for reference in ended:
                 name = running.pop(reference).run_name
-                try:
-                    result = ray.get(reference)
-                except ray.exceptions.RayError as error:  # its process failed
-                    result = {"error": " ".join(str(error).split())[-400:]}
+                result = _result_of(reference)
                 if "error" in result:
                     failed[name] = result["error"]
                     show(OfRun(run=name, message=RunFailed(text=result["error"])))
@@ -87,6 +84,16 @@ def train_side_by_side(
         raise
     ray.kill(mailbox)
     return failed
+
+
+def _result_of(reference: Any) -> dict[str, Any]:
+    """Returns the results of a run that has ended, or its error where its process failed."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return {"error": " ".join(str(error).split())[-400:]}
 
 
 def _train(values: Mapping[str, Any], mailbox: Any, threads: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the project uses of Ray Train and Ray Train does not export.
+"""Everything that the project uses of Ray Train and that Ray Train does not export.
 
 Apart from ray_internals.py, because this import takes a second that only training needs. Written
 for Ray 2.60; tests/unit/cluster/test_ray_internals.py fails where a later version differs.

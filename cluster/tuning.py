@@ -94,13 +94,7 @@ def search(
                 num_samples=trials,
                 max_concurrent_trials=parallel or None,
                 search_alg=BasicVariantGenerator(random_state=seed),
-                scheduler=AsyncHyperBandScheduler(
-                    time_attr="epoch",
-                    # beyond the last epoch, where ASHA would end a trial before its result
-                    max_t=max(experiment.train.epochs, _GRACE_EPOCHS) + 1,
-                    grace_period=_GRACE_EPOCHS,
-                    reduction_factor=_REDUCTION,
-                ),
+                scheduler=_scheduler(experiment.train.epochs),
             ),
             run_config=tune.RunConfig(
                 name=Path(directory).name,
@@ -111,6 +105,16 @@ def search(
             ),
         )
     return _best_first(experiment, tuner.fit())
+
+
+def _scheduler(epochs: int) -> AsyncHyperBandScheduler:
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        # beyond the last epoch, where ASHA would end a trial before its result
+        max_t=max(epochs, _GRACE_EPOCHS) + 1,
+        grace_period=_GRACE_EPOCHS,
+        reduction_factor=_REDUCTION,
+    )
 
 
 def _best_first(experiment: Experiment, results: tune.ResultGrid) -> list[Trial]:

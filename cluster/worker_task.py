@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What each worker of a run does, as plain values that can go to another process."""
+    """The task of each worker of a run, as plain values that can go to another process."""
 
     kind: str
     """train or evaluate."""

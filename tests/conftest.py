@@ -49,3 +49,14 @@ def shared_data() -> Path:
             "set CTRDIST_DATA to the folder that has criteo/, frappe/, movielens-1m/"
         )
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that wait for Ray first: at the end no process waits alone for the others."""
+    first = ("integration", "distributed")
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return first.index(folder) if folder in first else len(first)
+
+    items.sort(key=rank)

@@ -144,7 +144,7 @@ def _c_column(column: ScanColumn) -> tuple[float, ...]:
 
 
 def _address(value: np.ndarray | bytes | None) -> int:
-    """Where an array or a text lies in memory; 0 for None."""
+    """Address of an array or a text in memory; 0 for None."""
     given = ctypes.c_char_p(value) if isinstance(value, bytes) else Pointer.from_param(value)
     return ctypes.cast(given, ctypes.c_void_p).value or 0
 

@@ -1,4 +1,4 @@
-"""Where the tasks of a pass run: in processes of this machine, or in workers of Ray."""
+"""The interface of the pools that run tasks: processes of this machine, or workers of Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Failed:
     """In place of a value: the task has failed, or its worker has died."""
 
     error: BaseException
-    """What the task has raised, or the pool where its worker has died."""
+    """Raised by the task, or by the pool if the worker has died."""
     worker_died: bool
 
 

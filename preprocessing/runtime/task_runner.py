@@ -71,7 +71,7 @@ class TaskRunner:
         """Forgets what was done for input files of another stamp."""
         self._work = work
         self.pool = pool
-        """Where the tasks run."""
+        """The pool that runs the tasks."""
         self._stamp = stamp
         work.store.retry_unreachable()
         work.keep_only(stamp)

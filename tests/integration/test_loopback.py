@@ -127,10 +127,10 @@ def test_a_comparison(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_of_one_process_listen_nowhere(data, tmp_path):
+def test_jobs_without_ray_listen_on_loopback_at_most(data, tmp_path):
     arguments = ["--data", data, "--runs", str(tmp_path), "--run-name", "a"]
-    assert watched("train_dlf", *arguments, "--train.epochs", "1", *MODEL) == set()
-    assert watched("evaluate", "--checkpoint", f"{tmp_path}/a") == set()
+    check(watched("train_dlf", *arguments, "--train.epochs", "1", *MODEL), "python")  # gloo's
+    check(watched("evaluate", "--checkpoint", f"{tmp_path}/a"), "python")
     assert watched("logistic_regression", "--data", data) == set()
 
 

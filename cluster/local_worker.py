@@ -25,20 +25,15 @@ _RAISED, _STORAGE_FAILED, _TOLD = 1, 75, 128 + signal.SIGTERM
 class LocalWorker(threading.Thread):
     """Starts the worker, and starts it again from its last checkpoint if its process has died.
 
-    Use as a context. Of exceptions only those of storage are tried again; the others would come
-    again.
+    It is started again at most `max_restarts` times; −1: without bound. After an exception it is
+    only started again if a store of files has failed, as other exceptions would come again. Use as
+    a context.
     """
 
-    error: BaseException | None = None
-
     def __init__(self, task: WorkerTask, max_restarts: int) -> None:
-        """Prepares the worker.
-
-        Args:
-            task: of the worker.
-            max_restarts: number of deaths after which it is started again; −1: any.
-        """
         super().__init__(name="local-worker", daemon=True)
+        self.error: BaseException | None = None
+        """The exception of the worker, where that ended the run."""
         self.ended = threading.Event()
         self._task, self._max = task, max_restarts
         self._messages: queue.SimpleQueue[messages.Message] = queue.SimpleQueue()
@@ -75,12 +70,13 @@ class LocalWorker(threading.Thread):
         failures = 0
         try:
             while True:
+                self.error = None
                 code = self._run_once()
-                if code in (0, _RAISED) or self._asked:
-                    return
                 told = code == _TOLD
+                if code in (0, _RAISED) or (told and self._asked):
+                    return
                 failures += not told
-                final = self._max == 0 or 0 < self._max < failures
+                final = self._asked or self._max == 0 or 0 < self._max < failures
                 self._messages.put(
                     messages.Failure(
                         rank=0,

@@ -22,23 +22,28 @@ def bind_to_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def start_without_helpers(*, job_api: bool) -> None:
+def start_without_helpers() -> None:
     """Makes a Ray that this process starts leave out the helper processes that nothing uses here.
 
-    The autoscaler's monitor and the log monitor serve clusters, and the dashboard's process would
-    run without its pages. They take three of eight seconds of ray.init() on two cores, 300 MiB and
-    five ports. ray.init() has no argument for them.
-
-    Args:
-        job_api: keep the dashboard, which accepts submitted jobs.
+    The autoscaler's monitor and the log monitor serve clusters. Without include_dashboard, the
+    dashboard's process would run without its pages. ray.init() starts all three whatever its
+    arguments are, which takes two of its five seconds on two cores.
     """
     from ray._private import node
 
     ray_node: Any = node.Node
+    start_api_server = ray_node.start_api_server
+
+    def start_if_included(self: Any, *, include_dashboard: bool, raise_on_failure: bool) -> None:
+        self._webui_url = ""
+        if include_dashboard:
+            start_api_server(
+                self, include_dashboard=include_dashboard, raise_on_failure=raise_on_failure
+            )
+
     ray_node.start_monitor = lambda self: None
     ray_node.start_log_monitor = lambda self: None
-    if not job_api:
-        ray_node.start_api_server = lambda self, **options: setattr(self, "_webui_url", "")
+    ray_node.start_api_server = start_if_included
 
 
 def draining_nodes() -> set[str]:

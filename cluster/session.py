@@ -77,7 +77,7 @@ def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
     from cluster.ray_internals import bind_to_loopback, start_without_helpers
 
     bind_to_loopback()
-    start_without_helpers(job_api=job_api)
+    start_without_helpers()
     for attempt in range(1, _STARTS + 1):
         try:
             context = ray.init(

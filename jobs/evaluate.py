@@ -32,7 +32,7 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluates with Ray, and shows the metrics."""
+    """Evaluates, and shows the metrics."""
     required(config, checkpoint="DIR")
     from ctrdist.log import setup
 

@@ -181,6 +181,14 @@ def differing(checkpoint: str | Path, other: str | Path) -> list[str]:
     ]
 
 
+def assert_same_end(result: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+    """Both runs have seen the same rows and ended with the same weights and metrics."""
+    assert result["rows_seen"] == undisturbed["rows_seen"] > 0
+    assert result["steps"] == undisturbed["steps"]
+    assert result["test"] == undisturbed["test"]
+    assert differing(result["checkpoint"], undisturbed["checkpoint"]) == []
+
+
 def _parsed(line: str) -> dict[str, Any]:
     try:
         return json.loads(line)

@@ -33,10 +33,10 @@ def _train(experiment: Experiment, switches: Mapping[str, bool]) -> dict[str, An
         return show_plan(experiment)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _train_under_torchrun(experiment)
-    return _train_with_ray(experiment)
+    return _train_on_workers(experiment)
 
 
-def _train_with_ray(experiment: Experiment) -> dict[str, Any]:
+def _train_on_workers(experiment: Experiment) -> dict[str, Any]:
     from cluster.launch import launch
     from jobs.console.run import RunConsole, plural
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from cluster.local_worker import LocalWorker
 from cluster.worker_task import WorkerTask
+from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.observe import messages
 from tests.datasets import write_dataset
-from tests.faults import Job, differing
+from tests.faults import Job, assert_same_end
 
 ROWS = 3001
 
@@ -29,14 +32,9 @@ def data(tmp_path_factory) -> str:
 def undisturbed(data, tmp_path_factory) -> dict:
     """The worker of Ray Train."""
     runs = tmp_path_factory.mktemp("runs")
-    return Job(data, runs, "ray", {"workers": 1}, env={"RAY_ADDRESS": "local"}).result()
-
-
-def assert_same_end(result: dict, undisturbed: dict) -> None:
-    assert result["rows_seen"] == undisturbed["rows_seen"] == 2 * ROWS
-    assert result["steps"] == undisturbed["steps"]
-    assert result["test"] == undisturbed["test"]
-    assert differing(result["checkpoint"], undisturbed["checkpoint"]) == []
+    result = Job(data, runs, "ray", {"workers": 1}, env={"RAY_ADDRESS": "local"}).result()
+    assert result["rows_seen"] == 2 * ROWS
+    return result
 
 
 def test_a_killed_worker_is_started_again_and_the_end_is_that_of_ray(data, undisturbed, tmp_path):
@@ -80,6 +78,26 @@ def test_an_exception_is_not_tried_again():
     kinds = [type(message) for message in workers.drain()]
     assert kinds == [messages.Crash], time.monotonic() - started
     assert "unknown" in str(workers.error)
+
+
+@dataclass(frozen=True)
+class StoreFailsOnce(WorkerTask):
+    def run(self, rank: int, device: Any, emit: messages.Emit, stop: StopRequest) -> None:
+        failed = Path(self.arguments["folder"], "failed")
+        if not failed.exists():
+            failed.touch()
+            emit(messages.Crash(rank=0, traceback="the store is away"))
+            raise ConnectionError("the store is away")
+        emit(messages.Done(summary={"steps": 3}))
+
+
+def test_after_a_failure_of_the_store_the_run_ends_well(tmp_path):
+    task = StoreFailsOnce("train", {}, {"folder": str(tmp_path)})
+    with LocalWorker(task, max_restarts=1) as workers:
+        assert workers.ended.wait(60)
+    kinds = [type(message) for message in workers.drain()]
+    assert kinds == [messages.Crash, messages.Failure, messages.Done]
+    assert workers.error is None
 
 
 def worker(job: Job) -> psutil.Process:

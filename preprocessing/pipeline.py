@@ -6,9 +6,9 @@
     write       encodes the rows into the Parquet files of the splits, shuffled if asked for
     report      report.json and report.html
 
-Shards depend on the files and the config alone, and results are merged in
-their order, so the same log gives the same bytes for any number of workers. Every task leaves a
-mark in the work directory: the same command resumes an interrupted run.
+Shards depend on the files and the config alone, and results are merged in their order, so the same
+log gives the same bytes for any number of workers. Every task leaves a mark in the work directory:
+the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from preprocessing.scan.task import (
     scan,
     scan_mark,
 )
-from preprocessing.sources.shards import InputSplit, find_input_splits, versions
+from preprocessing.sources.shards import InputSplit, find_input_splits, text_bytes, versions
 from preprocessing.sources.side_tables import load_side_tables, side_table_versions
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
@@ -57,7 +57,8 @@ from preprocessing.write.task import Part, write_data
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3
 LOCAL_BYTES = 2**28
-"""Largest log that is read without Ray; the start of Ray takes as long as half of it."""
+"""Largest log, as text, that is read without Ray: the start of Ray takes longer than reading it,
+and each task gets its own copy of what tasks share."""
 KEPT_AFTER_S = 60.0
 """Seconds after which the work of a run that ends with a user's error is kept for resuming."""
 
@@ -183,8 +184,8 @@ def _open_pool(checked: Checked, connect: Callable[[], None] | None) -> TaskPool
     """Opens the pool for some input; without `connect` Ray is connected and is to be used."""
     workers = checked.config.workers
     if connect is not None:
-        small = sum(one.bytes for one in checked.inputs) <= LOCAL_BYTES
-        if small and not os.environ.get("RAY_ADDRESS"):
+        size = text_bytes(checked.inputs, checked.config)
+        if size <= LOCAL_BYTES and not os.environ.get("RAY_ADDRESS"):
             from preprocessing.runtime.local_pool import LocalPool
 
             return LocalPool(workers)

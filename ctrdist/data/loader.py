@@ -103,17 +103,17 @@ class Loader:
             batch = next(batches)
             return batch.pin_memory() if self._pinned else batch
 
-        with ThreadPoolExecutor(1, f"loader-{self._split}") as thread:
-            ready: deque[Future[Batch]] = deque()
-            try:
-                for step, end in enumerate(bounds[1:], 1):
-                    while len(ready) <= self._config.prefetch and step + len(ready) < len(bounds):
-                        ready.append(thread.submit(make))
-                    yield int(end), ready.popleft().result()
-            finally:
-                for waiting in ready:
-                    waiting.cancel()
-                thread.submit(batches.close).result()
+        ahead = max(1, self._config.prefetch)
+        thread = ThreadPoolExecutor(1, f"loader-{self._split}")
+        ready: deque[Future[Batch]] = deque()
+        try:
+            for step, end in enumerate(bounds[1:], 1):
+                while len(ready) <= ahead and step + len(ready) < len(bounds):
+                    ready.append(thread.submit(make))
+                yield int(end), ready.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
+            batches.close()
 
     def next_epoch(self) -> None:
         """Begins the following epoch."""

@@ -31,7 +31,8 @@ def gram_matrix(table_VD: Tensor, first_row: int = 0, *, padding: bool = True) -
     width = table_VD.shape[1]
     total_DD = torch.zeros(width, width, dtype=torch.float64, device=table_VD.device)
     for block in table_VD.detach().split(_BLOCK_ROWS):
-        total_DD.addmm_(block.double().T, block.double())
+        rows = block.double()
+        total_DD.addmm_(rows.T, rows)
     return total_DD
 
 

@@ -171,9 +171,8 @@ def plan_tables(
     try:
         plan = planner.plan(model, make_sharders(sharding, optim, device))
     except PlannerError as error:
-        raise ConfigError(
-            f"{shortage()} (Planner: {str(error).strip().splitlines()[0][:200]})"
-        ) from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ConfigError(f"{shortage()} (Planner: {said})") from error
     assert set(tables) == {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
     described = layout(Planned(plan, ()), model, optim, world_size)
     held = map(add, described.bytes_per_rank, described.state_bytes_per_rank)

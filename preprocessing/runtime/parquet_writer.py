@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import pyarrow as pa
@@ -46,6 +46,11 @@ class ParquetWriter:
             self._write_group(pa.concat_tables(self._waiting))
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Closes Arrow's writer after an error; it would do so later, when the file is gone."""
+        with suppress(Exception):  # the first error is the one to report
+            self._writer.close()
+
     def _write_group(self, rows: pa.Table) -> None:
         self._writer.write_table(rows.combine_chunks(), row_group_size=self._size)
         self.row_groups.append(rows.num_rows)
@@ -60,5 +65,7 @@ def new_parquet_file(
         writer = ParquetWriter(file, schema, group_rows, **options)
         try:
             yield writer
-        finally:  # after an error too: otherwise Arrow closes it later, when the file is gone
             writer.close()
+        except BaseException:
+            writer.abandon()
+            raise

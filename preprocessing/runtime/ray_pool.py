@@ -47,7 +47,10 @@ class RayPool:
             except StopIteration:
                 value = ENDED
             except ray.exceptions.RayTaskError as error:
-                value = Failed(error.cause or error, worker_died=False)
+                cause = error.cause or error
+                if cause is not error:
+                    cause.__cause__ = error  # its text has the traceback of the worker
+                value = Failed(cause, worker_died=False)
             except _DIED as error:
                 value = Failed(error, worker_died=True)
             yield generator, value

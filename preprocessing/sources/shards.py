@@ -117,6 +117,13 @@ def find_beside(file: str, config: PreprocessConfig) -> ByteRange:
     return found
 
 
+def text_bytes(inputs: Sequence[InputSplit], config: PreprocessConfig) -> int:
+    """Estimates the size of the inputs and side tables as plain text."""
+    files = [one for split in inputs for one in split.ranges]
+    files += [find_beside(join.file, config) for join in config.joins]
+    return sum((one.end - one.start) * _expansion(one, config) for one in files)
+
+
 def _expand(path: str) -> list[ByteRange]:
     """The files of a path, or of a folder or a glob in the order of their names.
 

@@ -116,11 +116,10 @@ class Output:
             owner = json.loads(self.store.get(MARKER))
             host, pid = owner["host"], int(owner["pid"])
             renewed = float(owner.get("time", 0.0))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-        if time.time() - renewed > _EXPIRY_S:
-            return
-        if host == socket.gethostname() and (pid == os.getpid() or not psutil.pid_exists(pid)):
+            alive = host != socket.gethostname() or (pid != os.getpid() and psutil.pid_exists(pid))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            return  # no lease, or a damaged one
+        if time.time() - renewed > _EXPIRY_S or not alive:
             return
         raise DataError(
             f"--output {self.path}: another run (process {pid} on {host}) is writing there. "

@@ -52,9 +52,9 @@ fix: $(STAMP) ## format, and mend what ruff can mend
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Tests of one file stay together, as they share a Ray session, servers and data sets.
+# Tests of one file stay together, as they share a Ray session, servers and data sets. The order of files is that of tests/conftest.py.
 test: $(STAMP) ## all tests but the slow ones, JOBS=2 files at a time: sixteen minutes on two cores
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests
 	@$(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)

@@ -76,14 +76,21 @@ def train_side_by_side(
                 else:
                     done(name, result)
     except (KeyboardInterrupt, SystemExit):
-        for reference in running:
-            ray.cancel(reference, force=True)
-        ray.wait(list(running), num_returns=len(running), timeout=_CANCEL_SECONDS)
-        for experiment in running.values():
-            end_killed(f"{experiment.runs}/{experiment.run_name}", "interrupted")
+        _cancel(running)
         raise
     ray.kill(mailbox)
     return failed
+
+
+def _cancel(running: Mapping[Any, Experiment]) -> None:
+    """Ends the processes of runs, and records the runs as killed."""
+    import ray
+
+    for reference in running:
+        ray.cancel(reference, force=True)
+    ray.wait(list(running), num_returns=len(running), timeout=_CANCEL_SECONDS)
+    for experiment in running.values():
+        end_killed(f"{experiment.runs}/{experiment.run_name}", "interrupted")
 
 
 def _result_of(reference: Any) -> dict[str, Any]:

@@ -8,8 +8,6 @@ lacks the model, so DCNv2 is put together from its layers.
 python benchmarks/against_fuxictr.py [--rows 100000] [--repeats 3] [--seconds 4]
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import sys

@@ -6,8 +6,6 @@ Beside ctrdist's format: torch.distributed.checkpoint's own files, and plain wri
 many bytes as the floor. The files' pages are dropped from the cache before each load.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

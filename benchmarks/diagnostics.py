@@ -8,8 +8,6 @@ diagnostics over that of steps, at the default settings.
 python benchmarks/diagnostics.py [--data DIR] [--models tf4ctr dlf] [--batch 4096] [--steps 60]
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -7,8 +7,6 @@ many of the other.
 python benchmarks/end_to_end.py [--data DIR] [--workers 1 2] [--steps 200] [--repeats 5]
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -9,8 +9,6 @@ equal those of an undisturbed run bit by bit.
 python benchmarks/faults.py --runs 50
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import sys

@@ -14,8 +14,6 @@ resumes its half-trained runs, so old files are read as well.
 Needs the click logs of CTRDIST_DATA; without that variable, ../shared/data of this repository.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -13,8 +13,6 @@ torchrun --nproc-per-node 2 benchmarks/gpu.py --batch 65536
 python benchmarks/gpu.py --device cpu --rows 1000 --batch 512 --dim 16 --seconds 0.5
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import itertools

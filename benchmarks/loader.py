@@ -6,8 +6,6 @@ decodes columns and does nothing with them: it is the floor of anything that rea
 python benchmarks/loader.py [--data DIR] [--repeats 3] [--batch 4096] [--out FILE.json]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

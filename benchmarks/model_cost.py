@@ -8,8 +8,6 @@ python benchmarks/model_cost.py --data DIR [--presets frappe] [--batch 10000] [-
     [--precision float32] [--compile]
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -12,8 +12,6 @@ Rivals are no dependencies of ours. For each give the interpreter of an environm
 Without --python, this interpreter is asked; what it lacks is skipped.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

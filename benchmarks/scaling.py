@@ -9,8 +9,6 @@ The batches are ready in memory, so that nothing but the step is timed. The case
 python benchmarks/scaling.py [--repeats 3] [--seconds 4]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

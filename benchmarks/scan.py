@@ -6,8 +6,6 @@ seconds of CPU per million rows, and how many times as long as our scan each tak
 python benchmarks/scan.py [--input FILE …] [--rows 1000000] [--repeats 5] [--out FILE.json]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

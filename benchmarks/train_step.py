@@ -12,8 +12,6 @@ own (or two), on as many threads in all; the ways take turns, REPEATS times.
 python benchmarks/train_step.py [--rows 100000] [--threads 2] [--repeats 3] [--seconds 6]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -10,8 +10,6 @@ python benchmarks/vocabulary_merge.py --log [--shards 11] [--max-bytes 268435456
 python benchmarks/vocabulary_merge.py [--columns 26] [--values 200000000] [--seconds 600]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

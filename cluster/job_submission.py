@@ -1,7 +1,5 @@
 """Submits commands to Ray's job API and follows their output."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

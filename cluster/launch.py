@@ -1,7 +1,5 @@
 """Starts the workers of a run, with Ray Train or in a process of its own, and waits for them."""
 
-from __future__ import annotations
-
 import os
 import signal
 from typing import Any

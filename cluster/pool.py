@@ -1,7 +1,5 @@
 """Trains many runs side by side, each in a process of its own."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Written for Ray 2.60; tests/unit/cluster/test_ray_internals.py fails where a later version differs.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Decides whether workers are started again after a failure, and names the failure's reason."""
 
-from __future__ import annotations
-
 import re
 import time
 from typing import Any

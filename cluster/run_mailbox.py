@@ -1,7 +1,5 @@
 """Actor between the driver, Ray Train's controller and the workers of a run."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

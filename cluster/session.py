@@ -1,7 +1,5 @@
 """Starts a Ray on this machine, or joins a running cluster: see :func:`connect`."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

@@ -1,7 +1,5 @@
 """The function that each Ray Train worker runs, and the variables of its process group."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

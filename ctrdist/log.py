@@ -1,7 +1,5 @@
 """Logging of jobs and workers: lines of this project from rank 0, and warnings from all ranks."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -7,8 +7,6 @@ not trained again, and further --seeds or --variants are added to them. The tabl
 of each run are written to RUNS/studies/NAME/. All runs are in the MLflow experiment NAME.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

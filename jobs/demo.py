@@ -6,8 +6,6 @@ is known. The demo needs no network and no account.
 python jobs/demo.py
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

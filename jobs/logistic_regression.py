@@ -6,8 +6,6 @@ is chosen on the valid split.
 python jobs/logistic_regression.py --data data/criteo
 """
 
-from __future__ import annotations
-
 import sys
 import time
 import warnings

@@ -3,8 +3,6 @@
 python jobs/make_log.py --rows 300000 --output demo/raw
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import asdict

@@ -5,8 +5,6 @@ python jobs/train.py --model dlf --config jobs/configs/frappe_dlf.yaml --data DI
 jobs/train_dlf.py and the like are the same job for one model.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -7,8 +7,6 @@ The table and the best settings, as the preset best.yaml, are written to RUNS/st
 the preset with further seeds before you trust it.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path

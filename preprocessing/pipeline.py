@@ -11,8 +11,6 @@ log gives the same bytes for any number of workers. Every task leaves a mark in 
 the same command resumes an interrupted run.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

@@ -1,7 +1,5 @@
 """Writes small preprocessed data sets for tests, with the product's own schema and manifest."""
 
-from __future__ import annotations
-
 import hashlib
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs training jobs as processes, finds their workers, and compares what they leave."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

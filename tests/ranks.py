@@ -3,8 +3,6 @@
 They are forked from a server that has imported TorchRec once.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket

@@ -1,7 +1,5 @@
 """A real S3 server on this machine: rclone, which serves the folders of a folder as buckets."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import subprocess

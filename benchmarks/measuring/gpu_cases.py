@@ -1,7 +1,5 @@
 """The cases of benchmarks/gpu.py: towers, tables and rows that are made for them."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs a command and tells what it and all processes under it took: time, memory, bytes written."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import subprocess

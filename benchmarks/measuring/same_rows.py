@@ -1,7 +1,5 @@
 """Whether two data sets hold the same rows: column by column, in order or in any order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path

@@ -9,8 +9,6 @@ python benchmarks/rivals/arrow_floor.py --part parse --input day_*.tsv
 Needs `pip install pyarrow`; nothing of this repository. The last line on stdout is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -9,8 +9,6 @@ python benchmarks/rivals/pandas_log.py --input day_*.tsv --output DIR
 Needs `pip install pandas pyarrow`; nothing of this repository. The last line on stdout is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

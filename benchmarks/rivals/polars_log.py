@@ -10,8 +10,6 @@ python benchmarks/rivals/polars_log.py --variant memory --input day_*.tsv --outp
 Needs `pip install polars`; nothing of this repository. The last line on stdout is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -10,8 +10,6 @@ Needs `pip install pyspark pyarrow` and Java 17; nothing of this repository. The
 is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

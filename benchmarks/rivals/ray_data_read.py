@@ -9,8 +9,6 @@ python benchmarks/rivals/ray_data_read.py --way data --input day_*.tsv
 Needs `pip install "ray[data]"`. The last line on stdout is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -1,7 +1,5 @@
 """The directory of a checkpoint, local or in an object store."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

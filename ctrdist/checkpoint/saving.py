@@ -7,8 +7,6 @@ the next save or at the end of the run. The names of files contain a token of th
 file of an earlier attempt, or of a process of it that still writes, is taken for a part.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

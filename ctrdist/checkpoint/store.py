@@ -4,8 +4,6 @@ A checkpoint holds the config, the data's schema and the sharding plan, so it ca
 its own. It loads into any number of workers and any plan.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

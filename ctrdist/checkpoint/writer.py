@@ -7,8 +7,6 @@ chunk have a checksum per block, so that a rank that reads some rows of a chunk 
 only the blocks that hold them: see reader.py. docs/checkpoints.md describes the format.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The table of losses, and their settings. Imports no torch, so that `--help` is quick."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 

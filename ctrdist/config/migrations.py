@@ -1,7 +1,5 @@
 """Migrations: brings settings that an older version has saved to the names of today."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -4,8 +4,6 @@ Options may be written with dashes or underscores. An error names the mistake in
 nearest key where one is unknown.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

@@ -1,7 +1,5 @@
 """Settings that are paths. They mean the same in every process, whatever its directory is."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path

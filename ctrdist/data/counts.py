@@ -2,8 +2,6 @@
 
 # V values of a vocabulary, Q levels
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

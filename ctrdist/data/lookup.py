@@ -2,8 +2,6 @@
 
 # N rows
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

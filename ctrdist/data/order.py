@@ -10,8 +10,6 @@ in the same steps, and a run may resume with another number.
 
 # L interleaved streams, W rows of a shuffle buffer
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -2,8 +2,6 @@
 
 # W rows of a buffer
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 

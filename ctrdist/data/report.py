@@ -1,7 +1,5 @@
 """Reads the report that preprocessing writes into a data set, for the record of a run."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -2,8 +2,6 @@
 
 # W rows of a buffer, B rows of a batch, K numeric, C categorical fields
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any

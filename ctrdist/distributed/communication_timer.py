@@ -9,8 +9,6 @@ no hook on it, and TorchRec waits for its collectives there. tests/distributed/t
 fails if waiting goes another way.
 """
 
-from __future__ import annotations
-
 import functools
 import threading
 import time

@@ -1,7 +1,5 @@
 """The process group of a run's workers, and sums and gathers over them."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable

@@ -2,8 +2,6 @@
 
 # n values
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any

@@ -2,8 +2,6 @@
 
 # n rows of a table
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

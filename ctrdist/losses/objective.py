@@ -10,8 +10,6 @@ p = σ(u), its cross entropy is −ln p, and 1 − p = σ(−u). So negative row
 
 # B batch
 
-from __future__ import annotations
-
 import logging
 import math
 from pkgutil import resolve_name

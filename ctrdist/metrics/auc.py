@@ -6,8 +6,6 @@ our own because scikit-learn has neither counts nor users, and takes longer for 
 
 # N rows, G groups of equal scores (of one user), U users
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

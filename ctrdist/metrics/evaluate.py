@@ -2,8 +2,6 @@
 
 # N rows
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

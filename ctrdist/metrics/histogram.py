@@ -2,8 +2,6 @@
 
 # N rows, Q bins of scores (in a calibration table: deciles of the rows), P points of a curve
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

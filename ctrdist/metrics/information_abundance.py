@@ -7,8 +7,6 @@ a table of any length. EᵀE is a sum over rows, so shards compute parts of it.
 
 # V rows of a table or of a part of it, D columns
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

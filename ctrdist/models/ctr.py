@@ -3,8 +3,6 @@
 # B batch, K numeric fields, C categorical fields, F = K + C, D embedding dim,
 # R scores of a pair, L layers
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Protocol
 

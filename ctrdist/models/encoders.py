@@ -3,8 +3,6 @@
 # B batch, F fields, D embedding dim, N = F · D, P pairs, M feature maps, E width of an encoder's
 # output
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 # B batch, N tokens, M tokens after a map, K numeric fields, D embedding dim, H heads, E = D / H,
 # X queries, M keys
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

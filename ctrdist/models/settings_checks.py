@@ -1,7 +1,5 @@
 """Checks that the settings of several models share. Imports no torch, as settings must not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

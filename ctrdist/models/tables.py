@@ -1,7 +1,5 @@
 """Names and storage of embedding tables, shared by models, sharding and optimisers."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Compiles the C files of this folder when they are first used, and loads them."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import logging

@@ -2,8 +2,6 @@
 
 # n columns, W rows
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

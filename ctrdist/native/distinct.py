@@ -5,8 +5,6 @@ In C where there is a compiler; otherwise in NumPy and Python, much slower and i
 
 # n entries: a value of a shard with its hash and its count; d distinct values
 
-from __future__ import annotations
-
 import ctypes
 import weakref
 from dataclasses import dataclass

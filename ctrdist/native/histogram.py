@@ -2,8 +2,6 @@
 
 # n values, G groups of rows, m bins that hold something
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 

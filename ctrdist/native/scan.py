@@ -6,8 +6,6 @@ everything where there is no C compiler; the results are equal.
 
 # n rows of a text, C columns of the file
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """An exponential moving average of a model's weights, which a run evaluates and saves."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

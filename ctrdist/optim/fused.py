@@ -1,7 +1,5 @@
 """Optimisers that FBGEMM fuses into the tables' backward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pkgutil import resolve_name
 from typing import Any

@@ -1,7 +1,5 @@
 """A run's optimisers behind one interface: fused ones for sharded tables, Adam for the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -8,8 +8,6 @@ loads under either kind.
 
 # R rows of a table, D columns, T rows that a step has looked up
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

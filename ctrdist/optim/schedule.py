@@ -1,7 +1,5 @@
 """Learning rates as a pure function of the step, so that a run resumes its schedule exactly."""
 
-from __future__ import annotations
-
 import math
 
 from ctrdist.config.optimizers import ScheduleConfig

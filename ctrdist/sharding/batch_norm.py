@@ -6,8 +6,6 @@ the CPU.
 
 # B rows of this worker, C channels
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

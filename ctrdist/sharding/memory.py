@@ -1,7 +1,5 @@
 """Memory that tables and their optimiser's state need, and advice where there is too little."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from contextlib import suppress

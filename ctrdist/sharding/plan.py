@@ -3,8 +3,6 @@
 TorchRec's planner decides on rank 0, under the constraints of the config.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Repeats the placement of an earlier run, from the plan.json in its checkpoints."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping
 from typing import Any

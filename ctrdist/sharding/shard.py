@@ -1,7 +1,5 @@
 """Distributes a model over the workers: sharded tables, and the rest data-parallel."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """TorchRec's sharders for our tables: kinds, kernels and number formats between workers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

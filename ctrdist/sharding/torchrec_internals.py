@@ -5,8 +5,6 @@ to look them up with other code than FBGEMM's. Checked with torchrec 1.8.0 (torc
 (torch 2.11); tests/unit/sharding/test_torchrec_internals.py fails where a version differs.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any

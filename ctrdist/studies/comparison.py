@@ -1,7 +1,5 @@
 """The statistics and the table of a study: its variants, compared by the seeds of their runs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

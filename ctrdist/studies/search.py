@@ -1,7 +1,5 @@
 """Search files: a preset, the settings that a search draws, and the record of what it searches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Studies: the variants of a preset, the runs that compare them, and the results on disk."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """events.jsonl: everything that a run records, one JSON object per line, only ever appended to."""
 
-from __future__ import annotations
-
 import json
 import math
 import threading

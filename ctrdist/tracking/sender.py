@@ -1,7 +1,5 @@
 """Sends a run to its tracking services: in a thread while it trains, or again after its end."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -1,7 +1,5 @@
 """System metrics, sampled in a thread of their own."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable

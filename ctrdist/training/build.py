@@ -1,7 +1,5 @@
 """Builds a sharded model and its optimisers, and checks that device and checkpoint suit them."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

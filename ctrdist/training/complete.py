@@ -1,7 +1,5 @@
 """Completes and checks an experiment before any worker is started."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 It does not depend on Ray, nor on who started it.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

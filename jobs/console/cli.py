@@ -1,7 +1,5 @@
 """The frame of all jobs: command line, exit codes, missing options and the JSON line."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The command that jobs/train.py and jobs/train_<model>.py share."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

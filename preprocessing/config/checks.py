@@ -1,7 +1,5 @@
 """Checks of the settings of a data set."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from ctrdist.errors import ConfigError

@@ -1,7 +1,5 @@
 """Builds report.json from the profile of a data set."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

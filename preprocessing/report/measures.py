@@ -2,8 +2,6 @@
 
 # m cells or bins, S = 3 splits, B bars, T points
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

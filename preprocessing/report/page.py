@@ -1,7 +1,5 @@
 """Renders report.html from report.json: one file without scripts that loads no other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

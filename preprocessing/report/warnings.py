@@ -1,7 +1,5 @@
 """Warnings of the report: what may spoil a training run, and what to do about it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

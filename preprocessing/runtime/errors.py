@@ -1,7 +1,5 @@
 """Messages of runs that a disk or an object store stopped."""
 
-from __future__ import annotations
-
 import errno
 
 from ctrdist.errors import DataError

@@ -1,7 +1,5 @@
 """Writes the Parquet files of a data set: its rows and its vocabularies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any

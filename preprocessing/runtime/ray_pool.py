@@ -3,8 +3,6 @@
 Ray tasks rather than Ray Data: docs/decisions.md says why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any

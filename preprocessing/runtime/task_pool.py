@@ -1,7 +1,5 @@
 """The interface of the pools that run tasks: processes of this machine, or workers of Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol

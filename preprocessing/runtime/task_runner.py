@@ -1,7 +1,5 @@
 """Runs the tasks of passes in a pool, and runs those again whose worker died."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence

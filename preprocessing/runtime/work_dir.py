@@ -9,8 +9,6 @@ interrupted run resumes by doing the tasks without a mark. docs/work_directory.m
 file.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Derived fields: parts of the timestamp, and crosses of columns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

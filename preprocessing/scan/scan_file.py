@@ -6,8 +6,6 @@ small while a dictionary is, and most numbers of logs are exact in 32 bits: a ro
 bytes that it would in an Arrow file, whose columns have one type throughout.
 """
 
-from __future__ import annotations
-
 import json
 import mmap
 from collections.abc import Callable, Iterator

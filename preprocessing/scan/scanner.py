@@ -2,8 +2,6 @@
 
 # n rows of a block, C columns of the file
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

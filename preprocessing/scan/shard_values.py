@@ -5,8 +5,6 @@ of hash buckets, so that a range of buckets is a range of bytes. At its end lies
 (columns, 257, 2): the entry and the byte of the file at which each bucket begins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Each task yields a :class:`Step` after each block, and its result last. It may b
 moment and run again: it writes the same files.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence

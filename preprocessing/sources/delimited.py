@@ -1,7 +1,5 @@
 """Rows of text whose columns are separated by a character, and the faults of lines."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 from collections import Counter

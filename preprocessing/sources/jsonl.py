@@ -8,8 +8,6 @@ Arrow reads a block where the first lines show the types of all; Python reads th
 same result.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType

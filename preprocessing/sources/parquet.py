@@ -1,7 +1,5 @@
 """Blocks of Parquet files, by whole row groups."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Sequence

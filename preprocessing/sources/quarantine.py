@@ -4,8 +4,6 @@ Only for blocks that were refused: looking at each line costs several times as m
 block without errors.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Tables of raw rows, as files of any format hold them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Reads the blocks of an input split, of any format."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import import_module
 from typing import TypeAlias

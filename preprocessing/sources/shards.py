@@ -1,7 +1,5 @@
 """Finds the raw files, and cuts them into input splits."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import posixpath

@@ -1,7 +1,5 @@
 """Adds the columns of small tables, such as users and films, to the rows that have their keys."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ of them; those of the third order have another mean, so that lower orders lead a
 The other fields are noise, as in real logs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

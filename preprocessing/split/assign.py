@@ -1,7 +1,5 @@
 """Assigns rows to splits by position, file, hash, draw or time: pure functions."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Vocabulary files of a data set: value string, id int32, count int64, in the order of ids."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 
 import numpy as np

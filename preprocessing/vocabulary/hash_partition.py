@@ -1,7 +1,5 @@
 """Hash partition of the vocabularies: the parts of columns that one process merges."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The parent: an earlier data set whose ids and transforms a new one keeps."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 No process holds more than one group of hash buckets, so vocabularies may be of any size.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -7,8 +7,6 @@ The scatter file of a shard holds, for each bucket that has rows of it, an Arrow
 result of the task that writes it says at which byte each bucket begins.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Sequence

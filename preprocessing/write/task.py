@@ -1,7 +1,5 @@
 """The write passes: from rows with local ids to the Parquet files of the splits."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """What import-linter cannot hold: submodules of other packages, completeness, slow imports."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

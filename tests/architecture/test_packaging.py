@@ -1,7 +1,5 @@
 """Package, dependencies and lock belong together, and a CPU machine gets no CUDA package."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil

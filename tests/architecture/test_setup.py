@@ -1,7 +1,5 @@
 """`make setup` decides where torch comes from, and which Python will do, before it fetches much."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """What lies where: folders, sizes of files, and nothing that holds on one machine only."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

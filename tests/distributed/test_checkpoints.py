@@ -1,7 +1,5 @@
 """Checkpoints of several ranks: other world sizes and plans, failures and kills during a save."""
 
-from __future__ import annotations
-
 import os
 import random
 import resource

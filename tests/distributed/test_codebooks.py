@@ -1,7 +1,5 @@
 """Codebooks of pairs over one and two workers train like plain PyTorch in one process."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

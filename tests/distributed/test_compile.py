@@ -1,7 +1,5 @@
 """Compiled towers and deterministic mode."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

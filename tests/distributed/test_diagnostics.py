@@ -1,7 +1,5 @@
 """Diagnostics of real runs: what they measure, that they change nothing, on one worker and two."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evaluation by histograms on several ranks against the exact one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

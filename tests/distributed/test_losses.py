@@ -1,7 +1,5 @@
 """Losses in a run of several workers, for a model of two encoders."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

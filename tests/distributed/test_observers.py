@@ -1,7 +1,5 @@
 """Evaluations that are not finite, and observers that fail, in real runs."""
 
-from __future__ import annotations
-
 import logging
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Micro-batches, scaled losses, half-precision tables and quantised communication."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

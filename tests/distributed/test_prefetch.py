@@ -1,7 +1,5 @@
 """Steps with prefetching equal steps without."""
 
-from __future__ import annotations
-
 import os
 import signal
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The process group: errors of rank 0 reach all ranks, and nothing listens beyond the machine."""
 
-from __future__ import annotations
-
 import psutil
 import pytest
 

@@ -1,7 +1,5 @@
 """A run that is killed and started again equals one that was not."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

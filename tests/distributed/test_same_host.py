@@ -1,7 +1,5 @@
 """Workers of one machine that look up, update and sum through shared memory."""
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import replace

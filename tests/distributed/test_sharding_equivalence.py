@@ -1,7 +1,5 @@
 """Tables sharded over two workers train like the same model in plain PyTorch in one process."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ranks end together: on a signal, or because memory is used up."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

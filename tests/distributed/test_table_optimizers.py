@@ -1,7 +1,5 @@
 """Tables follow one algorithm, rate and schedule, however they are laid over the workers."""
 
-from __future__ import annotations
-
 import signal
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Throughput of steps: counted operations, moved bytes, phases, communication."""
 
-from __future__ import annotations
-
 import copy
 import time
 

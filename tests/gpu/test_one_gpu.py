@@ -1,7 +1,5 @@
 """One GPU computes what a CPU computes: models, optimisers, precisions, prefetch, checkpoints."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

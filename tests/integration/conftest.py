@@ -1,7 +1,5 @@
 """Fixtures of the tests that run against real services."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

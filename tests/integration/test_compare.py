@@ -1,7 +1,5 @@
 """Studies and searches as users run them: real Ray processes, Ray Tune, MLflow and files."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

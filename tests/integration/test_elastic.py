@@ -1,7 +1,5 @@
 """A run on a cluster of several nodes, of which some go and others come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

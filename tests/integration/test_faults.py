@@ -1,7 +1,5 @@
 """Processes of a training job are killed, stopped and told to end, and nothing is lost."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -1,7 +1,5 @@
 """One worker on this machine runs without Ray, with the results and the faults of one with Ray."""
 
-from __future__ import annotations
-
 import signal
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Jobs on one machine open no port to other machines, whatever they start."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import os

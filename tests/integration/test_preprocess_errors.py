@@ -1,7 +1,5 @@
 """Bad input ends with one message that says where and what to change, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

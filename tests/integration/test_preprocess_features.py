@@ -1,7 +1,5 @@
 """Every kind of column, split and order equals a plain count of the rows that went in."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Killed at any moment, and started again, preprocessing leaves what an undisturbed run does."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Data sets of real logs equal an independent count, and the same log gives the same bytes."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """Whatever happens to a file, the whole of preprocessing writes a data set or nothing at all."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Preprocessing from and to a real S3 server that is killed and started again in the middle."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

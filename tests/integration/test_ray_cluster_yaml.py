@@ -1,7 +1,5 @@
 """ray_cluster.yaml is held to the schema of the Ray that is installed, with Ray's own functions."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

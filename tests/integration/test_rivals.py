@@ -3,8 +3,6 @@
 An interpreter that has Polars, which is no dependency: $CTRDIST_RIVALS, or this one.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

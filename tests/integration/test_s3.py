@@ -1,7 +1,5 @@
 """The same jobs with the log and the data set on S3: a real S3 server (rclone) on this machine."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

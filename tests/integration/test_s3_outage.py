@@ -1,7 +1,5 @@
 """Reading goes on when the S3 server is killed and started anew: a real one (rclone), killed."""
 
-from __future__ import annotations
-
 import gzip
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Tracking with the real MLflow: the default store, and a server that hangs, dies, comes back."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """The training and evaluation jobs as users run them: real Ray workers, MLflow and files."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

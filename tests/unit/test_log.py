@@ -1,7 +1,5 @@
 """Logging: who speaks, and that libraries are quiet; in processes of their own, as it is global."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

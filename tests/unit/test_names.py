@@ -1,7 +1,5 @@
 """Fields may have any name: files and torch's modules get a form of it that they can bear."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

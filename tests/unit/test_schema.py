@@ -1,7 +1,5 @@
 """The schema of a data set."""
 
-from __future__ import annotations
-
 import pytest
 
 from ctrdist.errors import DataError

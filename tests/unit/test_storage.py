@@ -1,7 +1,5 @@
 """Files are whole or absent, and names mean what they say: on disk, in memory and on S3."""
 
-from __future__ import annotations
-
 import ast
 import os
 import pickle

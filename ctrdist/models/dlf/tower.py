@@ -8,8 +8,6 @@ released class.
 # B batch, F fields, D embedding dim, N tokens of a layer's input, R rank, M tokens per block,
 # T tokens of a layer's output, I blocks (as queries), J blocks (as keys), H heads, E = D / H
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

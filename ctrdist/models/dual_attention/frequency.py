@@ -8,8 +8,6 @@ of the field's embedding table, on each worker.
 
 # B batch, S rows of the padded lookup, C categorical fields, K numeric fields, N ids
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

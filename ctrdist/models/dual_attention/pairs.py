@@ -4,8 +4,6 @@
 # C columns of a codebook, P pairs of fields that have one id each, M pairs i ≤ j without ids,
 # X = F², R scores of a pair
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

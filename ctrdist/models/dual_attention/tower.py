@@ -17,8 +17,6 @@ A replaces the attention map in a transformer.
 
 # B batch, F fields, D embedding dim, H heads, E = D / H, R = layers · H scores
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -16,8 +16,6 @@ Differences of the paper and its authors' code:
 # B batch, F fields, D embedding dim, S = 2 encoders (simple, complex), X = 2 experts,
 # E width of the simple encoder's output, G of the complex one's, U = E + G, N = F · D
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -6,8 +6,6 @@ at least; a barrier in shared memory takes microseconds.
 
 # W workers, N values
 
-from __future__ import annotations
-
 import logging
 import mmap
 import os

@@ -1,7 +1,5 @@
 """Recognises errors that mean a lack of memory, and words the advice."""
 
-from __future__ import annotations
-
 _SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 ADVICE = (
     "Lower loader.batch_size or the model's sizes, use more --workers on more machines, set "

@@ -1,7 +1,5 @@
 """Aborts a run on a non-finite loss, and keeps the step's rows for inspection."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ends training between two steps, with a checkpoint, when somebody asks for it."""
 
-from __future__ import annotations
-
 import signal
 
 

@@ -6,8 +6,6 @@ ranks count into histograms that are summed: memory does not grow with the rows,
 
 # N rows of the split
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence

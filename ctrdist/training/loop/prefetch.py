@@ -5,8 +5,6 @@ holders of their rows, and compute_and_output_dist does the rest. docs/decisions
 not use TorchRec's TrainPipelineSparseDist.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

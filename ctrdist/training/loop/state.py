@@ -1,7 +1,5 @@
 """The progress of a run: JSON-ready, the same on all ranks, saved with each checkpoint."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum

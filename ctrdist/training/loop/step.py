@@ -1,7 +1,5 @@
 """One step of training: forward, loss, agreement of the workers, backward, optimisers."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The training loop: one epoch, one run, each readable from top to bottom."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

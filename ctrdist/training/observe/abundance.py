@@ -2,8 +2,6 @@
 
 # F fields, V rows of a table, D columns
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

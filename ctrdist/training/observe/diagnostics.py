@@ -7,8 +7,6 @@ after a restart within an epoch, only the steps since then are recorded.
 
 # B rows of this worker, F fields, L layers, C = 6 cells: 2 labels × 3 classes
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

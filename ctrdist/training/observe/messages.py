@@ -3,8 +3,6 @@
 They are plain dataclasses of numbers and texts, so Ray can carry them from one process to another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The observers of every run: one records it in the tracker, one reports its progress."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

@@ -6,8 +6,6 @@ operations and the bytes that lookups and updates of tables must move, divided b
 the floor: no implementation is faster on this machine, unless it overlaps the two.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

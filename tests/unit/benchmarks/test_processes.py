@@ -1,7 +1,5 @@
 """What a command and the processes under it took."""
 
-from __future__ import annotations
-
 import os
 import sys
 

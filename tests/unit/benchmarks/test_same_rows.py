@@ -1,7 +1,5 @@
 """The comparison of two data sets finds what differs, and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

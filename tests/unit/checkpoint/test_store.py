@@ -1,7 +1,5 @@
 """The files of a checkpoint: what is written is what is read, or an error that names the file."""
 
-from __future__ import annotations
-
 import json
 import pickletools
 import resource

@@ -1,7 +1,5 @@
 """Files that are uploaded with a submitted job."""
 
-from __future__ import annotations
-
 import logging
 import zipfile
 

@@ -1,7 +1,5 @@
 """The private parts of Ray that cluster/ray_internals.py uses exist in the installed version."""
 
-from __future__ import annotations
-
 import inspect
 import subprocess
 import sys

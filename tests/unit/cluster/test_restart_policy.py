@@ -1,7 +1,5 @@
 """The failed worker that is reported, and the reason given."""
 
-from __future__ import annotations
-
 from ray.exceptions import ActorDiedError
 
 from cluster.ray_train_internals import WorkerHealthCheckFailedError

@@ -1,7 +1,5 @@
 """Checkpoints of older versions stay readable."""
 
-from __future__ import annotations
-
 import pytest
 
 from ctrdist.config.experiment import experiment_of

@@ -1,7 +1,5 @@
 """What a user's mistake in a config is answered with."""
 
-from __future__ import annotations
-
 import pytest
 
 from ctrdist.config.experiment import experiment_of

@@ -1,7 +1,5 @@
 """Paths of all jobs are absolute, or refused where they would mean another directory."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields, is_dataclass
 

@@ -1,7 +1,5 @@
 """The presets of the training jobs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The loader, on real Parquet files."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import replace
 from itertools import chain

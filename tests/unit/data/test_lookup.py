@@ -1,7 +1,5 @@
 """Rows are found again by their index."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -1,7 +1,5 @@
 """The order of rows, as pure functions."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

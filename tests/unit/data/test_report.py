@@ -1,7 +1,5 @@
 """What a run records of the data set's report; none is no reason not to train."""
 
-from __future__ import annotations
-
 import json
 import logging
 

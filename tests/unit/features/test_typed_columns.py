@@ -1,7 +1,5 @@
 """Raw columns are read as what they are, and refused with the place where they are not."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

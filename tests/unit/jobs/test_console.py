@@ -1,7 +1,5 @@
 """Lines that a person sees."""
 
-from __future__ import annotations
-
 from jobs.console.run import _collapsed
 
 

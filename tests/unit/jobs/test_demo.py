@@ -1,7 +1,5 @@
 """The demo removes nothing that it did not write."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 import pytest

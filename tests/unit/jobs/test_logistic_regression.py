@@ -1,7 +1,5 @@
 """The baseline is measured on the rows on which the models are measured."""
 
-from __future__ import annotations
-
 from jobs.logistic_regression import LogisticConfig, fit
 from tests.datasets import write_dataset
 

@@ -1,7 +1,5 @@
 """Focal loss, R-CE and twin focus against float64 references written with p itself."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

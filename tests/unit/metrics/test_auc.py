@@ -1,7 +1,5 @@
 """AUC against scikit-learn and against the definition."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

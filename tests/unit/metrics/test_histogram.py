@@ -1,7 +1,5 @@
 """The mergeable histogram against the exact metrics."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

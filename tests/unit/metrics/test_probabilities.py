@@ -1,7 +1,5 @@
 """Logloss, normalised entropy, calibration and all together."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The encoders against float64 references with a loop for each field and pair."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

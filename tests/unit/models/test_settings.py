@@ -1,7 +1,5 @@
 """Settings that models refuse, and the messages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Nobody passes a barrier before all have arrived."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import torch

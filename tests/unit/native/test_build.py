@@ -1,7 +1,5 @@
 """C files are compiled with any command in CC, cached where possible; else Python is used."""
 
-from __future__ import annotations
-
 import ctypes
 import shutil
 import tempfile

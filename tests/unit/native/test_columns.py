@@ -1,7 +1,5 @@
 """Permuting columns, in C and in NumPy, equals indexing by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

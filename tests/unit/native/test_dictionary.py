@@ -1,7 +1,5 @@
 """Dictionaries: codes by first appearance, hashes that are the same everywhere, memory freed."""
 
-from __future__ import annotations
-
 import gc
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Counts by group, in C and in NumPy, against counting one by one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

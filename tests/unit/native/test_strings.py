@@ -1,7 +1,5 @@
 """Columns of strings: taken, cut and hashed like Arrow's and pandas' own."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa

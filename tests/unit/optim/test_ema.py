@@ -1,7 +1,5 @@
 """The average of a model's weights, against a reference in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What is refused on which device, and what TorchRec is told."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig

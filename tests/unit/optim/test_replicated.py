@@ -1,7 +1,5 @@
 """Data-parallel tables move as the same algorithm moves sharded ones."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad

@@ -1,7 +1,5 @@
 """Learning rates are the function of the step that the settings describe."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

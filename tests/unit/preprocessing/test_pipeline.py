@@ -1,7 +1,5 @@
 """The paths of a run and the versions of its files, without a run."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Memory for the planner: the machine's, or what a container leaves of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil

@@ -1,7 +1,5 @@
 """The CPU kernel against sums and updates written out in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Plans, replayed plans and what is said when tables do not fit; no process group is needed."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What ctrdist.sharding.torchrec_internals takes from TorchRec's private parts is still there."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.distributed._shard.metadata import ShardMetadata

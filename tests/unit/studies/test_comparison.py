@@ -1,7 +1,5 @@
 """Means and paired differences against SciPy's two-sample form and by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Study files: which runs they ask for, and how they are refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

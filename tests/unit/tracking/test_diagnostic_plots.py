@@ -1,7 +1,5 @@
 """Figures of diagnostics: what they show, and that names do not cover each other."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

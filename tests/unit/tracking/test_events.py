@@ -1,7 +1,5 @@
 """events.jsonl: what is written is read, whatever happens in between."""
 
-from __future__ import annotations
-
 import json
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures: what they show, and that odd input draws too."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The tracker without MLflow, and its parts."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """The checkpoints that a run may resume from, and the loss that it may have then."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """What must hold for DLF whatever its equations are."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The attention that diagnostics show is the one that the tower computes with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

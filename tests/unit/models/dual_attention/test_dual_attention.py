@@ -1,7 +1,5 @@
 """What must hold for DEA-R and the transformer whatever their equations are."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

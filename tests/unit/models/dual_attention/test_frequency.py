@@ -1,7 +1,5 @@
 """φ: from the vocabularies of a data set to a standardised logarithm per row and field."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

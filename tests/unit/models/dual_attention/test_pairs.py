@@ -1,7 +1,5 @@
 """Hashed pairs of ids and what is read from codebooks, against Python integers and loops."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What must hold for TF4CTR whatever its equations are, and the sizes that its authors logged."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Any

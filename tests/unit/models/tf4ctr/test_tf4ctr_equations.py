@@ -1,7 +1,5 @@
 """TF4CTR against a float64 reference, for each selection, fusion and simple encoder."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

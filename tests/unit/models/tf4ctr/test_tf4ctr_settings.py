@@ -1,7 +1,5 @@
 """Settings that TF4CTRConfig refuses, its messages, and the models that its loss accepts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

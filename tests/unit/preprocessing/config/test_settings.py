@@ -1,7 +1,5 @@
 """A data-set YAML that cannot work is refused with what to change; the presets are read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

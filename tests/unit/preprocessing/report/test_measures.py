@@ -1,7 +1,5 @@
 """What is computed from counts equals what scikit-learn and numpy say of the rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score

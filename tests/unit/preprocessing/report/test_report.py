@@ -1,7 +1,5 @@
 """The report warns of what was planted, and its page shows a log's texts as texts."""
 
-from __future__ import annotations
-
 import json
 from html.parser import HTMLParser
 

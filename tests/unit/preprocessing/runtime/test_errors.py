@@ -1,7 +1,5 @@
 """The message of a storage error says what is done, what to do, and how to resume."""
 
-from __future__ import annotations
-
 import errno
 
 import pytest

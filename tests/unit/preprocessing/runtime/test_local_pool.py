@@ -1,7 +1,5 @@
 """Tasks in processes of this machine: values as they come, faults, and nothing after a stop."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

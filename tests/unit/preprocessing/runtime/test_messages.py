@@ -1,7 +1,5 @@
 """Messages are restored from JSON unchanged, arrays and nested classes included."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

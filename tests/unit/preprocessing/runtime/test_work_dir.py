@@ -1,7 +1,5 @@
 """Marks say which tasks are done, on disk and in another store."""
 
-from __future__ import annotations
-
 import fsspec
 import pytest
 

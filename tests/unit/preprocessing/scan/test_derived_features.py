@@ -1,7 +1,5 @@
 """Hours, weekdays and crosses equal those of the standard library and of a plain hash."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The fast scan gives what the slow one gives, or nothing."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from random import Random
 

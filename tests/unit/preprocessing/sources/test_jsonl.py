@@ -1,7 +1,5 @@
 """JSON lines: what members become, whatever else is in the block, and what is refused where."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

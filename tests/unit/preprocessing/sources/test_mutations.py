@@ -1,7 +1,5 @@
 """Whatever happens to a file, it loads, with all its rows, or one message says where and what."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

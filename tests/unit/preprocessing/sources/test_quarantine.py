@@ -1,7 +1,5 @@
 """Bad rows are taken out, with place and reason, and good ones stay whatever is beside them."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which files are found, in which order, in which shards and splits."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

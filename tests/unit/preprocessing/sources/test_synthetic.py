@@ -1,7 +1,5 @@
 """The synthetic log repeats, has the same rows in any files, and tells the truth about itself."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Text logs are read in blocks and ranges without losing a row, and errors name the line."""
 
-from __future__ import annotations
-
 import gzip
 from itertools import pairwise
 from pathlib import Path

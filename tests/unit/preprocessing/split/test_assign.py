@@ -1,7 +1,5 @@
 """Splits by position have the right sizes; splits by hash depend on content and seed alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 

@@ -1,7 +1,5 @@
 """The split plan gives exact shares, and the same split for any cut into shards."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pytest

@@ -1,7 +1,5 @@
 """Counts of numbers in bins: quantiles are within their error, and merges are exact."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

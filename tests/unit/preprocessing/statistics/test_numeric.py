@@ -1,7 +1,5 @@
 """Fitted parameters are those of all training rows, however the rows are cut into blocks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """A profile counts the rows, however they are cut into parts, and JSON restores it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pytest

@@ -1,7 +1,5 @@
 """Vocabularies and ids equal those of a plain count, however shards are grouped and read."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections import Counter

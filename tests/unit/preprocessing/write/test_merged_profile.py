@@ -1,7 +1,5 @@
 """Many profiles are merged by tasks: the driver reads few, however long the log is."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

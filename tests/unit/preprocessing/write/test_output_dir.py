@@ -1,7 +1,5 @@
 """The directory of a data set: checks, lease, row groups and hashes, in a store that is no disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

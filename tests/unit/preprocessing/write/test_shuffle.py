@@ -1,7 +1,5 @@
 """Shuffled rows are those that were scattered, and are gathered with few reads."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Errors that mean a lack of memory, and the message about it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The watchdog ends a process that hangs, with its stacks, and no other."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Progress of a run: which evaluation is the best, why a run ends, and what old checkpoints say."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The records of a run at its start."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

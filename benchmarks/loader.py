@@ -107,8 +107,9 @@ def make_data(folder: Path, rows: int) -> str:
     from cluster.session import connect
     from ctrdist.config.parse import parse
     from preprocessing.config.settings import PreprocessConfig
+    from preprocessing.config.synthetic import LogConfig
     from preprocessing.pipeline import preprocess
-    from preprocessing.sources.synthetic import LogConfig, write_log
+    from preprocessing.sources.synthetic import write_log
 
     write_log(LogConfig(output=str(folder / "log"), rows=rows, files=8, seed=1, overwrite=True))
     inputs = json.dumps(sorted(str(p) for p in (folder / "log").glob("*.tsv")))

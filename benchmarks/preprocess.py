@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring.processes import Usage, measured  # noqa: E402
 from benchmarks.measuring.same_rows import differences  # noqa: E402
-from preprocessing.sources.synthetic import TRUTH, LogConfig, write_log  # noqa: E402
+from preprocessing.config.synthetic import LogConfig  # noqa: E402
+from preprocessing.sources.synthetic import TRUTH, write_log  # noqa: E402
 
 OURS = "ours"
 RIVALS = ROOT / "benchmarks" / "rivals"

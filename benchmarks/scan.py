@@ -24,11 +24,12 @@ import pyarrow.compute as pc  # noqa: E402
 
 from ctrdist.config.parse import parse  # noqa: E402
 from preprocessing.config.settings import PreprocessConfig, SplitConfig  # noqa: E402
+from preprocessing.config.synthetic import LogConfig  # noqa: E402
 from preprocessing.scan.scanner import Scanner  # noqa: E402
 from preprocessing.sources.delimited import DelimitedBlock, parse_lines  # noqa: E402
 from preprocessing.sources.raw_block import TableConfig  # noqa: E402
 from preprocessing.sources.shards import ByteRange  # noqa: E402
-from preprocessing.sources.synthetic import LogConfig, write_log  # noqa: E402
+from preprocessing.sources.synthetic import write_log  # noqa: E402
 from preprocessing.sources.text_blocks import TextBlock, read_text  # noqa: E402
 
 

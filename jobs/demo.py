@@ -85,7 +85,8 @@ def make_log(config: DemoConfig, folder: str) -> float:
     Raises:
         DataError: something else is there, or another log and `overwrite` is off.
     """
-    from preprocessing.sources.synthetic import TRUTH, LogConfig, write_log
+    from preprocessing.config.synthetic import LogConfig
+    from preprocessing.sources.synthetic import TRUTH, write_log
 
     wanted = LogConfig(output=folder, rows=config.rows, seed=config.seed, overwrite=True)
     truth = Path(folder, TRUTH)  # written last

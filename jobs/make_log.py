@@ -12,11 +12,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs.console.cli import call, run
-from preprocessing.sources.synthetic import LogConfig, write_log
+from preprocessing.config.synthetic import LogConfig
 
 
 def main(config: LogConfig) -> dict[str, Any]:
     """Writes the log, and describes it."""
+    from preprocessing.sources.synthetic import write_log
+
     start = time.monotonic()
     truth = write_log(config)
     seconds = time.monotonic() - start

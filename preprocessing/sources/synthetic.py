@@ -8,7 +8,6 @@ of them; those of the third order have another mean, so that lower orders lead a
 The other fields are noise, as in real logs.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.config.parse import to_dict
-from ctrdist.config.paths import IS_PATH
-from ctrdist.errors import ConfigError, DataError
+from ctrdist.errors import DataError
 from ctrdist.metrics.auc import auc_of_counts
+from preprocessing.config.synthetic import LogConfig
 
 CARDINALITIES = (
     *(20, 400, 6000, 5000, 12, 16, 3000, 30, 3, 4000, 2000, 6000, 1500),
@@ -53,29 +52,6 @@ CHUNK_ROWS = 2**18
 TEST_FRACTION = 0.2
 """Share of the last rows, for which the best reachable AUC is computed."""
 TRUTH = "truth.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """A log to write."""
-
-    output: str = dataclasses.field(default="", metadata=IS_PATH)
-    """Local directory for day_0.tsv, day_1.tsv, … and truth.json."""
-    rows: int = 300_000
-    """Rows of all files."""
-    files: int = 4
-    """Files over which they are spread evenly; the rows do not depend on it."""
-    seed: int = 2024
-    """Seed of effects and rows."""
-    overwrite: bool = False
-    """true: an existing log may be replaced."""
-
-    def __post_init__(self) -> None:
-        if self.files < 1 or self.rows < max(100, self.files):
-            raise ConfigError(
-                f"rows {self.rows}, files {self.files}: give at least 100 rows and 1 file, "
-                "and no more files than rows."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

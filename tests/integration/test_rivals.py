@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.measuring.same_rows import differences
-from preprocessing.sources.synthetic import LogConfig, write_log
+from preprocessing.config.synthetic import LogConfig
+from preprocessing.sources.synthetic import write_log
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 30_000

@@ -15,7 +15,7 @@ from jobs.evaluate import EvaluateConfig
 from jobs.logistic_regression import LogisticConfig
 from jobs.tune import TuneConfig
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.sources.synthetic import LogConfig
+from preprocessing.config.synthetic import LogConfig
 
 DLF = experiment_of("dlf", config_class("dlf"))
 COLUMNS = ["--columns", "[{name: a, role: label}, {name: b}]", "--name", "x"]

@@ -7,8 +7,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ctrdist.errors import DataError
+from preprocessing.config.synthetic import LogConfig
 from preprocessing.sources import synthetic
-from preprocessing.sources.synthetic import LogConfig, weighted_auc, write_log
+from preprocessing.sources.synthetic import weighted_auc, write_log
 
 
 def lines(folder) -> list[str]:

@@ -11,7 +11,7 @@ from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError, UserError
 from ctrdist.models.registry import read_experiment
 from ctrdist.tracking import end_killed
-from ctrdist.training.observe.messages import Emit, Message, OfRun, RunFailed
+from ctrdist.training.observe.messages import Emit, Logged, Message, OfRun, RunFailed
 
 _POLL_SECONDS = 0.5
 _CANCEL_SECONDS = 10.0
@@ -104,15 +104,16 @@ def _result_of(reference: Any) -> dict[str, Any]:
 def _train(values: Mapping[str, Any], mailbox: Any, threads: int) -> dict[str, Any]:
     """Trains one run. Returns errors, because Ray would start the run again if they were raised."""
     from ctrdist.distributed.process_group import join_world, leave_world
-    from ctrdist.log import setup
+    from ctrdist.log import forward, setup
+
+    def emit(message: Message) -> None:
+        mailbox.push.remote(OfRun(run=values["run_name"], message=message))
 
     setup(0)
+    forward(0, lambda line: emit(Logged(text=line)))
     from ctrdist.training.run import train
 
     experiment = read_experiment(values, "experiment")
-
-    def emit(message: Message) -> None:
-        mailbox.push.remote(OfRun(run=experiment.run_name, message=message))
 
     try:
         summary = train(experiment, join_world(), emit, threads=threads)

@@ -54,9 +54,10 @@ class WorkerTask:
             stop: ends training after a step.
         """
         from ctrdist.distributed.process_group import join_world, leave_world
-        from ctrdist.log import setup
+        from ctrdist.log import forward, setup
 
         setup(rank)
+        forward(rank, lambda line: emit(messages.Logged(text=line)))
         from ctrdist.training import run  # after setup, because these imports log
 
         try:

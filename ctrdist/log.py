@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 
 OURS = ("ctrdist", "cluster", "preprocessing", "jobs", "__main__", "__mp_main__")
 """Loggers and modules of this project, which are never filtered."""
@@ -69,6 +70,21 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         return sys.stderr
 
 
+class _Forwarder(logging.Handler):
+    """Passes each line to a function, or to stderr where the function fails."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        try:
+            self._take(text)
+        except Exception:
+            sys.stderr.write(f"{text}\n")
+
+
 def setup(rank: int, level: int = logging.INFO) -> None:
     """Sets up logging of this process. Call it before torchrec, ray or mlflow are imported.
 
@@ -96,6 +112,15 @@ def setup(rank: int, level: int = logging.INFO) -> None:
         warnings.filterwarnings("ignore", category=category, module=not_ours)
     for start in _NOISE_WARNINGS:
         warnings.filterwarnings("ignore", message=start)
+
+
+def forward(rank: int, take: Callable[[str], None]) -> None:
+    """Passes this project's lines to a function in place of stderr, which Ray's workers hide."""
+    handler = _Forwarder(take)
+    handler.setFormatter(_Formatter(rank))
+    for name in OURS:
+        logger = logging.getLogger(name)
+        logger.handlers[:], logger.propagate = [handler], False
 
 
 def quiet_environment() -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.log import quiet_environment
+from ctrdist.tracking.address import tracking_store, without_credentials
 from ctrdist.tracking.events import EVENTS_NAME, Artifact, DatasetUse, Event, Finish, read_events
 
 log = logging.getLogger(__name__)
@@ -87,20 +88,6 @@ class MlflowState:
         self.run_id, self.delivered, self.skipped = None, 0, []
 
 
-def without_credentials(uri: str) -> str:
-    """The URI without user and password, for logs and files."""
-    return re.sub(r"(://)[^/@]*@", r"\1", uri)
-
-
-def tracking_store(runs_dir: Path) -> tuple[str, str | None]:
-    """MLflow's URI and its artifacts: MLFLOW_TRACKING_URI, else SQLite and a folder in runs_dir."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri:
-        return uri, None
-    runs_dir = runs_dir.resolve()
-    return f"sqlite:///{runs_dir / 'mlflow.db'}", (runs_dir / "mlartifacts").as_uri()
-
-
 class MlflowWriter:
     """Sends the events that MLflow lacks: see :data:`ctrdist.tracking.sender.SERVICES`."""
 
@@ -144,12 +131,15 @@ class MlflowWriter:
         return cls(run_dir, state, uri)
 
     @classmethod
-    def reopen(cls, run_dir: Path) -> MlflowWriter | None:
-        """The writer of a run that was recorded with MLflow before; None if it was not."""
+    def reopen(cls, run_dir: Path, address: str = "") -> MlflowWriter | None:
+        """The writer of a run that was recorded with MLflow before; None if it was not.
+
+        The address replaces MLFLOW_TRACKING_URI, which replaces that of the run.
+        """
         state = MlflowState.load(run_dir)
         if state is None:
             return None
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or state.tracking_uri
+        uri = address or os.environ.get("MLFLOW_TRACKING_URI") or state.tracking_uri
         state.move_to(uri, None)
         return cls(run_dir, state, uri)
 

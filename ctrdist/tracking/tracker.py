@@ -52,7 +52,7 @@ class RunTracker:
 
     No method waits for a server but `finish` and `run_id`. A service that is slow, away or broken
     costs one warning and nothing else. It gets what it missed when it answers again, when the run
-    is started again, or by :func:`ctrdist.tracking.replay`.
+    is started again, or by :func:`ctrdist.tracking.replay`, which jobs/replay.py calls.
     """
 
     def __init__(
@@ -91,10 +91,12 @@ class RunTracker:
             str(self._run_dir),
         )
         self._finished = False
+        self.undelivered: list[str] = []
+        """Services that have not got all of the run, once it is finished."""
         for name, service in SERVICES.items():
             writer = service.open(self._run_dir, Path(runs_dir), run_name, config)
             if writer is not None:
-                self._senders.append(Sender(name, writer, retry_seconds))
+                self._senders.append(Sender(name, writer, self._run_dir, retry_seconds))
 
     def start(
         self,
@@ -184,14 +186,7 @@ class RunTracker:
         self._log.record(Finish(status=status, summary=summary or {}))
         for sender in self._senders:
             if sender.is_alive() and not sender.close():
-                log.warning(
-                    "%s at %s has not got all of this run. %s has; send it later with "
-                    "ctrdist.tracking.replay(%r).",
-                    sender.service,
-                    sender.writer.address,
-                    self._log.path,
-                    str(self._run_dir),
-                )
+                self.undelivered.append(sender.service)
         self._log.close()
 
 

@@ -1,5 +1,6 @@
 """Completes and checks an experiment before any worker is started."""
 
+import os
 import time
 from dataclasses import replace
 
@@ -27,8 +28,12 @@ def complete(experiment: Experiment) -> Experiment:
         raise ConfigError(
             f"--run-name {name}: a plain name without '/' that does not begin with '.'."
         )
-    from ctrdist.data.manifest import open_dataset  # here, because it imports Arrow
+    # here, because their imports take time that --help must not wait for
+    from ctrdist.data.manifest import open_dataset
+    from ctrdist.tracking.address import check_address
 
+    if experiment.tracking.mlflow:
+        check_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
     data = open_dataset(experiment.data).schema.name
     started = time.strftime("%Y%m%d-%H%M%S")
     return replace(experiment, run_name=name or f"{experiment.model_name}-{data}-{started}")

@@ -66,6 +66,8 @@ class RunConsole:
                 self._on_step(message)
             case messages.Evaluation(split="valid"):
                 self._on_evaluation(message)
+            case messages.Logged():
+                self.note(message.text)
             case messages.Hang():
                 self._on_hang(message)
             case messages.Restart():
@@ -135,6 +137,8 @@ class RunConsole:
 
     def show_results(self, result: dict[str, Any]) -> None:
         """Prints the metrics, where everything is, and what to do next."""
+        from ctrdist.tracking.sender import replay_command  # slow to import
+
         uri = result.get("tracking_uri") or ""
         local = uri.startswith("sqlite")
         title = f"{result['run_name']}, best of {plural(result['epochs'], 'epoch')}"
@@ -147,6 +151,10 @@ class RunConsole:
             f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
             f"checkpoint {result['checkpoint']}",
             f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
+            *(
+                f"{service} has not got all of this run: {replay_command(result['run_dir'])}"
+                for service in result.get("undelivered", ())
+            ),
         ]
         say(Console(), "\n".join(lines))
 

@@ -78,6 +78,8 @@ class StudyConsole(_RunsConsole):
         match message:
             case messages.OfRun(run=name, message=messages.Step(epoch=epoch, epochs=epochs)):
                 self._state[name] = f"{name} epoch {epoch + 1}/{epochs}"
+            case messages.OfRun(run=name, message=messages.Logged(text=text)):
+                say(self._console, f"{name}: {text}")
             case messages.OfRun(run=name, message=messages.RunFailed(text=text)):
                 self._state.pop(name, None)
                 say(self._console, f"{name} failed: {text}")

@@ -3,14 +3,15 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +22,15 @@ from ctrdist.errors import ConfigError
 from ctrdist.tracking import DatasetUse, RunTracker, replay
 from ctrdist.tracking.events import EVENTS_NAME, read_events
 from ctrdist.tracking.mlflow_writer import STATE_NAME, MlflowState
+from tests.datasets import write_dataset
+from tests.faults import Job
+from tests.mlflow_server import Server, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_CALL = 1.0
 """Seconds. A call that waits for a hanging server takes 2; a busy machine holds it up less."""
 
 pytest.importorskip("mlflow")
-
-
-class Server:
-    """`mlflow server` on a free port of the loopback interface."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        arguments = [
-            *("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-        ]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments],
-            start_new_session=True,  # its own process group: it starts processes itself
-            cwd=self.folder,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # starts faster
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "server.log").open("ab"),
-        )
-        wait_until(self._answers, 90)
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, number)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def _answers(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +62,6 @@ def server(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     yield made
     made.kill()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 def client(uri: str) -> Any:
@@ -275,16 +226,46 @@ def test_a_server_that_hangs_and_dies_does_not_hold_up_training(tmp_path, server
 
 
 @pytest.mark.slow
+def test_ray_workers_without_a_server_warn_once_and_the_named_command_delivers(
+    tmp_path, server, monkeypatch
+):
+    write_dataset(tmp_path / "data", {"train": 300, "valid": 100, "test": 100})
+    settings = {"workers": 2, "tracking.mlflow": True, "train.epochs": 1}
+    run = Job(str(tmp_path / "data"), tmp_path / "runs", "run", settings)
+    assert run.result()["undelivered"] == ["MLflow"]
+    (warning,) = [line for line in run.err.splitlines() if "WARNING" in line]
+    assert f"MLflow at {server.uri} fails: no connection" in warning
+    command = f"python jobs/replay.py --run {run.run_dir}"
+    assert f"`{command}`" in warning and f"MLflow has not got all of this run: {command}" in run.out
+
+    def replayed(*options: str) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, *shlex.split(command)[1:], *options]
+        return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    nobody = replayed()
+    assert nobody.returncode == 2 and "Traceback" not in nobody.stderr
+    assert f"{server.uri} fails: no connection. Start it, or set MLFLOW" in nobody.stderr
+    bad = replayed("--tracking_uri", "localhost:5000")
+    assert bad.returncode == 2 and "--tracking_uri localhost:5000 has no scheme" in bad.stderr
+    server.start()
+    done = replayed("--json")
+    assert done.returncode == 0, done.stderr
+    run_id = json.loads(done.stdout.splitlines()[-1])["sent"]["run"]
+    assert steps_of(server.uri, run_id) == recorded_steps(run.run_dir)
+
+
+@pytest.mark.slow
 def test_a_server_that_is_never_there_is_warned_of_and_served_by_replay(tmp_path, server, caplog):
     tracker = tracker_in(tmp_path)
     times = [timed(tracker.start, {"a": 1}, {}, {"config.yaml": "a: 1\n"})]
     times += [timed(tracker.log_metrics, {"train/loss": 0.5}, step) for step in range(300)]
     assert tracker.run_id.startswith("local-")  # once it is known that nobody answers
     time.sleep(2.5)  # for some more attempts
-    assert len([r for r in caplog.records if "fails" in r.getMessage()]) == 1
     assert timed(tracker.finish, "FINISHED", {"test": {"auc": 0.7}}) < 16
     assert max(times) < SLOW_CALL
-    assert "replay" in caplog.records[-1].getMessage()
+    (warning,) = caplog.records
+    assert "fails" in warning.getMessage() and "jobs/replay.py" in warning.getMessage()
+    assert tracker.undelivered == ["MLflow"]
     run_dir = tmp_path / "runs" / "run"
     assert recorded_steps(run_dir) == list(range(300))
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
@@ -346,7 +327,37 @@ def test_what_fails_for_a_moment_is_sent_again(tmp_path, default_store, monkeypa
     assert not caplog.records
 
 
-def test_a_deleted_experiment_is_reported_with_the_remedy(tmp_path, default_store):
+class _Refusing(BaseHTTPRequestHandler):
+    """A proxy in front of MLflow that wants credentials."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="mlflow"')
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_missing_credentials_are_one_warning_that_names_them(tmp_path, monkeypatch, caplog):
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        uri = f"http://user:secret@127.0.0.1:{proxy.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker = tracker_in(tmp_path)
+        tracker.start({})
+        tracker.finish("FINISHED")
+        with pytest.raises(ConfigError, match=r"\(HTTP 401\); give MLFLOW_TRACKING_USERNAME"):
+            replay(str(tmp_path / "runs" / "run"))
+        proxy.shutdown()
+    (warning,) = caplog.messages
+    assert "refuses the credentials (HTTP 401); give MLFLOW_TRACKING_USERNAME" in warning
+    assert "`python jobs/replay.py --run " in warning and "secret" not in warning
+
+
+def test_a_deleted_experiment_is_reported_with_the_remedy(tmp_path, default_store, caplog):
     from mlflow import MlflowClient
 
     tracker = tracker_in(tmp_path)
@@ -363,6 +374,12 @@ def test_a_deleted_experiment_is_reported_with_the_remedy(tmp_path, default_stor
         ConfigError, match=f"mlflow experiments restore --experiment-id {experiment}"
     ):
         replay(str(tmp_path / "runs" / "run"))
+    tracker = tracker_in(tmp_path)
+    tracker.start({})
+    tracker.finish("FINISHED")
+    (warning,) = caplog.messages
+    assert f"restore --experiment-id {experiment}`. " in warning
+    assert f"`python jobs/replay.py --run {tmp_path}/runs/run`" in warning
 
 
 def test_a_run_that_the_server_lost_is_made_again(tmp_path, default_store):

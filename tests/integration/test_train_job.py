@@ -224,6 +224,14 @@ def test_bad_settings_end_with_one_message_and_code_2(data, tmp_path, arguments,
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_tracking_address_without_a_scheme_is_refused_before_anything_starts(data, tmp_path):
+    arguments = ["--data", data, "--runs", str(tmp_path / "runs")]
+    done = job("train_dlf", *arguments, env={"MLFLOW_TRACKING_URI": "localhost:5000"})
+    assert done.returncode == 2 and not (tmp_path / "runs").exists()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: MLFLOW_TRACKING_URI=localhost:5000 has no scheme. Give http://")
+
+
 def test_evaluating_nothing_is_refused(tmp_path):
     done = job("evaluate", "--checkpoint", str(tmp_path))
     assert done.returncode == 2 and "has no whole checkpoint" in done.stderr

@@ -104,6 +104,13 @@ class Crash(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Logged(Message):
+    """A worker has logged a line, such as a warning."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hang(Message):
     """The watchdog of a worker is about to end it."""
 

@@ -105,6 +105,7 @@ class Tracking(Observer):
         self._tracker.finish("FINISHED", summary)
         summary["run_id"] = self._tracker.run_id
         summary["tracking_uri"] = self._tracker.tracking_uri
+        summary["undelivered"] = self._tracker.undelivered
 
     def on_failure(self, error: BaseException) -> None:
         """Closes the tracked run as killed or failed."""

@@ -19,12 +19,11 @@ from ctrdist.tracking import (
     end_killed,
     replay,
 )
+from ctrdist.tracking.address import check_address, tracking_store, without_credentials
 from ctrdist.tracking.events import EVENTS_NAME, Event, read_events
 from ctrdist.tracking.mlflow_writer import (
     STATE_NAME,
     MlflowState,
-    tracking_store,
-    without_credentials,
 )
 from ctrdist.tracking.plots import roc_figure
 from ctrdist.tracking.system import SystemSampler
@@ -166,6 +165,19 @@ def test_the_default_store_lies_in_the_runs_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@host:5000/x")
     assert tracking_store(Path("runs")) == ("http://u:p@host:5000/x", None)
     assert without_credentials("http://u:p@host:5000/x") == "http://host:5000/x"
+
+
+@pytest.mark.parametrize(
+    "uri", ["localhost:5000", "tracking.example.com", "mlruns", "10.0.0.5:80/x"]
+)
+def test_an_address_without_a_scheme_is_refused_with_the_remedy(uri):
+    with pytest.raises(ConfigError) as refused:
+        check_address(f"user:secret@{uri}")
+    assert f"MLFLOW_TRACKING_URI={uri} has no scheme. Give http://{uri} or" in str(refused.value)
+    for scheme in ("http://", "https://user:secret@", "sqlite:///", "file:///", "postgresql+x://"):
+        check_address(scheme + uri)
+    for other in ("", "/shared/mlruns", "databricks"):
+        check_address(other)
 
 
 def test_another_store_gets_everything_from_the_beginning(tmp_path):

@@ -1,5 +1,6 @@
 """Trains many runs side by side, each in a process of its own."""
 
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -61,7 +62,7 @@ def train_side_by_side(
         while waiting or running:
             while waiting and len(running) < (parallel or len(runs)):
                 experiment = waiting.pop(0)
-                running[train.remote(to_dict(experiment), mailbox, cores)] = experiment
+                running[train.remote(to_dict(experiment), mailbox, cores, sys.argv)] = experiment
             ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             for message in ray.get(mailbox.drain.remote()):
                 show(message)
@@ -101,7 +102,9 @@ def _result_of(reference: Any) -> dict[str, Any]:
         return {"error": " ".join(str(error).split())[-400:]}
 
 
-def _train(values: Mapping[str, Any], mailbox: Any, threads: int) -> dict[str, Any]:
+def _train(
+    values: Mapping[str, Any], mailbox: Any, threads: int, command: list[str]
+) -> dict[str, Any]:
     """Trains one run. Returns errors, because Ray would start the run again if they were raised."""
     from ctrdist.distributed.process_group import join_world, leave_world
     from ctrdist.log import forward, setup
@@ -109,6 +112,7 @@ def _train(values: Mapping[str, Any], mailbox: Any, threads: int) -> dict[str, A
     def emit(message: Message) -> None:
         mailbox.push.remote(OfRun(run=values["run_name"], message=message))
 
+    sys.argv = command
     setup(0)
     forward(0, lambda line: emit(Logged(text=line)))
     from ctrdist.training.run import train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def search(
     connect()
     _TrialReporter.show = staticmethod(show)
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, base=to_dict(experiment), threads=cores),
+        tune.with_parameters(_trial, base=to_dict(experiment), threads=cores, command=sys.argv),
         {"cpu": cores, "gpu": int(ray.cluster_resources().get("GPU", 0) > 0)},
     )
     if tune.Tuner.can_restore(directory):
@@ -171,11 +172,14 @@ class _TrialReporter(tune.Callback):
         type(self).show(Trial.of(run, trial.config, trial.last_result, error))
 
 
-def _trial(settings: dict[str, Any], base: dict[str, Any], threads: int) -> None:
+def _trial(
+    settings: dict[str, Any], base: dict[str, Any], threads: int, command: list[str]
+) -> None:
     """Runs one trial in a process of its own; after a fault its run resumes from a checkpoint."""
     from ctrdist.distributed.process_group import join_world, leave_world
     from ctrdist.log import setup
 
+    sys.argv = command
     setup(0)
     from ctrdist.training.loop.state import monitored
     from ctrdist.training.observe.messages import Evaluation, Message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ class WorkerTask:
     """Values of the experiment."""
     arguments: dict[str, Any]
     """Further arguments of an evaluation."""
-    threads: int = 0
+    threads: int
     """Threads of each worker; 0: an equal share of the machine's cores."""
+    command: tuple[str, ...]
+    """The job's sys.argv. That of Ray's workers names a file of Ray's."""
 
     @staticmethod
     def of(kind: str, experiment: Experiment, arguments: dict[str, Any]) -> WorkerTask:
@@ -38,9 +41,8 @@ class WorkerTask:
         The variable is read here, as Ray sets it to 1 in its workers.
         """
         threads = os.environ.get("OMP_NUM_THREADS", "")
-        return WorkerTask(
-            kind, to_dict(experiment), arguments, int(threads) if threads.isdecimal() else 0
-        )
+        number = int(threads) if threads.isdecimal() else 0
+        return WorkerTask(kind, to_dict(experiment), arguments, number, tuple(sys.argv))
 
     def run(
         self, rank: int, device: torch.device | None, emit: messages.Emit, stop: StopRequest
@@ -56,6 +58,7 @@ class WorkerTask:
         from ctrdist.distributed.process_group import join_world, leave_world
         from ctrdist.log import forward, setup
 
+        sys.argv = list(self.command)
         setup(rank)
         forward(rank, lambda line: emit(messages.Logged(text=line)))
         from ctrdist.training import run  # after setup, because these imports log

@@ -121,6 +121,7 @@ def show(result: dict[str, Any]) -> None:
         f"took {result['seconds']:.0f} s. The run is in {trained['run_dir']}",
         "next: look at it in MLflow,",
         f"  .venv/bin/mlflow ui --backend-store-uri {trained['tracking_uri']}",
+        f"  then open {trained['mlflow_page']}",
         "then train on logs of your own: README.md, or",
         "  .venv/bin/python jobs/preprocess.py --help",
     ]

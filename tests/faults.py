@@ -108,7 +108,7 @@ class Job:
         steps = [
             event["step"]
             for event in map(_parsed, lines)
-            if event.get("kind") == "metrics" and "train/loss" in event["values"]
+            if event.get("kind") == "metrics" and "training/loss" in event["values"]
         ]
         return steps[-1] if steps else 0
 

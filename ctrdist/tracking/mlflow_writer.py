@@ -21,6 +21,7 @@ from ctrdist.config.experiment import TrackingConfig
 from ctrdist.log import quiet_environment
 from ctrdist.tracking.address import tracking_store, without_credentials
 from ctrdist.tracking.events import EVENTS_NAME, Artifact, DatasetUse, Event, Finish, read_events
+from ctrdist.tracking.mlflow_page import experiment_tags, runs_page
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class MlflowWriter:
         self._events = run_dir / EVENTS_NAME
         self._run_dir, self._state, self._tracking_uri = run_dir, state, tracking_uri
         self._client: Any = None
+        self._experiment_id = ""
         self._run_checked = False
 
     @classmethod
@@ -147,6 +149,11 @@ class MlflowWriter:
     def run_id(self) -> str | None:
         """MLflow's id of the run, once it has one."""
         return self._state.run_id
+
+    @property
+    def page(self) -> str:
+        """Address of MLflow's list of the runs; empty before MLflow has answered."""
+        return runs_page(self.address, self._experiment_id) if self._experiment_id else ""
 
     @property
     def pending(self) -> bool:
@@ -277,9 +284,8 @@ class MlflowWriter:
         tags = [self._entities.InputTag("mlflow.data.context", "training")]
         entry = self._entities.DatasetInput(dataset=dataset, tags=tags)
         self._client.log_inputs(self._state.run_id, [entry])
-        rows = {f"data.rows.{split}": count for split, count in used.rows.items()}
-        facts = {"name": used.name, "path": used.path, "fingerprint": used.fingerprint}
-        self._send_tags({**{f"data.{name}": value for name, value in facts.items()}, **rows})
+        facts = {"data.path": used.path, "data.fingerprint": used.fingerprint}
+        self._send_tags({"data": used.name, **facts})
 
     def _ensure_run(self) -> None:
         if self._client is None:
@@ -304,15 +310,16 @@ class MlflowWriter:
         from mlflow import MlflowException
 
         try:
-            self._client.get_run(self._state.run_id)
+            run = self._client.get_run(self._state.run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+        self._experiment_id = run.info.experiment_id
         return True
 
     def _find_or_create_run(self) -> None:
-        experiment_id = self._experiment()
+        self._experiment_id = experiment_id = self._experiment()
         # An earlier request may have created the run although its answer was lost.
         found = self._client.search_runs(
             [experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{self._state.key}'", max_results=1
@@ -339,8 +346,7 @@ class MlflowWriter:
                 return self._client.create_experiment(
                     self._state.experiment,
                     artifact_location=self._state.artifact_location,
-                    # Makes the UI open with training runs, not with its pages for language models.
-                    tags={"mlflow.experimentKind": "custom_model_development"},
+                    tags=experiment_tags(),
                 )
             except MlflowException:  # Another run may have created it in the meantime.
                 known = self._client.get_experiment_by_name(self._state.experiment)
@@ -351,6 +357,10 @@ class MlflowWriter:
                 f"the MLflow experiment {self._state.experiment} is deleted; restore it with "
                 f"`mlflow experiments restore --experiment-id {known.experiment_id}`"
             )
+        with suppress(MlflowException):  # It is somebody else's experiment.
+            for key, value in experiment_tags().items():
+                if key not in known.tags:
+                    self._client.set_experiment_tag(known.experiment_id, key, value)
         return known.experiment_id
 
 

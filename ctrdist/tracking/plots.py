@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9782d", "#3c8d5a", "#8a8a8a", "#b3322b"
 _LINES = (BLUE, ORANGE, GREEN, RED, "#7a5aa6", "#8c6d46", "#c65d9c", "#4aa5b5")
 _DASHES = ("-", "--", ":", "-.")
-_SPLITS = {"valid": BLUE, "train": ORANGE, "test": GREEN}
+_PANELS = {"training/epoch_loss": "loss", "logloss": "loss", "auc": "AUC"}
+"""Metric → the label of its axis in the learning curves."""
 _CLASSES = {"well_classified": GREEN, "poorly_classified": "#e8c468", "misclassified": RED}
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -113,24 +114,23 @@ def _limits(*values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
     return 0.0, min(1.0, max(1.08 * top, 0.05))
 
 
-def learning_curves_figure(epochs: Sequence[Mapping[str, float]], title: str) -> Figure:
-    """Draws the metrics of each epoch, first to last; a metric may be missing in some.
+def learning_curves_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Figure:
+    """Draws metrics over epochs; the history has the metric → epoch → value.
 
     There is one panel per kind of metric: both losses share one.
     """
     panels: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for epoch in epochs for name in epoch):
-        last = name.rpartition("/")[2]
-        kind = {"logloss": "loss", "auc": "AUC", "gauc": "gAUC"}.get(last, last)
-        panels.setdefault(kind, []).append(name)
+    for name in history:
+        panels.setdefault(_PANELS.get(name, name), []).append(name)
     number = max(1, len(panels))
     figure, (row,) = new_figure(4.6 * number, 3.8, columns=number)
     for axes, (kind, names) in zip(row, panels.items(), strict=False):
         for name in names:
-            colour = _SPLITS.get(name.partition("/")[0], GREY)
-            points = [(i, e[name]) for i, e in enumerate(epochs, start=1) if name in e]
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, lw=1.8, ms=4, label=name)
-            if name.startswith("valid") and kind in ("AUC", "gAUC", "loss"):
+            train = name.startswith("training/")
+            colour, split = (ORANGE, "train") if train else (BLUE, "valid")
+            points = list(history[name].items())
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, lw=1.8, ms=4, label=split)
+            if not train:
                 _mark_best(axes, points, colour, highest=kind != "loss")
         axes.set(xlabel="epoch", ylabel=kind)
         axes.locator_params(axis="x", integer=True)
@@ -207,16 +207,16 @@ def attention_figure(mass_FF: np.ndarray, fields: Sequence[str], title: str) -> 
 def classes_figure(history: Mapping[str, Mapping[int, float]], title: str) -> Figure:
     """Draws the stacked shares of well, poorly and misclassified rows over epochs.
 
-    Each split and label in the history has a panel. The history has "<split>/<positives or
-    negatives>_<class>" → step → share of these rows.
+    Each split and label in the history has a panel. The history has "classes/<split>_<positives or
+    negatives>_<class>" → epoch → share of these rows.
     """
-    splits = [s for s in ("train", "valid") if any(n.startswith(f"{s}/") for n in history)]
+    splits = [s for s in ("train", "valid") if any(n.startswith(f"classes/{s}") for n in history)]
     if not splits:
         return new_figure(6.2, 5.4)[0]
     figure, grid = new_figure(4.4 * len(splits) + 1.8, 5.4, rows=2, columns=len(splits))
     for (row, column), axes in np.ndenumerate(grid):
         split, label = splits[column], ("positives", "negatives")[row]
-        curves = {name: history.get(f"{split}/{label}_{name}", {}) for name in _CLASSES}
+        curves = {name: history.get(f"classes/{split}_{label}_{name}", {}) for name in _CLASSES}
         steps = sorted(set().union(*curves.values()))
         epochs, bottom = np.arange(1, len(steps) + 1), np.zeros(len(steps))
         for name, colour in _CLASSES.items():

@@ -80,7 +80,7 @@ class RunTracker:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         if not resume:
             _put_aside(self._run_dir)
-        self._environment = environment_tags()  # Now, as it asks git, which takes time.
+        self._tags = environment_tags()  # Now, as it asks git, which takes time.
         self._log = EventLog(self._run_dir / EVENTS_NAME)
         first = next(all_events(self._log.path), None)
         self._began = first.time_ms / 1000 if first else time.time()
@@ -103,17 +103,28 @@ class RunTracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str] | None = None,
         artifacts: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         """Begins or resumes the run, and starts sending.
 
-        The params are the resolved config, flattened to section.key. The tags are added to
-        versions, commit, host and command. The artifacts are texts by name.
+        The params are the resolved config, flattened to section.key. Those that equal their default
+        are left out, unless an earlier start of the run has recorded them. The tags are added to
+        commit and command. The artifacts are texts by name, to which the versions are added.
         """
-        restarts = sum(event.kind == "start" for event in all_events(self._log.path))
+        restarts, known = 0, set[str]()
+        for event in all_events(self._log.path):
+            restarts += event.kind == "start"
+            known |= event.values.keys() if event.kind == "params" else set()
+        usual = flatten(defaults or {})
+        told = {
+            name: value
+            for name, value in flatten(params).items()
+            if name in known or name not in usual or value != usual[name]
+        }
         self._log.append("start", {})
-        self._log.append("params", flatten(params))
-        self._log.append("tags", {**self._environment, **(tags or {}), "restarts": str(restarts)})
-        for name, text in (artifacts or {}).items():
+        self._log.append("params", told)
+        self._log.append("tags", {**self._tags, **(tags or {}), "restarts": str(restarts)})
+        for name, text in {**(artifacts or {}), "environment.json": environment()}.items():
             self.log_artifact_text(name, text)
         for sender in self._senders:
             sender.start()
@@ -131,6 +142,20 @@ class RunTracker:
     def tracking_uri(self) -> str:
         """MLflow's address, without user and password; empty if MLflow is not used."""
         return self._senders[0].writer.address if self._senders else ""
+
+    @property
+    def page(self) -> str:
+        """Address of MLflow's list of the runs; empty if there is none."""
+        return self._senders[0].writer.page if self._senders else ""
+
+    @property
+    def command(self) -> str:
+        """The command line that has started the run."""
+        return self._tags["command"]
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Records tags; one of the same name is replaced."""
+        self._log.append("tags", tags)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Records numbers at a step of whatever the caller counts, such as steps or epochs."""
@@ -169,18 +194,14 @@ class RunTracker:
     def finish(self, status: Status, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run; a second call does nothing.
 
-        Waits for each service: at most 30 s while it answers, 15 s otherwise. The numbers of the
-        summary, which may be nested, become metrics final/…, and all of it summary.json.
+        Waits for each service: at most 30 s while it answers, 15 s otherwise. The summary, which
+        may be nested, becomes summary.json.
         """
         if self._finished:
             return
         self._finished = True
         self._sampler.stop()
-        flat = flatten(summary or {}, "/")
-        if flat:
-            numbers = {k: v for k, v in flat.items() if isinstance(v, int | float)}
-            numbers = {f"final/{k}": v for k, v in numbers.items() if not isinstance(v, bool)}
-            self.log_metrics(numbers, 0)
+        if summary:
             text = json.dumps(summary, indent=1, default=str) + "\n"
             self.log_artifact_text("summary.json", text)
         self._log.record(Finish(status=status, summary=summary or {}))
@@ -215,29 +236,36 @@ def git_commit(root: Path = _ROOT) -> str | None:
     return None
 
 
+def environment() -> str:
+    """Versions of the packages, host and system, as JSON."""
+    facts = {"host": socket.gethostname(), "platform": platform.platform()}
+    return json.dumps({**facts, "versions": package_versions()}, indent=1) + "\n"
+
+
 def environment_tags() -> dict[str, str]:
     """Tags of every run, among them those that MLflow's own pages show."""
-    tags = {f"version.{package}": version for package, version in package_versions().items()}
-    tags |= {"host": socket.gethostname(), "platform": platform.platform()}
-    tags |= {"command": shlex.join(sys.argv)}
-    tags |= {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL"}
+    job, *arguments = sys.argv
+    if Path(job).is_relative_to(_ROOT):
+        job = str(Path(job).relative_to(_ROOT))
+    tags = {"command": shlex.join(["python", job, *arguments])}
+    tags |= {"mlflow.source.name": job, "mlflow.source.type": "LOCAL"}
     try:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # A user id without a name, as in containers.
         tags["mlflow.user"] = str(os.getuid())
     if commit := git_commit():
-        tags["git.commit"] = commit
+        tags["commit"] = commit
         tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
     return tags
 
 
-def flatten(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
     """{"a": {"b": 1}} → {"a.b": 1}; an empty mapping stays a value, so that no key is lost."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:
-            inner = flatten(value, separator)
-            flat.update({f"{key}{separator}{name}": item for name, item in inner.items()})
+            inner = flatten(value)
+            flat.update({f"{key}.{name}": item for name, item in inner.items()})
         else:
             flat[str(key)] = value
     return flat

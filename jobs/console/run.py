@@ -151,6 +151,7 @@ class RunConsole:
             f"run        {result['run_dir']}  (MLflow run {result.get('run_id', '–')})",
             f"checkpoint {result['checkpoint']}",
             f"next: mlflow ui --backend-store-uri {uri}" if local else f"MLflow: {uri or 'off'}",
+            *([f"      then open {page}"] if (page := result.get("mlflow_page")) else []),
             *(
                 f"{service} has not got all of this run: {replay_command(result['run_dir'])}"
                 for service in result.get("undelivered", ())

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-
-from rich.console import Console
-from rich.progress import BarColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from typing import Any
 
 LINE_SECONDS = 5.0
 
@@ -22,36 +19,44 @@ class Progress:
         self._parts = parts
         self._rows = self._bytes = 0
         self._start = self._last = time.monotonic()
-        self._bar = Bar(
-            "{task.description}",
-            BarColumn(),
-            "{task.percentage:>3.0f}%",
-            "{task.fields[rate]}",
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task(title, total=self._total, rate="")
+        self._bar: Any = None
+        self._task: Any = None
 
     def __enter__(self) -> Progress:
-        self._bar.start()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                "{task.description}",
+                BarColumn(),
+                "{task.percentage:>3.0f}%",
+                "{task.fields[rate]}",
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self._title, total=self._total, rate="")
+            self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._bar.disable:
-            self._line(f"{self._rate()}, {time.monotonic() - self._start:.1f} s")
-        elif kind is None:
-            self._bar.update(self._task, completed=self._total, rate=self._rate())
-        if not self._bar.disable:
+        if self._bar is not None:
+            if kind is None:
+                self._bar.update(self._task, completed=self._total, rate=self._rate())
             self._bar.stop()
+        elif kind is None:
+            self._line(f"{self._rate()}, {time.monotonic() - self._start:.1f} s")
 
     def advance(self, rows: int, stored_bytes: int) -> None:
         """Adds rows, and the bytes that they take in the files as they are stored."""
         self._rows += rows
         self._bytes = min(self._total, self._bytes + stored_bytes)
-        self._bar.update(self._task, completed=self._bytes, rate=self._rate())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._bytes, rate=self._rate())
+            return
         now = time.monotonic()
-        if self._bar.disable and now - self._last >= LINE_SECONDS:
+        if now - self._last >= LINE_SECONDS:
             self._last = now
             left = (now - self._start) * (self._total / max(1, self._bytes) - 1)
             share = 100 * self._bytes / self._total

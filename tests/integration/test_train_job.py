@@ -114,22 +114,36 @@ def test_mlflow_has_the_run(trained):
     run = client.get_run(result["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["model.embedding_dim"] == "8"
-    assert run.data.metrics["test/auc"] == pytest.approx(result["test"]["auc"])
-    assert len(client.get_metric_history(result["run_id"], "valid/auc")) == 2
-    assert client.get_metric_history(result["run_id"], "train/loss")
+    assert run.data.metrics["test_auc"] == pytest.approx(result["test"]["auc"])
+    points = client.get_metric_history(result["run_id"], "auc")
+    assert [point.step for point in points] == [1, 2]
+    assert client.get_metric_history(result["run_id"], "training/loss")
     names = {file.path for file in client.list_artifacts(result["run_id"])}
-    assert {"config.yaml", "sharding_plan.json", "schema.json", "plots"} <= names
+    files = {"config.yaml", "sharding_plan.json", "schema.json", "environment.json", "tables.csv"}
+    assert files | {"plots"} <= names
     plots = {file.path for file in client.list_artifacts(result["run_id"], "plots")}
     assert {"plots/roc_test.png", "plots/calibration_test.png"} <= plots
     assert {"plots/abundance.png", "plots/gradient_norms.png", "plots/classes.png"} <= plots
     for name, points in (
-        ("abundance/tokens/C0", 2),
+        ("tables/least_used", 2),
         ("grad_norm/low_order", 3),  # the last of 16 steps in each epoch, and step 20
-        ("train/positives_well_classified", 2),
-        ("valid/negatives_misclassified", 2),
-        ("test/positives_poorly_classified", 1),
+        ("classes/train_positives_well_classified", 2),
+        ("classes/valid_negatives_misclassified", 2),
+        ("classes/test_positives_poorly_classified", 1),
     ):
         assert len(client.get_metric_history(result["run_id"], name)) == points, name
+    assert set(run.data.params) == {*SETTINGS, "workers", "train.epochs"}
+    assert run.data.tags["mlflow.source.name"] == "jobs/train_dlf.py"
+    assert run.data.tags["command"].startswith("python jobs/train_dlf.py --data ")
+    assert run.data.tags["model"] == "dlf" and run.data.tags["label"] == "label"
+    described = run.data.tags["mlflow.note.content"]
+    assert run.data.tags["command"] in described
+    assert f"| test | {result['test']['auc']:.5f} |" in described
+    unprefixed = {name for name in run.data.metrics if "/" not in name}
+    main = {"auc", "logloss", "ne", "calibration", "gauc"}
+    assert unprefixed == main | {f"test_{name}" for name in main}
+    assert run.data.metrics["best/auc"] == pytest.approx(result["valid"]["auc"])
+    assert f"#/experiments/{run.info.experiment_id}/runs" in result["mlflow_page"]
     inputs = run.inputs.dataset_inputs
     assert inputs and result["data_fingerprint"] in inputs[0].dataset.digest
 
@@ -138,8 +152,8 @@ def test_everything_is_also_in_the_local_file(trained):
     lines = (trained[1] / "first" / "events.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["kind"] for line in lines]
     assert {"params", "metrics", "tags", "dataset", "artifact", "finish"} <= set(kinds)
-    history = metric_history(trained[1] / "first" / "events.jsonl", ("grad_norm/", "abundance/"))
-    assert list(history["abundance/tokens/tags"]) == [16, 32]
+    history = metric_history(trained[1] / "first" / "events.jsonl", ("grad_norm/", "tables/"))
+    assert list(history["tables/median_used"]) == [1, 2]
     assert list(history["grad_norm/implicit"]) == [16, 20, 32]
 
 

@@ -9,6 +9,7 @@ after a restart within an epoch, only the steps since then are recorded.
 
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -109,20 +110,30 @@ class Diagnostics(Observer):
         self._arm(event.progress.step, event.steps_left or self._epoch_steps)
 
     def on_epoch_end(self, progress: Progress, epoch: int) -> None:
-        """Records classes of the epoch's measured rows, and information abundance of the tables."""
-        metrics = {f"train/{name}": share for name, share in self._train.take().items()}
-        metrics |= {f"abundance/{table}": value for table, value in self._abundances().items()}
-        self._log(metrics, progress.step)
+        """Records classes of the epoch's measured rows, and how much of the tables is used."""
+        shares = self._train.take()
+        metrics = {f"classes/train_{name}": share for name, share in shares.items()}
+        used = list(shares_of_most(self._engine, self._abundances()).values())
+        if used:
+            metrics |= {
+                "tables/least_used": min(used),
+                "tables/median_used": statistics.median(used),
+                "tables/collapsed": sum(share < COLLAPSED for share in used),
+            }
+        self._log(metrics, epoch + 1)
 
     def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
         """Records classes of the split's rows."""
         shares = self._evaluated.take()
-        self._log({f"{event.split}/{name}": share for name, share in shares.items()}, step)
+        metrics = {f"classes/{event.split}_{name}": share for name, share in shares.items()}
+        self._log(metrics, event.epoch + 1 if event.split == "valid" else 0)
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Measures tables and attention of the best checkpoint, now loaded; draws all figures."""
         engine = self._engine
-        share = shares_of_most(engine, self._abundances())
+        found = self._abundances()
+        share = shares_of_most(engine, found)
+        table = _csv(found, share)
         if len(dict(engine.tower.groups)) == 1:  # type: ignore[arg-type]
             share = {table.partition("/")[2]: value for table, value in share.items()}
         if share:
@@ -134,6 +145,7 @@ class Diagnostics(Observer):
         name = engine.experiment.run_name
         if share:
             draw(self._tracker, "abundance", abundance_figure, share, COLLAPSED, name)
+            self._tracker.log_artifact_text("tables.csv", table)
         if mass_LFF is not None:
             self._record_attention(self._tracker, mass_LFF, name)
         self._draw_history(self._tracker, name)
@@ -214,7 +226,7 @@ class Diagnostics(Observer):
         draw(tracker, "attention_mass", attention_figure, mass_LFF.mean(0).numpy(), fields, name)
 
     def _draw_history(self, tracker: RunTracker, name: str) -> None:
-        history = tracker.metric_history("grad_norm/", "gate/", "train/", "valid/")
+        history = tracker.metric_history("grad_norm/", "gate/", "classes/")
         for prefix, figure, label in (
             ("grad_norm/", "gradient_norms", "gradient norm"),
             ("gate/", "gates", "mean gate"),
@@ -295,6 +307,13 @@ def top_pairs(mass_LFF: Tensor, fields: list[str]) -> dict[str, Any]:
             for i, j in pairs[:_TOP_PAIRS]
         ],
     }
+
+
+def _csv(found: Mapping[str, float], share: Mapping[str, float]) -> str:
+    """Information abundance of each table, and its share of the most that it can be."""
+    order = sorted(found, key=lambda table: share[table])
+    lines = [f"{table},{found[table]:.6g},{share[table]:.6g}" for table in order]
+    return "\n".join(["table,information_abundance,share_of_most", *lines, ""])
 
 
 def _log_odds(probability: float) -> float:

@@ -1,9 +1,12 @@
 """The observers of every run: one records it in the tracker, one reports its progress."""
 
-import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from ctrdist.config.experiment import Experiment
 from ctrdist.config.parse import to_dict, to_yaml
 from ctrdist.data.report import REPORT_PAGE, read_report
 from ctrdist.metrics.histogram import ScoreHistogram
@@ -12,8 +15,14 @@ from ctrdist.tracking.plots import calibration_figure, learning_curves_figure, r
 from ctrdist.training.build import Engine
 from ctrdist.training.loop.state import Progress
 from ctrdist.training.observe import messages
+from ctrdist.training.observe.description import DESCRIPTION, describe, result_table
 from ctrdist.training.observe.messages import Evaluation, Start
 from ctrdist.training.observe.observers import Observer, Stepped, draw
+
+_MAIN = ("auc", "logloss", "ne", "calibration", "gauc", "nan_predictions")
+"""Metrics of an evaluation that are recorded. The others belong to the data."""
+_OF_THE_JOB = ("data", "run_name", "runs", "model_name")
+"""Settings that the run's tags have."""
 
 
 class Tracking(Observer):
@@ -23,20 +32,23 @@ class Tracking(Observer):
         """Records the training loss every so many steps; closes the tracker when the run ends."""
         self._tracker = tracker
         self._every = max(1, every_steps)
-        self._history: list[dict[str, float]] = []
         self._since: list[Stepped] = []
+        self._describe: Callable[[str], str] | None = None
+        """Makes the run's description of a text on its result; None before the start."""
 
     def on_start(self, engine: Engine, event: Start) -> None:
         """Opens the tracked run with its settings, plan, schema and data set."""
-        experiment = engine.experiment
+        experiment, dataset = engine.experiment, engine.dataset
         self._name = experiment.run_name
+        self._describe = partial(describe, engine, event, self._tracker.command)
         self._tracker.start(
-            params=to_dict(experiment),
+            params=_settings(experiment),
+            defaults=_settings(replace(type(experiment)(), model=type(experiment.model)())),
             tags={
                 "model": experiment.model_name,
-                "dense_parameters": str(event.dense_parameters),
-                "table_parameters": str(event.table_parameters),
+                "label": dataset.schema.label,
                 "resumed_step": str(event.resumed_step),
+                DESCRIPTION: self._describe("The run has not ended."),
             },
             artifacts={
                 "config.yaml": to_yaml(experiment),
@@ -44,7 +56,6 @@ class Tracking(Observer):
                 "schema.json": engine.dataset.schema.to_json(),
             },
         )
-        dataset = engine.dataset
         summary, page = read_report(dataset.path)
         self._tracker.log_dataset(
             DatasetUse(
@@ -67,25 +78,28 @@ class Tracking(Observer):
         self._since = []
         rows, seconds = sum(e.rows for e in steps), sum(e.seconds for e in steps)
         metrics = {
-            "train/loss": sum(e.loss * e.rows for e in steps) / rows,
-            "train/samples_per_s": rows / max(seconds, 1e-9),
-            **{f"train/lr_{name}": rate for name, rate in event.learning_rates.items()},
+            "training/loss": sum(e.loss * e.rows for e in steps) / rows,
+            "training/samples_per_s": rows / max(seconds, 1e-9),
+            **{f"training/lr_{name}": rate for name, rate in event.learning_rates.items()},
         }
         if event.grad_norm >= 0:
-            metrics["train/grad_norm"] = event.grad_norm
+            metrics["training/grad_norm"] = event.grad_norm
         self._tracker.log_metrics(metrics, event.progress.step)
 
     def on_evaluate(self, event: Evaluation, step: int, histogram: ScoreHistogram | None) -> None:
-        """Records the split's metrics; its curves for test and for the best epoch so far."""
-        split = event.split
-        metrics = {f"{split}/{name}": value for name, value in event.metrics.items()}
-        if not math.isnan(event.train_loss):
-            metrics["train/epoch_loss"] = event.train_loss
-        if split == "valid":
-            metrics["epoch"] = event.epoch
-            curves = {name: metrics[name] for name in ("valid/logloss", "valid/auc")}
-            self._history.append({"train/loss": event.train_loss, **curves})
-        self._tracker.log_metrics(metrics, step)
+        """Records the split's metrics; its curves for test and for the best epoch so far.
+
+        Metrics of valid are recorded by epoch, from 1 on, and those of another split once, at 0.
+        """
+        split, epoch = event.split, event.epoch + 1
+        metrics = {name: event.metrics[name] for name in _MAIN if name in event.metrics}
+        if split != "valid":
+            self._tracker.log_metrics({f"{split}_{k}": v for k, v in metrics.items()}, 0)
+        else:
+            self._tracker.log_metrics({**metrics, "training/epoch_loss": event.train_loss}, epoch)
+        if split == "valid" and event.best:
+            best = {f"best/{name}": value for name, value in metrics.items()}
+            self._tracker.log_metrics({**best, "best/epoch": epoch}, epoch)
         if histogram is not None and (split == "test" or event.best):
             title, curve = f"{self._name} · {split}", histogram.roc_curve()
             draw(self._tracker, f"roc_{split}", roc_figure, curve, event.metrics["auc"], title)
@@ -94,25 +108,33 @@ class Tracking(Observer):
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Closes the tracked run, and adds its id and address to the summary."""
-        if self._history:
-            make = learning_curves_figure
-            draw(self._tracker, "learning_curves", make, self._history, self._name)
-        if summary["throughput"]:
-            self._tracker.log_metrics(
-                {f"throughput/{name}": value for name, value in summary["throughput"].items()},
-                summary["steps"],
-            )
+        history = self._tracker.metric_history("training/epoch_loss", "logloss", "auc")
+        if "auc" in history:
+            draw(self._tracker, "learning_curves", learning_curves_figure, history, self._name)
+        measured = {"train_seconds": summary["train_seconds"], **summary["throughput"]}
+        self._tracker.log_metrics({f"throughput/{k}": v for k, v in measured.items()}, 0)
+        self._describe_result(result_table(summary))
         self._tracker.finish("FINISHED", summary)
         summary["run_id"] = self._tracker.run_id
+        summary["mlflow_page"] = self._tracker.page
         summary["tracking_uri"] = self._tracker.tracking_uri
         summary["undelivered"] = self._tracker.undelivered
 
     def on_failure(self, error: BaseException) -> None:
         """Closes the tracked run as killed or failed."""
         killed = isinstance(error, (KeyboardInterrupt, SystemExit))
-        self._tracker.finish(
-            "KILLED" if killed else "FAILED", {"error": f"{type(error).__name__}: {error}"[:2000]}
-        )
+        text = f"{type(error).__name__}: {error}"[:2000]
+        self._describe_result(f"**Ended early**: {text}")
+        self._tracker.finish("KILLED" if killed else "FAILED", {"error": text})
+
+    def _describe_result(self, text: str) -> None:
+        if self._describe is not None:
+            self._tracker.log_tags({DESCRIPTION: self._describe(text)})
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    values = to_dict(experiment)
+    return {name: value for name, value in values.items() if name not in _OF_THE_JOB}
 
 
 class Reporting(Observer):

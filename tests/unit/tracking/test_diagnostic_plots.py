@@ -56,7 +56,7 @@ def test_classes_are_stacked_to_one():
     names = ("well_classified", "poorly_classified", "misclassified")
     values = {"well_classified": 0.5, "poorly_classified": 0.3, "misclassified": 0.2}
     history = {
-        f"valid/{label}_{name}": {10: values[name], 20: values[name]}
+        f"classes/valid_{label}_{name}": {1: values[name], 2: values[name]}
         for label in ("positives", "negatives")
         for name in names
     }

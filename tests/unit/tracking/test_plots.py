@@ -54,10 +54,15 @@ def test_calibration_has_equal_axes_logarithmic_where_clicks_are_rare(offset, sc
 
 
 def test_learning_curves_mark_the_best_epoch():
-    epochs = [{"train/loss": 0.5, "valid/logloss": 0.6, "valid/auc": 0.7}, {"valid/auc": 0.75}]
-    loss, auc = learning_curves_figure(epochs, "a run").axes
-    assert texts(loss) == ["train/loss", "valid/logloss"]
+    history = {
+        "training/epoch_loss": {1: 0.5},
+        "logloss": {1: 0.6},
+        "auc": {1: 0.7, 2: 0.75, 3: 0.74},
+    }
+    loss, auc = learning_curves_figure(history, "a run").axes
+    assert texts(loss) == ["train", "valid"]
     assert [text.get_text() for text in auc.texts] == ["0.7500"]
+    assert list(auc.lines[0].get_xdata()) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("labels", [[], [0, 0], [1, 1], [0, 1]])
@@ -65,5 +70,5 @@ def test_few_rows_and_one_class_are_drawn(labels):
     histogram = counted(np.linspace(-1, 1, len(labels)), np.array(labels))
     assert png(roc_figure(histogram.roc_curve(), histogram.metrics()["auc"], "a"))
     assert png(calibration_figure(histogram.calibration_table(), "a"))
-    assert png(learning_curves_figure([], "a"))
-    assert png(learning_curves_figure([{"valid/auc": float("nan")}], "a"))
+    assert png(learning_curves_figure({}, "a"))
+    assert png(learning_curves_figure({"auc": {1: float("nan")}}, "a"))

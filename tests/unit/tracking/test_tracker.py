@@ -1,6 +1,7 @@
 """The tracker without MLflow, and its parts."""
 
 import importlib.util
+import json
 import logging
 import subprocess
 import sys
@@ -54,14 +55,15 @@ def test_a_run_without_mlflow_is_recorded_whole(tmp_path):
     events = events_in(tmp_path)
     kinds = [event.kind for event in events]
     assert kinds == [
-        *("start", "params", "tags", "artifact", "metrics"),
-        *("dataset", "artifact", "metrics", "artifact", "finish"),
+        *("start", "params", "tags", "artifact", "artifact", "metrics"),
+        *("dataset", "artifact", "artifact", "finish"),
     ]
     assert events[1].values == {"train.lr": 0.1}
-    assert events[2].values["note"] == "x" and "version.torch" in events[2].values
+    assert events[2].values["note"] == "x" and events[2].values["command"]
     assert (tmp_path / "run" / events[3].values["path"]).read_text() == "lr: 0.1\n"
-    assert (tmp_path / "run" / events[6].values["path"]).read_bytes()[:4] == b"\x89PNG"
-    assert events[7].values == {"final/test/auc": 0.7}
+    assert (tmp_path / "run" / events[7].values["path"]).read_bytes()[:4] == b"\x89PNG"
+    environment = json.loads((tmp_path / "run" / events[4].values["path"]).read_text())
+    assert environment["versions"]["torch"] and environment["host"]
     assert events[9].values["status"] == "FINISHED"
     assert not (tmp_path / "run" / STATE_NAME).exists()
 
@@ -75,6 +77,16 @@ def test_resuming_appends_to_the_file_and_a_new_run_renames_it(tmp_path):
     tracker_in(tmp_path, resume=False).finish("FINISHED")
     assert [e.kind for e in events_in(tmp_path)] == ["finish"]
     assert (tmp_path / "run" / f"{EVENTS_NAME}.1").read_text().count('"start"') == 2
+
+
+def test_settings_are_recorded_that_differ_from_their_defaults_or_have_done(tmp_path):
+    defaults = {"train": {"epochs": 10, "seed": 1}, "model": {}}
+    for epochs, recorded in ((5, {"train.epochs": 5}), (10, {"train.epochs": 10})):
+        tracker = tracker_in(tmp_path, resume=epochs == 10)
+        tracker.start({"train": {"epochs": epochs, "seed": 1}, "model": {}}, defaults=defaults)
+        tracker.finish("KILLED")
+        params = [event.values for event in events_in(tmp_path) if event.kind == "params"]
+        assert params[-1] == recorded
 
 
 def test_texts_of_one_name_are_all_kept(tmp_path):
@@ -113,7 +125,6 @@ assert not [m for m in sys.modules if m.split(".")[0] in ("mlflow", "matplotlib"
 
 def test_flatten_keeps_every_leaf():
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
-    assert flatten({"test": {"auc": 0.7}}, "/") == {"test/auc": 0.7}
 
 
 def test_system_metrics_are_sampled_until_stopped(tmp_path):

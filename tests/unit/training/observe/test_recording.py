@@ -10,6 +10,7 @@ from ctrdist.data.manifest import Dataset, Manifest, Split
 from ctrdist.schema import CategoricalField, Schema
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.events import EVENTS_NAME, read_events
+from ctrdist.training.observe import messages
 from ctrdist.training.observe.recording import Tracking
 
 
@@ -30,7 +31,19 @@ def test_the_report_of_the_data_set_is_recorded_where_it_has_one(tmp_path, repor
         dataset=Dataset(path=str(data), schema=schema, manifest=manifest),
     )
     tracker = RunTracker(str(run), str(run), "run", TrackingConfig(mlflow=False), False)
-    start = SimpleNamespace(resumed_step=0, dense_parameters=0, table_parameters=3)
+    start = messages.Start(
+        run_name="run",
+        model="dlf",
+        resumed_step=0,
+        steps_per_epoch=1,
+        dense_parameters=0,
+        table_parameters=3,
+        tables=1,
+        kinds=[],
+        bytes_per_rank=[],
+        device="cpu",
+        workers=1,
+    )
     Tracking(tracker, 1).on_start(engine, start)
     tracker.finish("FINISHED")
     events, _ = read_events(run / EVENTS_NAME, 0)

@@ -1,0 +1,62 @@
+"""The description of a run in Markdown, as MLflow shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctrdist.training.build import Engine
+    from ctrdist.training.observe.messages import Start
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag of a run that has it."""
+_FIGURES = {"auc": "AUC", "logloss": "logloss", "ne": "NE", "calibration": "calibration"}
+
+
+def describe(engine: Engine, start: Start, command: str, result: str) -> str:
+    """Says what was trained on which data, with which result, and how to repeat it."""
+    experiment, schema = engine.experiment, engine.dataset.schema
+    splits = engine.dataset.manifest.splits
+    train = splits["train"]
+    data = ", ".join(f"{split.rows:,} {name}" for name, split in splits.items())
+    return f"""\
+**{experiment.model_name}** predicts `{schema.label}` on **{schema.name}**.
+
+- Data: {data} rows; {100 * train.positives / max(train.rows, 1):.3g} % of the training rows are \
+clicks; {len(schema.categorical)} categorical and {len(schema.numeric)} numeric fields. \
+`{experiment.data}`
+- Model: {start.table_parameters:,} weights in {start.tables} tables, \
+{start.dense_parameters:,} in the tower; {start.workers} worker(s) on {start.device}.
+
+{result}
+
+**Repeat it** with the settings of the artifact `config.yaml`, or as it was started:
+
+```
+{command}
+```
+"""
+
+
+def result_table(summary: Mapping[str, Any]) -> str:
+    """The metrics of a run's results as a table, with what they mean."""
+    rows = {"valid, best epoch": summary["valid"], "test": summary["test"]}
+    lines = [
+        "| " + " | ".join([name, *(f"{found[key]:.5f}" for key in _FIGURES)]) + " |"
+        for name, found in rows.items()
+        if found
+    ]
+    head = "| " + " | ".join(["", *_FIGURES.values()]) + " |"
+    return "\n".join(
+        [
+            f"**Result** after {summary['epochs']} epochs ({summary['stopped']}):",
+            "",
+            head,
+            "|---" * (1 + len(_FIGURES)) + "|",
+            *lines,
+            "",
+            "NE below 1: better than the click rate alone. Calibration above 1: too many clicks "
+            "are predicted.",
+        ]
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.run_mailbox import END_RUN, start_mailbox
 from cluster.run_monitor import RunMonitor
-from cluster.session import connect
+from cluster.session import connect, is_own
 from cluster.worker_task import WorkerTask
 from ctrdist.config.experiment import Experiment
 from ctrdist.errors import ConfigError, ResourceError
@@ -37,10 +37,12 @@ class RayWorkers(threading.Thread):
 
         # how soon a worker's error is noticed; Ray's own interval is two seconds
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        # check() finds the nodes that are about to leave; Ray Train's own way is an actor more
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         connect(max(len(os.sched_getaffinity(0)), experiment.workers))
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
+        from cluster.ray_train_internals import Trainer
         from cluster.restart_policy import CheckpointBeforeResize, RestartPolicy
         from cluster.worker import ProcessGroupConfig, work
 
@@ -61,8 +63,9 @@ class RayWorkers(threading.Thread):
             RestartPolicy(self._mailbox, max_restarts),
             CheckpointBeforeResize(self._mailbox),
         ]
-        self._trainer = TorchTrainer(
+        self._trainer = Trainer(
             work,
+            own_ray=is_own(),
             train_loop_config={"task": task, "mailbox": self._mailbox},
             torch_config=ProcessGroupConfig(),
             scaling_config=ScalingConfig(num_workers=number, use_gpu=use_gpu),

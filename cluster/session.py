@@ -43,14 +43,18 @@ def connect(num_cpus: int | None = None) -> None:
 
     log_dead_workers()
     on_terminate = signal.getsignal(signal.SIGTERM)
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
+    if is_own():
         start_local(num_cpus)
     else:
-        _join(address)
+        _join(os.environ["RAY_ADDRESS"])
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler aborts the process before it has cleaned up
         signal.signal(signal.SIGTERM, on_terminate)
+
+
+def is_own() -> bool:
+    """Whether :func:`connect` starts a Ray of its own, which ends with the process."""
+    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
 
 def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:

@@ -34,8 +34,6 @@ _QUIET_ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
     # C++ warnings of torch.distributed, such as that a host name has no IPv6 address.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    # Its actor makes Ray print an error about its own constructor arguments at each start.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Without an exporter, each process warns that its metrics are not exported.
     "RAY_enable_metrics_collection": "0",
 }

@@ -1,6 +1,6 @@
 """Runs a function on several gloo ranks, each a process.
 
-They are forked from a server that has imported TorchRec once.
+They are forked from a server that has once imported what a run imports, some of it late.
 """
 
 import multiprocessing
@@ -12,7 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["ctrdist.training.loop.trainer"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "ctrdist.training.run",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
+        "pandas",  # by PyArrow
+        "torch.distributed.optim",  # by TorchRec
+    ]
+)
 
 
 def kill_ranks(

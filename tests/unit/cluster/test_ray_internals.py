@@ -4,7 +4,9 @@ import inspect
 import subprocess
 import sys
 
+import pytest
 import ray
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from cluster import ray_internals, ray_train_internals
 
@@ -49,3 +51,26 @@ def test_draining_nodes_and_the_printer_of_dead_workers_exist():
 def test_the_hook_before_a_resize_exists():
     hook = ray_train_internals.ControllerCallback.before_controller_execute_resize_decision
     assert list(inspect.signature(hook).parameters) == ["self", "resize_decision"]
+
+
+@pytest.mark.parametrize("own_ray", [True, False])
+def test_the_helper_actors_of_ray_train_that_are_left_out_are_there_otherwise(own_ray, monkeypatch):
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def names(trainer: TorchTrainer) -> set[str]:
+        return {type(each).__name__ for each in trainer._create_default_callbacks()}
+
+    kept = {}
+    monkeypatch.setattr(
+        TorchTrainer, "_initialize_and_run_controller", lambda self, **given: kept.update(given)
+    )
+    options = {"scaling_config": ScalingConfig(num_workers=2)}
+    trainer = ray_train_internals.Trainer(print, own_ray=own_ray, **options)
+    unused = {"DatasetsCallback", *(["PlacementGroupCleanerCallback"] if own_ray else [])}
+    assert names(TorchTrainer(print, **options)) - names(trainer) == unused
+    policy = FixedScalingPolicy(scaling_config=trainer.scaling_config)
+    trainer._initialize_and_run_controller(scaling_policy=policy)
+    assert (kept["scaling_policy"] is policy) is not own_ray
+    made = kept["scaling_policy"].make_decision_for_non_running_worker_group
+    assert not own_ray or made().num_workers == 2  # without a coordinator to ask

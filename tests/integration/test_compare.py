@@ -12,6 +12,7 @@ import yaml
 
 from tests.datasets import write_dataset
 from tests.integration.test_train_job import MODEL, ROOT, SETTINGS, job, last_json
+from tests.sockets import check_loopback, watched
 
 pytestmark = pytest.mark.timeout(600)  # several jobs in each test, each with a Ray of its own
 STUDY = """
@@ -101,8 +102,9 @@ def test_a_study_is_trained_compared_and_gone_on_with(tmp_path, data):
 def test_a_variant_that_fails_does_not_hold_up_the_others(tmp_path, data):
     text = STUDY.replace("model.gate: plain", "train.monitor: gauc")  # the data has no user
     (tmp_path / "small.yaml").write_text(text)
-    done = job("compare", *arguments(tmp_path, data), "--seeds", "[1]")
+    done, found = watched("compare", *arguments(tmp_path, data), "--seeds", "[1]")
     assert done.returncode == 2
+    check_loopback(found, "gcs_server", "raylet", "ray::_train")
     assert "1 of 2 runs failed; the others are kept. small.w-o-gate.1: " in done.stderr
     assert "has no user column" in done.stderr and "Traceback" not in done.stderr
     assert "| full | 1 |" in (tmp_path / "studies/small/table.md").read_text()

@@ -10,6 +10,7 @@ import pytest
 
 from ctrdist.tracking.events import metric_history
 from tests.datasets import write_dataset
+from tests.sockets import check_loopback, watched
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -53,21 +54,17 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One run of two epochs on two workers."""
+def watched_run(data, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path, set]:
+    """One run of two epochs on two workers, and the sockets on which it has listened."""
     runs = tmp_path_factory.mktemp("runs")
-    arguments = [
-        "--data",
-        data,
-        "--runs",
-        str(runs),
-        "--run-name",
-        "first",
-        "--workers",
-        "2",
-        "--json",
-    ]
-    return job("train_dlf", *arguments, "--train.epochs", "2", *MODEL), runs
+    options = ["--data", data, "--runs", str(runs), "--run-name", "first", "--workers", "2"]
+    done, found = watched("train_dlf", *options, "--json", "--train.epochs", "2", *MODEL)
+    return done, runs, found
+
+
+@pytest.fixture(scope="module")
+def trained(watched_run) -> tuple[subprocess.CompletedProcess[str], Path]:
+    return watched_run[:2]
 
 
 def test_training_reports_what_it_did(trained):
@@ -104,6 +101,10 @@ def test_evaluation_of_the_run_gives_the_same_on_one_worker(trained, data):
     assert again["checkpoint"] == result["checkpoint"]
     for name, value in result["test"].items():
         assert again["test"][name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_two_workers_of_ray_listen_on_loopback_only(watched_run):
+    check_loopback(watched_run[2], "gcs_server", "raylet", "ray::RayTrainW")
 
 
 def test_mlflow_has_the_run(trained):

@@ -36,6 +36,7 @@ SMALL_MODEL = {
     "checkpoint.every_steps": 10,
     "tracking.mlflow": False,
     "tracking.every_steps": 1,
+    "diagnostics.enabled": False,  # tests/distributed/test_diagnostics.py restarts runs with them
 }
 
 

@@ -15,8 +15,7 @@ import pytest
 from tests.datasets import write_dataset
 from tests.faults import Job, assert_same_end
 
-ROWS = 6001
-STEPS = 241  # two epochs in steps of 50
+ROWS = 3001  # 121 steps of 50 in two epochs
 
 
 @pytest.fixture(scope="module")

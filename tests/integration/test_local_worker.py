@@ -47,15 +47,17 @@ def test_a_killed_worker_is_started_again_and_the_end_is_that_of_ray(data, undis
     assert told[0].endswith("(restart 1 of 3)") and "Traceback" not in job.err
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_is_told_to_end_saves_and_resumes(data, undisturbed, tmp_path, signum, code):
-    job = Job(data, tmp_path, "a", {"workers": 1})
-    job.wait_for_step(33)
-    job.process.send_signal(signum)
-    assert job.wait() == code
-    (line,) = [line for line in job.err.splitlines() if line.startswith("interrupted at step")]
-    step = int(line.split()[3].rstrip(";"))
-    assert Path(job.run_dir, "checkpoints", f"step-{step:09d}", "complete.json").is_file()
+def test_a_run_that_is_told_to_end_saves_and_resumes(data, undisturbed, tmp_path):
+    """Told twice: with SIGTERM and, once it has resumed, with Ctrl-C."""
+    for after, signum, code in ((33, signal.SIGTERM, 143), (66, signal.SIGINT, 130)):
+        job = Job(data, tmp_path, "a", {"workers": 1})
+        job.wait_for_step(after)
+        job.process.send_signal(signum)
+        assert job.wait() == code
+        (line,) = [line for line in job.err.splitlines() if line.startswith("interrupted at step")]
+        step = int(line.split()[3].rstrip(";"))
+        assert step >= after
+        assert Path(job.run_dir, "checkpoints", f"step-{step:09d}", "complete.json").is_file()
     assert_same_end(Job(data, tmp_path, "a", {"workers": 1}).result(), undisturbed)
 
 

@@ -35,7 +35,7 @@ def disturbed(folder: Path, kind: str, data: st.DataObject) -> None:
     path.write_bytes(PACKED[packing](raw))
     shutil.rmtree(output, ignore_errors=True)
     config = replace(
-        setting(path, kind),
+        setting(path, kind, path.stat().st_size),
         output=str(output),
         bad_rows=BadRowsConfig(policy=policy, limit=1.0),
         split=SplitConfig(by="hash"),

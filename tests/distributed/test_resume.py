@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -42,6 +45,7 @@ MODEL = DLFConfig(
 )
 STEPS_PER_EPOCH = 16  # 1,999 rows in steps of 128
 EPOCHS = 2
+KILLED_AT = STEPS_PER_EPOCH + 8  # in the second epoch, three steps after a checkpoint
 
 
 class Journal(Observer):
@@ -106,6 +110,37 @@ def data(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Callable[..., tuple[list[dict], Path]]:
+    """A function that gives the results of a whole run by rank, and its directory, to be read only.
+
+    Each run is made once.
+    """
+
+    @cache
+    def run(workers: int, kind: str, optimizer: str, ema_decay: float = 0.0):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        results = run_ranks(train, workers, data, str(folder), kind, optimizer, -1, ema_decay)
+        return results, folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def killed(data, tmp_path_factory) -> Callable[..., Path]:
+    """A function that gives the directory of a run that was killed, to be read only."""
+
+    @cache
+    def run(kind: str, optimizer: str, ema_decay: float) -> Path:
+        folder = tmp_path_factory.mktemp("killed")
+        settings = (kind, optimizer, KILLED_AT, ema_decay)
+        codes = kill_ranks(train, 2, data, str(folder), *settings)
+        assert codes[0] == -signal.SIGKILL
+        return folder
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("kind", "optimizer", "ema_decay"),
     [
@@ -116,23 +151,26 @@ def data(tmp_path_factory) -> str:
     ],
 )
 def test_killed_mid_epoch_and_started_again_equals_undisturbed(
-    data, tmp_path, kind, optimizer, ema_decay
+    data, undisturbed, killed, tmp_path, kind, optimizer, ema_decay
 ):
-    undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), kind, optimizer, -1, ema_decay)
-    killed_at = STEPS_PER_EPOCH + 8  # in the second epoch, three steps after a checkpoint
-    codes = kill_ranks(train, 2, data, str(tmp_path / "b"), kind, optimizer, killed_at, ema_decay)
-    assert codes[0] == -signal.SIGKILL
-    resumed = run_ranks(train, 2, data, str(tmp_path / "b"), kind, optimizer, -1, ema_decay)
+    whole, _ = undisturbed(2, kind, optimizer, ema_decay)
+    run_dir = copytree(killed(kind, optimizer, ema_decay), tmp_path / "b")
+    resumed = run_ranks(train, 2, data, str(run_dir), kind, optimizer, -1, ema_decay)
 
     first = resumed[0]["rows"][0][0]
-    assert STEPS_PER_EPOCH <= first < killed_at  # it went on from a checkpoint within the epoch
-    for rank in range(2):
-        assert resumed[rank]["rows"] == undisturbed[rank]["rows"][first:]
-        for name, value in undisturbed[rank]["weights"].items():
-            np.testing.assert_array_equal(resumed[rank]["weights"][name], value, err_msg=name)
+    assert STEPS_PER_EPOCH <= first < KILLED_AT  # it went on from a checkpoint within the epoch
+    assert_went_on(resumed, whole, first)
     for key in ("test", "valid", "rows_seen", "steps", "best_step"):
-        assert resumed[0]["summary"][key] == undisturbed[0]["summary"][key]
+        assert resumed[0]["summary"][key] == whole[0]["summary"][key]
     assert resumed[0]["summary"]["rows_seen"] == 1999 * EPOCHS
+
+
+def assert_went_on(resumed: list[dict], whole: list[dict], first: int) -> None:
+    """The same rows from step `first` on, and the same weights at the end, on each rank."""
+    for one, other in zip(resumed, whole, strict=True):
+        assert one["rows"] == other["rows"][first:]
+        for name, value in other["weights"].items():
+            np.testing.assert_array_equal(one["weights"][name], value, err_msg=name)
 
 
 def evaluated(world: World, run_dir: str) -> dict:
@@ -162,14 +200,14 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(data, tmp_pat
         run_ranks(train, 1, data, averaged, "auto", "adam", -1)
 
 
-def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):
+def test_goes_on_with_other_workers_and_another_plan(data, undisturbed, tmp_path):
     run_dir = tmp_path / "run"
     kill_ranks(train, 2, data, str(run_dir), "row_wise", "adagrad", 13)
     newest = complete(run_dir / "checkpoints")[-1]
     assert newest is not None
     saved_step = read(newest).step
     three = run_ranks(train, 3, data, str(run_dir), "table_wise", "adagrad", -1)
-    alone = run_ranks(train, 1, data, str(tmp_path / "alone"), "auto", "adagrad", -1)
+    alone, _ = undisturbed(1, "auto", "adagrad")
     first = three[0]["rows"][0][0]
     assert first == saved_step
     together = [
@@ -181,32 +219,29 @@ def test_goes_on_with_other_workers_and_another_plan(data, tmp_path):
     assert abs(three[0]["summary"]["test"]["auc"] - alone[0]["summary"]["test"]["auc"]) < 0.05
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(data, tmp_path):
-    undisturbed = run_ranks(train, 2, data, str(tmp_path / "a"), "row_wise", "adagrad", -1)
-    kill_ranks(train, 2, data, str(tmp_path / "b"), "row_wise", "adagrad", STEPS_PER_EPOCH + 8)
-    older, newest = complete(tmp_path / "b" / "checkpoints")[-2:]
+def test_a_damaged_newest_checkpoint_is_passed_over(data, undisturbed, killed, tmp_path):
+    settings = ("row_wise", "rowwise_adagrad")
+    run_dir = copytree(killed(*settings, 0.0), tmp_path / "b")
+    older, newest = complete(run_dir / "checkpoints")[-2:]
     step = read(older).step  # now: the resumed run may remove it
     bytes_of_rank_1 = next(Path(newest).glob("r00001-*.bin"))
     content = bytearray(bytes_of_rank_1.read_bytes())
     content[len(content) // 2] ^= 4  # seen by the ranks that read this block alone
     bytes_of_rank_1.write_bytes(content)
-    resumed = run_ranks(train, 2, data, str(tmp_path / "b"), "row_wise", "adagrad", -1)
-    for rank in range(2):
-        first = resumed[rank]["rows"][0][0]
-        assert first == step
-        assert resumed[rank]["rows"] == undisturbed[rank]["rows"][first:]
-        for name, value in undisturbed[rank]["weights"].items():
-            np.testing.assert_array_equal(resumed[rank]["weights"][name], value, err_msg=name)
+    resumed = run_ranks(train, 2, data, str(run_dir), *settings, -1)
+    assert [rank["rows"][0][0] for rank in resumed] == [step, step]
+    assert_went_on(resumed, undisturbed(2, *settings, 0.0)[0], step)
 
-    for path in complete(tmp_path / "b" / "checkpoints"):
+    for path in complete(run_dir / "checkpoints"):
         next(Path(path).glob("*.bin")).unlink()
     with pytest.raises(RuntimeError, match=r"missing.*There is no older one of this run"):
-        run_ranks(train, 1, data, str(tmp_path / "b"), "row_wise", "adagrad", -1)
+        run_ranks(train, 1, data, str(run_dir), *settings, -1)
 
 
-def test_a_finished_run_started_again_only_evaluates(data, tmp_path):
-    first = run_ranks(train, 1, data, str(tmp_path), "auto", "sgd", -1)[0]
-    again = run_ranks(train, 2, data, str(tmp_path), "table_wise", "sgd", -1)[0]
+def test_a_finished_run_started_again_only_evaluates(data, undisturbed, tmp_path):
+    (first,), folder = undisturbed(1, "auto", "adagrad")
+    run_dir = copytree(folder, tmp_path / "run")
+    again = run_ranks(train, 2, data, str(run_dir), "table_wise", "adagrad", -1)[0]
     assert again["rows"] == []
     assert again["summary"]["rows_seen"] == first["summary"]["rows_seen"]
     assert again["summary"]["test"]["auc"] == pytest.approx(
@@ -214,21 +249,22 @@ def test_a_finished_run_started_again_only_evaluates(data, tmp_path):
     )
 
 
-def test_retention_keeps_newest_and_best(data, tmp_path):
-    summary = run_ranks(train, 1, data, str(tmp_path), "auto", "adagrad", -1)[0]["summary"]
-    kept = [Path(path).name for path in complete(tmp_path / "checkpoints")]
+def test_retention_keeps_newest_and_best(undisturbed):
+    (result,), folder = undisturbed(1, "auto", "adagrad")
+    summary = result["summary"]
+    kept = [Path(path).name for path in complete(folder / "checkpoints")]
     assert len(kept) <= 3
     assert Path(summary["checkpoint"]).name in kept
     assert (
-        summary["checkpoint"] == read(tmp_path).path
+        summary["checkpoint"] == read(folder).path
     )  # a run's directory stands for its best checkpoint
 
 
-def test_a_checkpoint_without_marker_does_not_count(data, tmp_path):
-    run_ranks(train, 1, data, str(tmp_path), "auto", "adagrad", -1)
-    newest, older = (Path(path) for path in reversed(complete(tmp_path / "checkpoints")[-2:]))
+def test_a_checkpoint_without_marker_does_not_count(undisturbed, tmp_path):
+    run_dir = copytree(undisturbed(1, "auto", "adagrad")[1], tmp_path / "run")
+    newest, older = (Path(path) for path in reversed(complete(run_dir / "checkpoints")[-2:]))
     (newest / MARKER).unlink()
-    assert complete(tmp_path / "checkpoints")[-1] == str(older)
+    assert complete(run_dir / "checkpoints")[-1] == str(older)
     sizes = json.loads((older / MARKER).read_text())["files"]
     damaged = older / next(name for name in sizes if name.endswith(".bin"))
     damaged.write_bytes(damaged.read_bytes()[:-1])

@@ -6,7 +6,6 @@ for Ray 2.60; tests/unit/cluster/test_ray_internals.py fails where a later versi
 
 from typing import Any
 
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
@@ -18,6 +17,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 # Its hook before workers are replaced has no public counterpart.
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+# ray.train.torch exports it too, where type checkers take it for that of Ray Train's first version.
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 __all__ = ["ControllerCallback", "Trainer", "WorkerHealthCheckFailedError"]
 
@@ -44,8 +46,9 @@ class Trainer(TorchTrainer):
         return [each for each in callbacks if not isinstance(each, unused)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        scaling: Any = self.scaling_config
         if self._own_ray and type(arguments["scaling_policy"]) is FixedScalingPolicy:
-            arguments["scaling_policy"] = _FixedWorkers(self.scaling_config)
+            arguments["scaling_policy"] = _FixedWorkers(scaling)
         return super()._initialize_and_run_controller(**arguments)
 
 

@@ -184,8 +184,7 @@ class RunTracker:
         """Draws run_dir/plots/<name>.png, and replaces one of that name; takes about 0.2 s."""
         stored = f"plots/{name}.png"
         (self._run_dir / "plots").mkdir(parents=True, exist_ok=True)
-        figure.set_dpi(150)
-        figure.canvas.print_png(self._run_dir / stored)  # savefig would draw it twice
+        figure.savefig(self._run_dir / stored, dpi=150)
         self._log.record(Artifact(name=stored, path=stored))
 
     def log_dataset(self, used: DatasetUse) -> None:

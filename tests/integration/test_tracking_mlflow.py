@@ -24,7 +24,7 @@ from ctrdist.tracking.events import EVENTS_NAME, read_events
 from ctrdist.tracking.mlflow_writer import STATE_NAME, MlflowState
 from tests.datasets import write_dataset
 from tests.faults import Job
-from tests.mlflow_server import Server, wait_until
+from tests.mlflow_server import Server, client, steps_of, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_CALL = 1.0
@@ -62,16 +62,6 @@ def server(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     yield made
     made.kill()
-
-
-def client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def steps_of(uri: str, run_id: str, metric: str = "train/loss") -> list[int]:
-    return [point.step for point in client(uri).get_metric_history(run_id, metric)]
 
 
 def tracker_in(path: Path, resume: bool = False, retry_seconds: float = 1.0) -> RunTracker:

@@ -26,6 +26,7 @@ from ctrdist.errors import DataError, UserError
 from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
 from ctrdist.schema import Schema
 from ctrdist.storage import is_storage_error
+from ctrdist.strict_json import to_text
 from preprocessing.config.checks import check_config
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.report.build import build_report
@@ -328,7 +329,7 @@ class _Run:
             quarantined=reasons,
             top_values=top_values,
         )
-        store.put(f"{REPORT}.json", (json.dumps(content, indent=1) + "\n").encode())
+        store.put(f"{REPORT}.json", (to_text(content, indent=1) + "\n").encode())
         store.put(f"{REPORT}.html", render(content).encode())
 
 

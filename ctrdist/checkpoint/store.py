@@ -24,6 +24,7 @@ from ctrdist.checkpoint.writer import BEGUN, METADATA, HostBuffer, Writer
 from ctrdist.config.experiment import CheckpointConfig
 from ctrdist.distributed.process_group import run_on_main
 from ctrdist.errors import CheckpointError, DamagedCheckpointError
+from ctrdist.strict_json import to_text
 
 _STATE = "state.json"
 _TEXTS = {"config": "config.yaml", "schema": "schema.json", "plan": "plan.json"}
@@ -118,7 +119,7 @@ class CheckpointStore:
         }
         files = {
             METADATA: writer.metadata,
-            _STATE: json.dumps({"version": VERSION, **state}, indent=1).encode(),
+            _STATE: to_text({"version": VERSION, **state}, indent=1).encode(),
             **{name: getattr(texts, field).encode() for field, name in _TEXTS.items()},
         }
         self._saving = Saving(writer, facts, files, lambda: self._remove_superfluous(step))

@@ -3,7 +3,6 @@
 TorchRec's planner decides on rank 0, under the constraints of the config.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from ctrdist.models.tables import is_dense, optimizer_key, optimizer_of, table_o
 from ctrdist.sharding.memory import GIB, available_memory, explain_shortage
 from ctrdist.sharding.replay import replay_plan
 from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, codecs, make_sharders
+from ctrdist.strict_json import to_text
 
 _GB_PER_S = 1e6
 """TorchRec counts bandwidth in bytes per millisecond."""
@@ -91,7 +91,7 @@ class Layout:
     def to_json(self) -> str:
         """JSON text, for the run's artifacts."""
         sums = ("bytes_per_rank", "state_bytes_per_rank", "imbalance", "cost_imbalance")
-        return json.dumps({**asdict(self), **{n: getattr(self, n) for n in sums}}, indent=1)
+        return to_text({**asdict(self), **{n: getattr(self, n) for n in sums}}, indent=1)
 
     def _per_rank(self, size: str) -> list[int]:
         sums = [0] * self.world_size

@@ -104,11 +104,13 @@ def markdown_page(
 
 
 def _values(by_seed: _BY_SEED, split: str, metric: str) -> dict[int, float]:
-    return {
+    """Seed → metric; nan where it is not defined, which JSON has as null."""
+    values = {
         seed: summary[split][metric]
         for seed, summary in by_seed.items()
         if metric in (summary.get(split) or {})
     }
+    return {seed: math.nan if value is None else value for seed, value in values.items()}
 
 
 def _cells(row: Mapping[str, Any], several: bool) -> list[str]:

@@ -16,6 +16,7 @@ from ctrdist.config.migrations import migrated
 from ctrdist.config.parse import from_dict, parse, to_dict
 from ctrdist.errors import ConfigError
 from ctrdist.models.registry import experiment_class
+from ctrdist.strict_json import to_text
 
 _NOT_SETTINGS = ("preset", "model", "reference")
 """Keys of a variant that are no settings of its experiment."""
@@ -189,7 +190,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {"variant": run.variant, "seed": run.seed, "settings": run.compared}
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({**values, "summary": summary}, indent=1))
+        part.write_text(to_text({**values, "summary": summary}, indent=1))
         part.replace(path)
 
     def of(self, run: StudyRun) -> dict[str, Any] | None:

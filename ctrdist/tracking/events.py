@@ -1,7 +1,6 @@
 """events.jsonl: everything that a run records, one JSON object per line, only ever appended to."""
 
 import json
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from ctrdist.strict_json import to_text
 
 EVENTS_NAME = "events.jsonl"
 
@@ -89,7 +90,7 @@ class EventLog:
     def append(self, kind: Kind, values: Mapping[str, Any], step: int | None = None) -> None:
         """Writes one event. Numbers that JSON lacks become the strings nan, inf and -inf."""
         line = {"time": time.time_ns() // 1_000_000, "kind": kind, "step": step}
-        text = json.dumps({**line, "values": _jsonable(values)}, ensure_ascii=False)
+        text = to_text({**line, "values": values}, non_finite=str, ensure_ascii=False)
         with self._lock:
             self._file.write(text.encode() + b"\n")
 
@@ -147,17 +148,3 @@ def metric_history(path: Path, prefixes: tuple[str, ...]) -> dict[str, dict[int,
                 if name.startswith(prefixes):
                     history.setdefault(name, {})[event.step] = float(value)
     return {name: dict(sorted(points.items())) for name, points in history.items()}
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    try:
-        number = float(value)  # Converts scalars of numpy and torch, too.
-    except (TypeError, ValueError):
-        return str(value)
-    return number if math.isfinite(number) else str(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import itertools
-import json
 import logging
 import os
 import platform
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import ctrdist
 from ctrdist.config.experiment import TrackingConfig
+from ctrdist.strict_json import to_text
 from ctrdist.tracking.events import (
     EVENTS_NAME,
     Artifact,
@@ -202,7 +202,7 @@ class RunTracker:
         self._finished = True
         self._sampler.stop()
         if summary:
-            text = json.dumps(summary, indent=1, default=str) + "\n"
+            text = to_text(summary, indent=1) + "\n"
             self.log_artifact_text("summary.json", text)
         self._log.record(Finish(status=status, summary=summary or {}))
         for sender in self._senders:
@@ -239,7 +239,7 @@ def git_commit(root: Path = _ROOT) -> str | None:
 def environment() -> str:
     """Versions of the packages, host and system, as JSON."""
     facts = {"host": socket.gethostname(), "platform": platform.platform()}
-    return json.dumps({**facts, "versions": package_versions()}, indent=1) + "\n"
+    return to_text({**facts, "versions": package_versions()}, indent=1) + "\n"
 
 
 def environment_tags() -> dict[str, str]:

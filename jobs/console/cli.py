@@ -1,6 +1,5 @@
 """The frame of all jobs: command line, exit codes, missing options and the JSON line."""
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 from ctrdist.config.parse import parse
 from ctrdist.config.paths import IS_PATH, runs_directory
 from ctrdist.errors import ConfigError, UserError
+from ctrdist.strict_json import to_text
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -67,8 +67,8 @@ def call(
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """Prints one JSON object on one line, the last on stdout under --json."""
-    print(json.dumps(values), flush=True)
+    """Prints one JSON object on one line, the last on stdout under --json; nan becomes null."""
+    print(to_text(values), flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)

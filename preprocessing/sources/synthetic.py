@@ -9,7 +9,6 @@ The other fields are noise, as in real logs.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow.csv as pa_csv
 from ctrdist.config.parse import to_dict
 from ctrdist.errors import DataError
 from ctrdist.metrics.auc import auc_of_counts
+from ctrdist.strict_json import to_text
 from preprocessing.config.synthetic import LogConfig
 
 CARDINALITIES = (
@@ -127,7 +127,7 @@ def write_log(config: LogConfig) -> Truth:
         bayes_logloss=float(-(y * np.log(probability) + (1 - y) * np.log1p(-probability)).mean()),
     )
     text = {**asdict(truth), "config": {**to_dict(config), "output": ""}}
-    (folder / TRUTH).write_text(json.dumps(text, indent=1) + "\n")
+    (folder / TRUTH).write_text(to_text(text, indent=1) + "\n")
     return truth
 
 

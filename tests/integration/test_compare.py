@@ -102,9 +102,11 @@ def test_a_study_is_trained_compared_and_gone_on_with(tmp_path, data):
 def test_a_variant_that_fails_does_not_hold_up_the_others(tmp_path, data):
     text = STUDY.replace("model.gate: plain", "train.monitor: gauc")  # the data has no user
     (tmp_path / "small.yaml").write_text(text)
-    done, found = watched("compare", *arguments(tmp_path, data), "--seeds", "[1]")
+    done, found = watched("compare", *arguments(tmp_path, data), "--seeds", "[1]", "--json")
     assert done.returncode == 2
     check_loopback(found, "gcs_server", "raylet", "ray::_train")
+    (row,) = json.loads(done.stdout.splitlines()[-1], parse_constant=pytest.fail)["variants"]
+    assert row["auc"]["sd"] is None  # of one seed
     assert "1 of 2 runs failed; the others are kept. small.w-o-gate.1: " in done.stderr
     assert "has no user column" in done.stderr and "Traceback" not in done.stderr
     assert "| full | 1 |" in (tmp_path / "studies/small/table.md").read_text()

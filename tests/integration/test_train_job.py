@@ -43,7 +43,7 @@ def job(
 
 def last_json(done: subprocess.CompletedProcess[str]) -> dict:
     assert done.returncode == 0, done.stderr + done.stdout
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1], parse_constant=pytest.fail)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,19 @@ def test_evaluation_of_the_run_gives_the_same_on_one_worker(trained, data):
 
 def test_two_workers_of_ray_listen_on_loopback_only(watched_run):
     check_loopback(watched_run[2], "gcs_server", "raylet", "ray::RayTrainW")
+
+
+def test_a_metric_that_is_not_defined_is_null(trained, tmp_path):
+    shape = {"multi_valued": True, "user": True}
+    write_dataset(tmp_path, {"train": 50, "valid": 50, "test": 1}, **shape)
+    checkpoint = last_json(trained[0])["checkpoint"]
+    result = last_json(
+        job("evaluate", "--checkpoint", checkpoint, "--data", str(tmp_path), "--json")
+    )
+    assert result["test"]["auc"] is None and result["test"]["logloss"] > 0
+    for name in ("summary.json", "sharding_plan.json"):
+        text = (trained[1] / "first" / "artifacts" / name).read_text()
+        assert json.loads(text, parse_constant=pytest.fail)
 
 
 def test_mlflow_has_the_run(trained):

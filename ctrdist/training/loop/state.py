@@ -58,6 +58,8 @@ class Progress:
         values = dict(state) if state["version"] == STATE_VERSION else _from_version_1(state)
         for known in fields(self):
             setattr(self, known.name, values[known.name])
+        # JSON has null for a metric that is not defined
+        self.best_metrics = {k: math.nan if v is None else v for k, v in self.best_metrics.items()}
         self.stopped = StopReason(values["stopped"]) if values["stopped"] else None
 
     def add_rows(self, rows: int, digest: int, loss_sum: float) -> None:

@@ -7,7 +7,6 @@ after a restart within an epoch, only the steps since then are recorded.
 
 # B rows of this worker, F fields, L layers, C = 6 cells: 2 labels × 3 classes
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from ctrdist.config.experiment import DiagnosticsConfig
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.models.tables import table_of
+from ctrdist.strict_json import to_text
 from ctrdist.tracking import RunTracker
 from ctrdist.tracking.plots import (
     abundance_figure,
@@ -221,7 +221,7 @@ class Diagnostics(Observer):
     def _record_attention(self, tracker: RunTracker, mass_LFF: Tensor, name: str) -> None:
         schema = self._engine.dataset.schema
         fields = [*schema.numeric, *(field.name for field in schema.categorical)]
-        text = json.dumps(top_pairs(mass_LFF, fields), indent=1, ensure_ascii=False)
+        text = to_text(top_pairs(mass_LFF, fields), indent=1, ensure_ascii=False)
         tracker.log_artifact_text("attention_mass.json", text + "\n")
         draw(tracker, "attention_mass", attention_figure, mass_LFF.mean(0).numpy(), fields, name)
 

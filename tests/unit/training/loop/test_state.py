@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ctrdist.config.experiment import TrainConfig
+from ctrdist.strict_json import to_text
 from ctrdist.training.loop.evaluate import why_not_finite
 from ctrdist.training.loop.state import Progress, StopReason, is_finite
 
@@ -103,3 +104,12 @@ def test_a_raised_bound_lets_a_run_continue(reason, config, epoch, continues):
     progress = replace(Progress(step=40), stopped=reason, stop_text="a bound")
     progress.resume(config, epoch)
     assert (progress.stopped is None) == continues
+
+
+def test_a_metric_that_is_not_defined_survives_json():
+    progress = Progress()
+    progress.judge({"auc": 0.7, "logloss": 0.5, "gauc": math.nan}, TrainConfig())
+    again = Progress()
+    again.load_state_dict(json.loads(to_text(progress.state_dict())))
+    assert math.isnan(again.best_metrics.pop("gauc"))
+    assert again.best_metrics == {"auc": 0.7, "logloss": 0.5}

@@ -77,7 +77,7 @@ def _result(error: BaseException | None, monitor: RunMonitor, max_restarts: int)
         assert stopped is not None, "workers that were told to stop have reported their step"
         monitor.show(messages.Interrupted(step=stopped.step))
         raise SystemExit(128 + signal.SIGTERM)
-    crash = monitor.last(messages.Crash)
+    crash = monitor.crashes.get(failure.rank)
     if crash is not None:
         raise RuntimeError(f"worker {failure.rank} failed:\n{crash.traceback}")
     step = monitor.saved_step

@@ -14,20 +14,19 @@ from typing import Any
 
 from cluster.run_monitor import RunMonitor
 from cluster.worker_task import WorkerTask
-from ctrdist.storage import is_storage_error
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
+from ctrdist.training.faults.transient import may_pass
 from ctrdist.training.observe import messages
 
-_RAISED, _STORAGE_FAILED, _TOLD = 1, 75, 128 + signal.SIGTERM
+_RAISED, _MAY_PASS, _TOLD = 1, 75, 128 + signal.SIGTERM
 """Exit codes of the worker."""
 
 
 class LocalWorker(threading.Thread):
     """Starts the worker, and starts it again from its last checkpoint if its process has died.
 
-    It is started again at most `max_restarts` times; −1: without bound. After an exception it is
-    only started again if a store of files has failed, as other exceptions would come again. Use as
-    a context.
+    It is started again at most `max_restarts` times; −1: without bound. An exception that would
+    come again ends the run at once. Use as a context.
     """
 
     def __init__(self, task: WorkerTask, max_restarts: int) -> None:
@@ -126,7 +125,7 @@ def _work(task: WorkerTask, pipe: Connection) -> None:
     except Interrupted:
         code = _TOLD
     except BaseException as error:
-        code = _STORAGE_FAILED if is_storage_error(error) else _RAISED
+        code = _MAY_PASS if may_pass(error) else _RAISED
     pipe.close()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -154,6 +153,6 @@ def _end_with_parent() -> None:
 def _reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return "its process was killed, as the system does where memory is short"
-    if code == _STORAGE_FAILED:
-        return "a store of files did not answer"
+    if code == _MAY_PASS:
+        return "a store, a connection or a device failed"
     return f"its process ended with code {code}"

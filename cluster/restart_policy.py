@@ -11,6 +11,7 @@ from cluster.ray_train_internals import ControllerCallback, WorkerHealthCheckFai
 from cluster.run_mailbox import END_RUN
 from cluster.worker import ToldToStop
 from ctrdist.errors import UserError
+from ctrdist.training.faults.transient import may_pass
 from ctrdist.training.observe.messages import Failure
 
 _RESIZE_SECONDS = 600.0
@@ -20,7 +21,8 @@ _CONNECTION = re.compile(r"connection (closed|reset|refused)|broken pipe|nccl|ti
 class RestartPolicy(UserCallback):
     """Reports failed workers to the driver; ends the run where a restart is of no use.
 
-    Workers are started again after `max_restarts` failures; −1: without bound.
+    Workers are started again after `max_restarts` failures; −1: without bound. An error that would
+    come again ends the run at once.
     """
 
     def __init__(self, mailbox: Any, max_restarts: int) -> None:
@@ -38,6 +40,7 @@ class RestartPolicy(UserCallback):
             ray.get(self._mailbox.stop_reason.remote()) == END_RUN
             or self._max == 0
             or 0 < self._max < self._failures
+            or comes_again(error)
         )
         message = Failure(
             rank=rank,
@@ -81,9 +84,15 @@ def first_failure(exceptions: dict[int, Exception]) -> tuple[int, Exception]:
             return 0
         if isinstance(error, WorkerHealthCheckFailedError):
             return 1
-        return 3 if _CONNECTION.search(str(error)) else 2
+        return 2 if comes_again(error) or isinstance(error, ToldToStop) else 3
 
     return min(exceptions.items(), key=order)
+
+
+def comes_again(error: Exception) -> bool:
+    """True if the workers would meet the error again, as it is one of code, settings or data."""
+    died = isinstance(error, WorkerHealthCheckFailedError | ToldToStop)
+    return not died and not may_pass(error)
 
 
 def failure_reason(error: Exception) -> str:

@@ -41,6 +41,8 @@ class RunMonitor:
         """Step of the newest whole checkpoint."""
         self.nodes: dict[int, str] = {}
         """Rank → node of the workers that are there."""
+        self.crashes: dict[int, messages.Crash] = {}
+        """Rank → its error, since the workers were last started."""
         self.waiting_since = time.monotonic()
         """Time since which the run has had no workers."""
         self.show, self._experiment = show, experiment
@@ -63,6 +65,8 @@ class RunMonitor:
                     self.training, self.saved_step = True, message.resumed_step
                 case messages.Checkpoint():
                     self.saved_step = message.step
+                case messages.Crash():
+                    self.crashes[message.rank] = message
                 case messages.Failure():
                     self._on_failure(message)
 
@@ -93,5 +97,6 @@ class RunMonitor:
         if failure.final:
             return
         self.show(messages.Restart(failure=failure, step=self.saved_step))
-        for kind in (messages.Hang, messages.Crash, messages.Stopped):
+        self.crashes.clear()
+        for kind in (messages.Hang, messages.Stopped):
             self._last.pop(kind, None)

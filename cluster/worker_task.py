@@ -80,7 +80,7 @@ class WorkerTask:
             if rank == 0:
                 emit(messages.Stopped(step=interrupted.step))
             raise
-        except Exception:
+        except BaseException:  # CheckpointException is no Exception
             emit(messages.Crash(rank=rank, traceback=traceback.format_exc()))
             raise
         leave_world()

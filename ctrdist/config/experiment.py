@@ -109,7 +109,8 @@ class FaultConfig:
 
     max_restarts: int = 3
     """Restarts of the workers from the newest checkpoint after one has failed; −1: without bound.
-    Wrong settings, bad data or a loss that is not finite end the run at once."""
+    Wrong settings, bad data, a loss that is not finite and other errors that would come again end
+    the run at once."""
     step_timeout_s: float = 1800.0
     """Seconds after which a step, a batch of an evaluation or a checkpoint counts as hung: each
     worker writes its Python stacks to the run's stacks/ and ends with an error; 0: never."""

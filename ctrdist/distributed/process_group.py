@@ -105,8 +105,8 @@ def run_on_main(function: Callable[[], T]) -> T:
 
     Raises:
         BaseException: what the function has raised, on rank 0. On the other ranks a UserError of
-            the same class and text, a SystemExit of the same code, a KeyboardInterrupt, or a
-            RuntimeError with the text of any other error.
+            the same class and text, a SystemExit of the same code, a KeyboardInterrupt, an OSError
+            with the text of any OSError, or a RuntimeError with that of any other error.
     """
     box: list[Any] = [None]
     error: BaseException | None = None
@@ -133,7 +133,7 @@ def _error_elsewhere(error: BaseException) -> BaseException:
         return SystemExit(error.code)
     if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt()
-    return RuntimeError(str(error))
+    return (OSError if isinstance(error, OSError) else RuntimeError)(str(error))
 
 
 class Collectives(Protocol):

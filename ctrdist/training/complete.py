@@ -34,7 +34,9 @@ def complete(experiment: Experiment) -> Experiment:
 
     if experiment.tracking.mlflow:
         check_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    data = open_dataset(experiment.data).schema.name
+    dataset = open_dataset(experiment.data)
+    _check_batch_norm(experiment, dataset.split("train").rows)
+    data = dataset.schema.name
     started = time.strftime("%Y%m%d-%H%M%S")
     return replace(experiment, run_name=name or f"{experiment.model_name}-{data}-{started}")
 
@@ -60,6 +62,25 @@ def _check_workers(experiment: Experiment) -> None:
         raise ConfigError(
             f"loader.batch_size {experiment.loader.batch_size} is for all workers together: "
             f"at least one row for each of the {workers}."
+        )
+
+
+def _check_batch_norm(experiment: Experiment, rows: int) -> None:
+    """Refuses a model with batch normalisation that would meet a batch of one row."""
+    from ctrdist.data.order import step_bounds
+
+    loader, workers = experiment.loader, experiment.workers
+    synchronised = workers > 1 and experiment.train.sync_batch_norm
+    if synchronised or not getattr(experiment.model, "batch_norm", False):
+        return
+    bounds = step_bounds(rows, loader.batch_size)
+    smallest = int((bounds[1:] - bounds[:-1]).min()) // workers
+    if smallest // max(1, min(loader.accumulate, smallest)) == 1:
+        raise ConfigError(
+            f"batch normalisation needs two rows, and a worker would get one: "
+            f"loader.batch_size {loader.batch_size} on {workers} workers, loader.accumulate "
+            f"{loader.accumulate}, {rows:,} rows for training. Give a larger loader.batch_size, a "
+            "smaller loader.accumulate, train.sync_batch_norm true or model.batch_norm false."
         )
 
 

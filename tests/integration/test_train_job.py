@@ -231,6 +231,10 @@ def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
         (["--config", "jobs/configs/criteo_dfl.yaml"], "no such file"),
         ([], "--data DIR is missing"),
         (["--data", "{data}", "--workers", "0"], "--workers 0"),
+        (
+            ["--data", "{data}", "--loader.batch_size", "8", "--loader.accumulate", "8"],
+            "batch normalisation needs two rows, and a worker would get one: loader.batch_size 8",
+        ),
         (["--data", "{data}", "--optim.tables.l2", "0.1"], "needs optim.tables.name = adam"),
         (["--data", "{data}", "--optim.codebooks.l2", "0.1"], "optim.codebooks.l2 = 0.1 needs"),
         (

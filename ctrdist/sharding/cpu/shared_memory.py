@@ -64,7 +64,8 @@ class SharedMemory:
         """A barrier: returns once all workers have called it and see what each wrote before.
 
         Raises:
-            RuntimeError: one of them is gone, or did not come within half an hour.
+            ConnectionError: one of them is gone.
+            TimeoutError: one did not come within half an hour.
         """
         if self._world.size > 1:
             with TIMER:
@@ -79,9 +80,9 @@ class SharedMemory:
             if missing is None:
                 return
             if not psutil.pid_exists(int(self._processes[missing])):
-                raise RuntimeError(f"worker {missing} is gone; its own log says more.")
+                raise ConnectionError(f"worker {missing} is gone; its own log says more.")
             if time.monotonic() - begun > _TIMEOUT_S:
-                raise RuntimeError(
+                raise TimeoutError(
                     f"worker {missing} did not answer within {_TIMEOUT_S:.0f} s. It hangs; its "
                     "own log says more."
                 )

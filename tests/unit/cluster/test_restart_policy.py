@@ -3,7 +3,12 @@
 from ray.exceptions import ActorDiedError
 
 from cluster.ray_train_internals import WorkerHealthCheckFailedError
-from cluster.restart_policy import failure_reason, first_failure, is_killed_for_memory
+from cluster.restart_policy import (
+    comes_again,
+    failure_reason,
+    first_failure,
+    is_killed_for_memory,
+)
 from cluster.worker import ToldToStop
 from ctrdist.errors import DataError
 
@@ -21,6 +26,8 @@ def test_an_error_of_its_own_comes_before_a_lost_connection():
     assert first_failure({0: LOST, 3: bug}) == (3, bug)
     assert failure_reason(LOST) == "it lost the connection to another worker"
     assert failure_reason(bug) == "KeyError: 'C7'"
+    assert comes_again(bug) and not comes_again(LOST)
+    assert not comes_again(DIED) and not comes_again(ToldToStop("node ab leaves"))
 
 
 def test_a_users_mistake_comes_first():

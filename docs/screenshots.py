@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.tracking.mlflow_page import VIEW_TAG, runs_page
 
-_SETTLED_MS = 20_000
+_SETTLED_MS = 12_000
 """Time in which a page gets its figures on a busy machine, once its first text is there."""
 _NO_ASSISTANT = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
@@ -46,7 +46,10 @@ def main() -> None:
     options = parser.parse_args()
     with browser() as page:
         if options.report:
+            page.set_viewport_size({"width": 1100, "height": 2150})
             page.goto(options.report.resolve().as_uri())
+            for column in ("C17", "I11"):  # of the log that jobs/make_log.py makes
+                page.locator("summary", has_text=column).click()
             save(page, options.output / f"{options.name}.png")
         if options.runs:
             take_runs(page, options.runs.resolve() / "mlflow.db", options.output / options.name)
@@ -78,16 +81,19 @@ def take_runs(page: Any, database: Path, prefix: Path) -> None:
             page.goto("about:blank")
             page.goto(url)
             with suppress(Exception):  # the list of an older version does not show the runs
-                page.get_by_text(one.run_name, exact=False).first.wait_for(timeout=60_000)
+                page.get_by_text(one.run_name).first.wait_for(timeout=60_000)
+            if name == "comparison":  # which begins with parallel coordinates
+                page.get_by_text("Visualizations").click()
             save(page, prefix.with_name(f"{prefix.name}_{name}.png"))
 
 
 def save(page: Any, path: Path) -> None:
-    """Saves a picture in 64 colours once the page has settled."""
+    """Saves a picture in 200 colours once the page has settled."""
     page.wait_for_timeout(_SETTLED_MS)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    image = Image.open(path).convert("RGB")
+    image.quantize(200, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
     sys.stdout.write(f"{path}\n")
 
 

@@ -23,7 +23,8 @@ _COLUMNS = (
 _SECTIONS = ("Model metrics", "best", "training")
 """Groups of charts that stand first; the first has the metrics without a prefix."""
 _NOTE = """\
-Each run trains one model for click-through rates.
+Each run trains a model for click-through rates. Compare them by test_auc (higher is better), \
+test_logloss and test_ne (lower is better).
 
 - `auc`, `logloss`, `ne` and `calibration` are those of the valid split after each epoch, and \
 `best/…` those of the best epoch so far.
@@ -42,6 +43,8 @@ def experiment_tags() -> dict[str, str]:
     ]
     state = {
         "selectedColumns": _COLUMNS,
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *_COLUMNS, "duration"],
+        "columnWidths": dict.fromkeys(_COLUMNS, 92),
         # MLflow adds a chart for each metric, and a section for each prefix
         "compareRunCharts": [],
         "compareRunSections": sections,

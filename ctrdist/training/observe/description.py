@@ -15,7 +15,10 @@ _FIGURES = {"auc": "AUC", "logloss": "logloss", "ne": "NE", "calibration": "cali
 
 
 def describe(engine: Engine, start: Start, command: str, result: str) -> str:
-    """Says what was trained on which data, with which result, and how to repeat it."""
+    """Says what was trained, with which result, on which data, and how to repeat it.
+
+    MLflow shows the first five lines or so; the others are a click away.
+    """
     experiment, schema = engine.experiment, engine.dataset.schema
     splits = engine.dataset.manifest.splits
     train = splits["train"]
@@ -23,13 +26,13 @@ def describe(engine: Engine, start: Start, command: str, result: str) -> str:
     return f"""\
 **{experiment.model_name}** predicts `{schema.label}` on **{schema.name}**.
 
+{result}
+
 - Data: {data} rows; {100 * train.positives / max(train.rows, 1):.3g} % of the training rows are \
 clicks; {len(schema.categorical)} categorical and {len(schema.numeric)} numeric fields. \
 `{experiment.data}`
 - Model: {start.table_parameters:,} weights in {start.tables} tables, \
 {start.dense_parameters:,} in the tower; {start.workers} worker(s) on {start.device}.
-
-{result}
 
 **Repeat it** with the settings of the artifact `config.yaml`, or as it was started:
 
@@ -41,7 +44,7 @@ clicks; {len(schema.categorical)} categorical and {len(schema.numeric)} numeric 
 
 def result_table(summary: Mapping[str, Any]) -> str:
     """The metrics of a run's results as a table, with what they mean."""
-    rows = {"valid, best epoch": summary["valid"], "test": summary["test"]}
+    rows = {"test": summary["test"], "valid, best epoch": summary["valid"]}
     lines = [
         "| " + " | ".join([name, *(f"{found[key]:.5f}" for key in _FIGURES)]) + " |"
         for name, found in rows.items()
@@ -50,13 +53,11 @@ def result_table(summary: Mapping[str, Any]) -> str:
     head = "| " + " | ".join(["", *_FIGURES.values()]) + " |"
     return "\n".join(
         [
-            f"**Result** after {summary['epochs']} epochs ({summary['stopped']}):",
-            "",
             head,
             "|---" * (1 + len(_FIGURES)) + "|",
             *lines,
             "",
-            "NE below 1: better than the click rate alone. Calibration above 1: too many clicks "
-            "are predicted.",
+            f"After {summary['epochs']} epochs: {summary['stopped']}. NE below 1: better than the "
+            "click rate alone. Calibration above 1: too many clicks are predicted.",
         ]
     )

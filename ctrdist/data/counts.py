@@ -34,6 +34,11 @@ class Counts:
     """ln(1 + training rows)."""
 
 
+def vocabulary_file(field: str) -> str:
+    """Name of a field's vocabulary in a data set."""
+    return f"{VOCABULARY}/{file_stem(field)}.parquet"
+
+
 def read_counts(dataset: Dataset) -> Counts:
     """Reads the vocabularies, a batch of values at a time.
 
@@ -43,7 +48,7 @@ def read_counts(dataset: Dataset) -> Counts:
     ends, moments = [], np.zeros(3)
     store = Store(dataset.path)
     for field in dataset.schema.categorical:
-        name = f"{VOCABULARY}/{file_stem(field.name)}.parquet"
+        name = vocabulary_file(field.name)
         at_least_Q = np.zeros(COUNT_LEVELS, dtype=np.int64)
         last = math.inf
         for count_V in _counts(store, name):

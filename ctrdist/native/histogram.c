@@ -63,16 +63,6 @@ int64_t ctrdist_count_numbers(const double *x, const uint8_t *group, int64_t n, 
     return filled;
 }
 
-/* Sum of squared distances from the mean, of the values that are not NaN. */
-double ctrdist_squares(const double *x, int64_t n, double mean) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double d = x[i] - mean;
-        sum += d == d ? d * d : 0;
-    }
-    return sum;
-}
-
 /* Adds to table, (cells, groups). Ids from `cells - 1` on share the last cell or, where `first` is
    not 0, those from `first` on are spread over the cells from `first` on. */
 void ctrdist_count_ids(const int32_t *ids, const uint8_t *group, int64_t n, int64_t groups,

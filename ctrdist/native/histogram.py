@@ -71,13 +71,6 @@ def count_numbers(values: np.ndarray, group: np.ndarray | None, groups: int, bit
     return Counted(bins[:found], counts[:found], missing, *stats.tolist())
 
 
-def squares(values: np.ndarray, mean: float) -> float:
-    """Sum of squared distances from the mean, of those of the (n,) float64 that are not NaN."""
-    if _LIBRARY.load() is None:
-        return float(np.nansum(np.square(values - mean)))
-    return _LIBRARY["squares"](values, len(values), mean)
-
-
 def count_ids(
     ids: np.ndarray, group: np.ndarray, table: np.ndarray, cells: int, *, spread_from: int = 0
 ) -> None:

@@ -14,8 +14,6 @@ from preprocessing.report.measures import interval
 _TEMPLATE = "page.html.jinja"
 _TEXT = 120
 """Characters of a value that are shown."""
-_WARNINGS = 20
-"""Warnings shown at once; the others are folded."""
 
 
 def render(report: dict[str, Any]) -> str:
@@ -33,19 +31,11 @@ def render(report: dict[str, Any]) -> str:
     environment.filters.update(
         number=number, percent=percent, share=share, text=shown_text, count="{:,}".format
     )
-    summary = report["summary"]
-    kept = summary["rows_kept"]
-    clicks = sum(s["clicks"] for s in summary["splits"].values())
+    clicks = sum(split["clicks"] for split in report["summary"]["splits"].values())
+    kept = report["summary"]["rows_kept"]
     return environment.get_template(_TEMPLATE).render(
-        summary=summary,
-        quarantine=report["quarantine"],
+        report,
         click_rate=clicks / kept if kept else None,
-        splits=[
-            {"name": name, **s, "part": s["rows"] / max(1, kept), "error": _error(s)}
-            for name, s in summary["splits"].items()
-        ],
-        warnings=summary["warnings"][:_WARNINGS],
-        more_warnings=summary["warnings"][_WARNINGS:],
         series=_series(report["series"]),
         columns=[_column(column) for column in report["columns"]],
     )
@@ -80,11 +70,6 @@ def shown_text(value: str) -> str:
     """A value of the log, cut where it is long, with Python escapes for what cannot be printed."""
     value = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[: _TEXT + 1])
     return value if len(value) <= _TEXT else value[: _TEXT - 1] + "…"
-
-
-def _error(split: dict[str, Any]) -> float | None:
-    rate, rows = split["click_rate"], split["rows"]
-    return math.sqrt(rate * (1 - rate) / rows) if rows else None
 
 
 def _column(column: dict[str, Any]) -> dict[str, Any]:

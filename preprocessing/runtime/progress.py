@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 LINE_SECONDS = 5.0
 
@@ -19,44 +22,36 @@ class Progress:
         self._parts = parts
         self._rows = self._bytes = 0
         self._start = self._last = time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar = Bar(
+            "{task.description}",
+            BarColumn(),
+            "{task.percentage:>3.0f}%",
+            "{task.fields[rate]}",
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(title, total=self._total, rate="")
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                "{task.description}",
-                BarColumn(),
-                "{task.percentage:>3.0f}%",
-                "{task.fields[rate]}",
-                TimeRemainingColumn(elapsed_when_finished=True),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task(self._title, total=self._total, rate="")
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._bar is not None:
-            if kind is None:
-                self._bar.update(self._task, completed=self._total, rate=self._rate())
-            self._bar.stop()
-        elif kind is None:
+        if kind is None and self._bar.disable:
             self._line(f"{self._rate()}, {time.monotonic() - self._start:.1f} s")
+        elif kind is None:
+            self._bar.update(self._task, completed=self._total, rate=self._rate())
+        if not self._bar.disable:
+            self._bar.stop()
 
     def advance(self, rows: int, stored_bytes: int) -> None:
         """Adds rows, and the bytes that they take in the files as they are stored."""
         self._rows += rows
         self._bytes = min(self._total, self._bytes + stored_bytes)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._bytes, rate=self._rate())
-            return
+        self._bar.update(self._task, completed=self._bytes, rate=self._rate())
         now = time.monotonic()
-        if now - self._last >= LINE_SECONDS:
+        if self._bar.disable and now - self._last >= LINE_SECONDS:
             self._last = now
             left = (now - self._start) * (self._total / max(1, self._bytes) - 1)
             share = 100 * self._bytes / self._total

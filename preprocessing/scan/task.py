@@ -97,7 +97,7 @@ def count_training_rows(
 ) -> ShardSummary:
     """Counts the training rows of a shard of this index, once the split plan is known."""
     values = read_values(plan.work.store, shard.values)
-    assigner = split_plan.shard(index)
+    assigner = Assigner(split_plan, index)
     found, numbers, rows = _count(plan, shard.name, assigner, values, f"counted/{shard.name}")
     return replace(shard, values=found, numbers=numbers, rows=rows)
 
@@ -135,7 +135,7 @@ def _scan_shard(
     known = known_split_plan(config, split)
     words: Words = {**scanner.dictionaries, **derived.dictionaries}
     values = {n: ColumnValues(w.values(), w.hashes(), _NO_COUNTS) for n, w in words.items()}
-    assigner = None if known is None else known.shard(0)
+    assigner = None if known is None else Assigner(known, 0)
     index, numbers, rows_of = _count(plan, name, assigner, values, f"values/{name}")
     reasons = Counter(row.reason for row in bad)
     return ShardSummary(name, taken, counts, reasons, index, numbers, rows_of, split.split)

@@ -64,14 +64,15 @@ def read_json_lines(
     faults: dict[int, Fault] = {}
     rows, objects = [], []
     for index, line in enumerate(lines):
-        try:
-            objects.append(_object(line, layout))
+        found = _object(line, layout)
+        if isinstance(found, Fault):
+            faults[index] = found
+        else:
+            objects.append(found)
             rows.append(index)
-        except _NotGood as error:
-            faults[index] = error.fault
     arrays, good = {}, np.ones(len(rows), bool)
     for name, column in kinds.items():
-        arrays[name], wrong = _column([found.get(name) for found in objects], column, layout)
+        arrays[name], wrong = _column([row.get(name) for row in objects], column, layout)
         for i, fault in wrong.items():
             faults.setdefault(rows[i], fault)
             good[i] = False
@@ -84,41 +85,32 @@ def read_json_lines(
 _DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
 
 
-class _NotGood(Exception):
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-
-
 def _kinds(table: TableConfig) -> dict[str, ColumnConfig]:
     """The columns to read, by name."""
     by_name = {column.name: column for column in table.columns}
     return {name: by_name[name] for name in (by_name if table.wanted is None else table.wanted)}
 
 
-def _object(line: bytes, layout: FormatConfig) -> dict[str, Any]:
+def _object(line: bytes, layout: FormatConfig) -> dict[str, Any] | Fault:
     try:
         text = decoded(line, layout).decode()
         found = _DECODER.decode(text)
         if b"\\u" in line:
             json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise _NotGood(
-            Fault(
-                f"not JSON ({error.msg} at character {error.colno})",
-                "Write each row as one JSON object on a line of its own.",
-            )
-        ) from error
-    except UnicodeEncodeError as error:
-        raise _NotGood(Fault("half of a surrogate pair in a text", "Fix the row.")) from error
+        return Fault(
+            f"not JSON ({error.msg} at character {error.colno})",
+            "Write each row as one JSON object on a line of its own.",
+        )
+    except UnicodeEncodeError:
+        return Fault("half of a surrogate pair in a text", "Fix the row.")
     except UnicodeError as error:
-        raise _NotGood(not_decoded(layout, error)) from error
-    except RecursionError as error:
-        raise _NotGood(Fault("nested too deeply", "Give one object per line.")) from error
+        return not_decoded(layout, error)
+    except RecursionError:
+        return Fault("nested too deeply", "Give one object per line.")
     if isinstance(found, dict):
         return found
-    raise _NotGood(
-        Fault("no JSON object", "Write each row as one JSON object, with the columns' names.")
-    )
+    return Fault("no JSON object", "Write each row as one JSON object, with the columns' names.")
 
 
 def _column(
@@ -132,10 +124,9 @@ def _column(
         return pa.array(values, kind), faults
     if pa.types.is_list(kind) or not types <= {_Number, NoneType}:
         for i, value in enumerate(values):
-            try:
-                values[i] = _value(value, column, layout)
-            except _NotGood as error:
-                values[i], faults[i] = None, error.fault
+            values[i] = _value(value, column, layout)
+            if isinstance(values[i], Fault):
+                faults[i], values[i] = values[i], None
     if pa.types.is_list(kind) or kind == pa.string():
         return pa.array(values, kind), faults
     cast = cast_where_possible if kind == pa.float64() else _whole
@@ -157,7 +148,7 @@ def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
 
 
 def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
-    """A text, or a list of texts; None where the value is missing."""
+    """A text, a list of texts or a fault; None where the value is missing."""
     many = column.role == "multi_valued"
     is_list = isinstance(value, list)
     items = value if many and is_list else [value]
@@ -166,7 +157,7 @@ def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
         wants = "a list of texts" if many else "one value"
         remedy = "Make it a column of its own, or leave it out of `columns` in the data-set YAML."
         reason = f"column {column.name} wants {wants}, got {what}"
-        raise _NotGood(Fault(reason, remedy, column.name))
+        return Fault(reason, remedy, column.name)
     if many and is_list:
         return [_text(item, column) for item in items]
     text = _text(value, column)

@@ -127,10 +127,6 @@ class SplitPlan:
             edges = _time_edges(config, counts)
         return cls(config, rows, positives, tuple(names), edges)
 
-    def shard(self, index: int) -> Assigner:
-        """The assigner of a shard's rows."""
-        return Assigner(self, index)
-
     def all_train(self, index: int) -> bool:
         """Tells whether it is known without its rows that a shard is for training only."""
         return self.config.by == "position" and self.rows[index + 1] <= self.edges[0]

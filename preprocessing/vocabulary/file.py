@@ -6,21 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctrdist.data.counts import vocabulary_file
 from ctrdist.native.strings import Strings
-from ctrdist.schema import file_stem
 from ctrdist.storage import Store
 from preprocessing.runtime.parquet_writer import ParquetWriter, new_parquet_file
 
-VOCABULARY = "vocabulary"
-"""Directory of the vocabularies in a data set."""
 GROUP_ROWS = 2**20
 """Rows of a row group."""
 SCHEMA = pa.schema([("value", pa.string()), ("id", pa.int32()), ("count", pa.int64())])
-
-
-def vocabulary_file(field: str) -> str:
-    """Name of a field's vocabulary in a data set."""
-    return f"{VOCABULARY}/{file_stem(field)}.parquet"
 
 
 def first_values(store: Store, field: str, n: int) -> list[str]:

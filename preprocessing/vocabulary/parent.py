@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctrdist.data.counts import vocabulary_file
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.features.columns import has_vocabulary
@@ -17,7 +18,6 @@ from ctrdist.schema import FIRST_VALUE_ID
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, write_values
-from preprocessing.vocabulary.file import vocabulary_file
 
 _FREE = (
     "name",

@@ -6,13 +6,13 @@ No process holds more than one group of hash buckets, so vocabularies may be of 
 import itertools
 from collections.abc import Sequence
 
+from ctrdist.data.counts import vocabulary_file
 from ctrdist.features.columns import ColumnConfig, has_vocabulary
 from ctrdist.storage import Store
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.task_runner import Call, TaskRunner
 from preprocessing.scan.shard_values import ValuesIndex
 from preprocessing.vocabulary.assign_ids import ColumnIds, ShardIds, assign_ids, write_shard_ids
-from preprocessing.vocabulary.file import vocabulary_file
 from preprocessing.vocabulary.hash_partition import plan_groups
 from preprocessing.vocabulary.merge import MergedGroup, Rule, merge
 from preprocessing.vocabulary.parent import Parent, write_parent

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 
+from ctrdist.data.counts import VOCABULARY
 from ctrdist.data.manifest import MANIFEST_NAME, SCHEMA_NAME, SPLITS
 from ctrdist.errors import DataError
 from ctrdist.features.fitted import FEATURES_NAME
 from ctrdist.storage import Store
-from preprocessing.vocabulary.file import VOCABULARY
 
 MARKER = ".incomplete"
 """A file that lies in the directory while it is being written, and after an interrupted run."""

@@ -22,7 +22,7 @@ from preprocessing.runtime.work_dir import WorkDir, from_json, to_json
 from preprocessing.scan.scan_file import read_scan_file
 from preprocessing.scan.shard_values import ValuesIndex
 from preprocessing.scan.task import ShardSummary, scan_file_name
-from preprocessing.split.plan import SplitPlan
+from preprocessing.split.plan import Assigner, SplitPlan
 from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.assign_ids import ShardIds, hashed_id_table, id_tables
 from preprocessing.write.output_dir import Output
@@ -129,7 +129,7 @@ def write_shard(
     config, store = writing.config, writing.work.store
     target = arrow_schema(writing.schema)
     tables = _id_tables(writing, index, values)
-    assigner = writing.split_plan.shard(index)
+    assigner = Assigner(writing.split_plan, index)
     profile = writing.new_profile()
     first, end = writing.split_plan.rows[index : index + 2]
     total, positives = end - first, dict.fromkeys(files, 0)

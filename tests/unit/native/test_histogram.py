@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ctrdist.native.histogram import count_ids, count_numbers, squares
+from ctrdist.native.histogram import count_ids, count_numbers
 
 
 @pytest.mark.parametrize(("cells", "spread_from"), [(5, 0), (5, 2), (50, 0)])
@@ -24,7 +24,3 @@ def test_no_number_at_all(c_or_python):
     counted = count_numbers(np.array([np.nan, np.nan]), None, 2, 6)
     assert counted.counts.shape == (0, 2) and counted.missing.tolist() == [2, 0]
     assert (counted.sum, counted.least, counted.greatest) == (0.0, np.inf, -np.inf)
-
-
-def test_squares_leave_out_what_is_missing(c_or_python):
-    assert squares(np.array([1.0, np.nan, 4.0]), 2.0) == 5.0

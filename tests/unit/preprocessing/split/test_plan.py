@@ -10,7 +10,7 @@ from ctrdist.features.encode import LocalRows
 from preprocessing.config.settings import SplitConfig
 from preprocessing.runtime.work_dir import from_json, to_json
 from preprocessing.split.assign import _permuted, bounds, by_row_hash, row_hash
-from preprocessing.split.plan import SHARD_BINS, SplitCounts, SplitPlan, TimeHistogram
+from preprocessing.split.plan import SHARD_BINS, Assigner, SplitCounts, SplitPlan, TimeHistogram
 
 FRACTIONS = [0.7, 0.1, 0.2]
 
@@ -36,7 +36,7 @@ def divide(
     plan = SplitPlan.of(config, counts, [None] * len(ranges))
     chosen = []
     for index, rows in enumerate(ranges):
-        assigner = plan.shard(index)
+        assigner = Assigner(plan, index)
         for part in np.array_split(rows, max(1, len(rows) // block)):
             block_of = LocalRows(label[part], timestamp=seconds[part], row_hash=hashes[part])
             chosen.append(assigner.next(block_of))
@@ -149,5 +149,5 @@ def test_bins_are_no_wider_than_needed_in_any_order_of_adding(rng):
 def test_a_shard_of_a_file_split_is_of_that_split():
     counts = [SplitCounts(3, 1), SplitCounts(2, 0)]
     plan = SplitPlan.of(SplitConfig(by="file"), counts, ["valid", "train"])
-    assert plan.shard(0).next(LocalRows(np.zeros(3, np.float32))).tolist() == [1, 1, 1]
-    assert plan.shard(1).next(LocalRows(np.zeros(2, np.float32))).tolist() == [0, 0]
+    assert Assigner(plan, 0).next(LocalRows(np.zeros(3, np.float32))).tolist() == [1, 1, 1]
+    assert Assigner(plan, 1).next(LocalRows(np.zeros(2, np.float32))).tolist() == [0, 0]

@@ -19,6 +19,11 @@ SIMPLE_LOGITS = "simple_logits_B"
 """Key in Output.aux of a model with two encoders: (B,) float32 log-odds of the simple encoder."""
 COMPLEX_LOGITS = "complex_logits_B"
 """Key in Output.aux of a model with two encoders: (B,) float32 log-odds of the complex encoder."""
+WIDE_LOGITS = "wide_logits_B"
+"""Key in Output.aux of a model with a wide part, in evaluation: (B,) float32 log-odds of it."""
+TOWER_LOGITS = "tower_logits_B"
+"""Key in Output.aux of a model with a wide part, in evaluation: (B,) float32 log-odds of the tower
+alone; logits_B are those of the blend."""
 GATE_MEAN = "gate_mean_L"
 """Key in Output.aux of a tower with gated residuals, in training: (L,) float32 without gradient,
 the mean of each layer's gate over rows, tokens and dimensions; NaN for no rows."""

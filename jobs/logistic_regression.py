@@ -81,7 +81,8 @@ def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any
     for batch in Loader(dataset, split, LoaderConfig(batch_size=_BATCH_ROWS), shuffle=False):
         size = len(batch.label_B)
         lengths = batch.sparse.lengths().numpy().reshape(len(sizes), size)
-        row = np.concatenate([np.repeat(np.arange(size), lengths[i]) for i in range(len(sizes))])
+        rows_of = [np.repeat(np.arange(size), lengths[i]) for i in range(len(sizes))]
+        row = np.concatenate([np.zeros(0, dtype=np.int64), *rows_of])
         column = batch.sparse.values().numpy() + np.repeat(first[:-1], lengths.sum(1))
         ones = np.ones(len(row), dtype=np.float32)
         ids = sparse.csr_matrix((ones, (row, column)), shape=(size, first[-1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
+from ctrdist.config.auto import automatic
 from ctrdist.config.losses import LossConfig
 from ctrdist.config.optimizers import OptimConfig
 from ctrdist.config.paths import IS_PATH, runs_directory
@@ -212,6 +213,9 @@ class Experiment:
     """Name of the model in the registry; each job sets its own."""
     model: Any = None
     """Settings of the model."""
+    auto: tuple[str, ...] = ()
+    """Settings that follow from the data where neither a preset nor an option gives them; their
+    defaults below do not apply then. The run shows and saves their values. '[]': none."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Reading of rows."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -239,6 +243,7 @@ def experiment_of(model_name: str, model_config: type) -> type[Experiment]:
         [
             ("model_name", Literal[model_name], model_name),  # type: ignore[valid-type]
             ("model", model_config, field(default_factory=model_config)),
+            ("auto", tuple[str, ...], automatic(model_name)),
         ],
         bases=(Experiment,),
         namespace={"__doc__": "Settings of the run."},

@@ -105,6 +105,10 @@ class TableOptimConfig:
     """Added to the root of the second moment."""
     l2: float = 0.0
     """λ: adds (λ/2)·Σ‖table‖² over all rows of all tables to each step's loss. Only with adam."""
+    occurrence_l2: float = 0.0
+    """λ: adds (λ/n)·‖v‖²/2 to a row's loss for each of its looked-up vectors v, where n training
+    rows have the same id; for a field of several ids, v is their mean and 1/n the mean of theirs.
+    It goes through the gradient, so it works with all optimisers and moves looked-up rows only."""
     weight_decay: float = 0.0
     """Decoupled: looked-up rows lose lr·weight_decay of themselves in each step.
     Not with adagrad, sgd and adam, and only on a GPU: FBGEMM's CPU kernels ignore it."""
@@ -113,6 +117,10 @@ class TableOptimConfig:
     def algorithm(self) -> TableOptimizer:
         """The entry of the table."""
         return TABLE_OPTIMIZERS[self.name]
+
+
+WIDE_TABLES = TableOptimConfig(name="adagrad", lr=1.0)
+"""Optimiser of the wide part, whose rate falls linearly to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,8 @@ def parse(
         raise ConfigError(_message(cls, sources, error)) from error
     switches = {name: bool(values.pop(name)) for name in flags}
     values.pop("config", None)
+    if "auto" in values:
+        values["auto"] = _not_given(values["auto"], sources)
     return absolute_paths(cls(**values)), switches
 
 
@@ -111,6 +113,26 @@ def to_dict(config: Any) -> dict[str, Any]:
 def to_yaml(config: Any) -> str:
     """Returns the text of a resolved config; parsing it gives an equal config."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _not_given(names: Sequence[str], sources: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Returns those of the settings that no source gives.
+
+    The config that a run has saved gives all settings that existed then, and no others are chosen
+    for it.
+    """
+    if any("model_name" in source for source in sources):
+        return ()
+    return tuple(name for name in names if not any(_gives(source, name) for source in sources))
+
+
+def _gives(source: Any, name: str) -> bool:
+    for key in name.split("."):
+        source = _loaded(source) if isinstance(source, str) else source
+        if not isinstance(source, Mapping) or key not in source:
+            return False
+        source = source[key]
+    return True
 
 
 def _underscored(argument: str) -> str:

@@ -12,12 +12,13 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ctrdist.batch import Batch, Output
+from ctrdist.batch import TOWER_LOGITS, WIDE_LOGITS, Batch, Output
 from ctrdist.models.dual_attention.frequency import Frequency
 from ctrdist.models.dual_attention.pairs import PairMemory
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import NumericEmbedding
 from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
+from ctrdist.models.wide import WidePart
 from ctrdist.schema import Schema, module_key
 
 
@@ -54,15 +55,23 @@ class Tower(Protocol):
 class CTRModel(nn.Module):
     """Looks up each embedding group, adds the vectors of the numeric fields and runs the tower.
 
-    A tower may also ask for pair scores and frequencies, see :class:`Tower`.
+    A tower may also ask for pair scores and frequencies, see :class:`Tower`. With a wide part, the
+    model's log-odds in evaluation are a blend of its and the tower's; in training, they are the
+    tower's alone, which has a loss of its own.
 
     The tables are created on the meta device: :mod:`ctrdist.sharding` distributes and fills them.
     """
 
-    def __init__(self, schema: Schema, tower: nn.Module, tables_dtype: str = "float32") -> None:
-        """Declares the tables for a :class:`Tower`.
+    def __init__(
+        self,
+        schema: Schema,
+        tower: nn.Module,
+        tables_dtype: str = "float32",
+        wide: bool = False,
+    ) -> None:
+        """Declares the tables for a :class:`Tower`, and those of a wide part if it has one.
 
-        Their number format is float32, float16 or bfloat16.
+        Their number format is float32, float16 or bfloat16; the wide part's is float32.
         """
         super().__init__()
         self.schema = schema
@@ -103,6 +112,7 @@ class CTRModel(nn.Module):
         pairs: DualAttentionConfig | None = getattr(tower, "pairs", None)
         self.pairs = None if pairs is None else PairMemory(pairs, schema, tables_dtype)
         self.frequency = Frequency(schema) if getattr(tower, "frequency", False) else None
+        self.wide = WidePart(schema) if wide else None
 
     @property
     def codebooks(self) -> list[Codebook]:
@@ -153,4 +163,9 @@ class CTRModel(nn.Module):
         emb = self.embed(batch, look_up)
         if on_lookup is not None:
             on_lookup(emb)
-        return self.tower(emb)
+        output: Output = self.tower(emb)
+        if self.wide is None or self.training:
+            return output
+        wide_B, tower_B = self.wide(batch), output.logits_B.float()
+        aux = {**output.aux, WIDE_LOGITS: wide_B, TOWER_LOGITS: tower_B}
+        return output._replace(logits_B=self.wide.blend(wide_B, tower_B), aux=aux)

@@ -1,9 +1,19 @@
-"""Checks that the settings of several models share. Imports no torch, as settings must not."""
+"""What the settings of all models share. Imports no torch, as settings must not."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ctrdist.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Settings that every model has."""
+
+    wide: bool = False
+    """A wide part beside the tower: logistic regression on the same fields, trained alone before
+    it. The model blends the two as far as valid shows that the tower gains."""
 
 
 def require(condition: bool, config: Any, name: str, remedy: str) -> None:

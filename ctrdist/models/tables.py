@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from torchrec.modules.embedding_configs import DataType
 
-from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
+from ctrdist.config.optimizers import WIDE_TABLES, OptimConfig, TableOptimConfig
 from ctrdist.schema import module_key
 
 STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 CODEBOOKS = "codebook"
 """Group of the codebooks; no embedding group of a model has this name."""
+WIDE = "wide"
+"""Group of the wide part's tables; no embedding group of a model has this name."""
 _ALIGNMENT = 4
 """FBGEMM's kernels need widths divisible by four. Other tables are padded with columns that no
 model reads, so these keep their initial values."""
@@ -38,8 +40,15 @@ def is_codebook(table: str) -> bool:
     return table.startswith(f"{CODEBOOKS}/")
 
 
+def is_wide(table: str) -> bool:
+    """Returns True for the name of a table of the wide part."""
+    return table.startswith(f"{WIDE}/")
+
+
 def optimizer_of(table: str, config: OptimConfig) -> TableOptimConfig:
     """Returns the settings of a table's optimiser."""
+    if is_wide(table):
+        return WIDE_TABLES
     return (config.codebooks if is_codebook(table) else None) or config.tables
 
 

@@ -10,14 +10,18 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ctrdist.models.tables import table_of
 
+_WIDE = "wide."
+"""Beginning of the names of the wide part's weights."""
+
 
 class WeightEMA:
     """a ← d a + (1 − d) w after each step, with d = min(decay, (1 + t) / (10 + t)).
 
     t is the number of earlier steps, so the average soon forgets the initial weights. It covers the
     dense weights, running statistics and tables under the dense Adam. Tables with a fused optimiser
-    have none: the average would move every row in every step, which that optimiser avoids. Each
-    rank keeps its own average; averages are equal where the weights are.
+    have none: the average would move every row in every step, which that optimiser avoids. Nor has
+    the wide part, which is trained before. Each rank keeps its own average; averages are equal
+    where the weights are.
     """
 
     def __init__(self, state: Mapping[str, Any], decay: float, tables: Collection[str]) -> None:
@@ -35,6 +39,7 @@ class WeightEMA:
             if isinstance(value, Tensor)
             and value.is_floating_point()
             and ((table := table_of(name)) is None or table in tables)
+            and not name.startswith(_WIDE)
         }
         self._other = {name: value.clone() for name, value in self._live.items()}
         """The averages; while exchanged, the trained weights."""

@@ -52,8 +52,14 @@ def _check_tables(where: str, tables: TableOptimConfig, device: str) -> None:
             f"{where}.weight_decay = {tables.weight_decay} needs a GPU: FBGEMM's CPU kernels "
             f"ignore it. Use 0, or {where}.name = adam with {where}.l2."
         )
-    if tables.weight_decay < 0:
-        raise ConfigError(f"{where}.weight_decay = {tables.weight_decay}: at least 0.")
+    for name in ("weight_decay", "occurrence_l2"):
+        if getattr(tables, name) < 0:
+            raise ConfigError(f"{where}.{name} = {getattr(tables, name)}: at least 0.")
+    if tables.occurrence_l2 and where != "optim.tables":
+        raise ConfigError(
+            f"{where}.occurrence_l2 = {tables.occurrence_l2}: codebooks are looked up at hashes, "
+            "which have no count. Use 0, or optim.tables.occurrence_l2 for the fields' tables."
+        )
 
 
 def fuse_table_optimizer(model: nn.Module, config: OptimConfig) -> None:

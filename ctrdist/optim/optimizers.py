@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from ctrdist.config.optimizers import OptimConfig
-from ctrdist.models.tables import is_codebook, is_dense, optimizer_of, table_of
+from ctrdist.config.optimizers import WIDE_TABLES, OptimConfig
+from ctrdist.models.tables import WIDE, is_codebook, is_dense, is_wide, optimizer_of, table_of
 from ctrdist.optim.fused import fused_groups, set_iteration
 from ctrdist.optim.replicated import ReplicatedTables
 from ctrdist.optim.schedule import rate_factor
@@ -60,7 +60,7 @@ class Optimizers:
         self._configured = {"dense": config.dense.lr, "tables": config.tables.lr}
         if config.codebooks is not None:
             self._configured["codebooks"] = config.codebooks.lr
-        self._lr = dict(self._configured)
+        self._lr = {**self._configured, WIDE: WIDE_TABLES.lr}
         self._fused_lr: dict[str, float] = {}
 
     def zero_grad(self) -> None:
@@ -99,6 +99,7 @@ class Optimizers:
         for kind, lr in self._configured.items():
             follows = schedule.applies_to in ("both", "dense" if kind == "dense" else "tables")
             self._lr[kind] = _bounded(lr, factor, min_lr) * (scheduled if follows else 1.0)
+        self._lr[WIDE] = WIDE_TABLES.lr * factor
         for group in self._adam.param_groups:
             group["lr"] = self._lr[group["kind"]]
         if not self._fused.params:
@@ -118,8 +119,8 @@ class Optimizers:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """Rates of the last step."""
-        return dict(self._lr)
+        """Rates of the last step, but for the wide part's."""
+        return {kind: self._lr[kind] for kind in self._configured}
 
     def tensors(self) -> dict[str, Any]:
         """Returns all state as tensors, sharded like the parameters.
@@ -138,6 +139,8 @@ class Optimizers:
 
     def _kind(self, table: str) -> str:
         """Returns the key of a table's learning rate."""
+        if is_wide(table):
+            return WIDE
         return "codebooks" if self._config.codebooks and is_codebook(table) else "tables"
 
     def _parameters(self) -> list[Tensor]:

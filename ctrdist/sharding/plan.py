@@ -21,7 +21,7 @@ from torchrec.modules.embedding_configs import PoolingType
 from ctrdist.config.experiment import ShardingConfig
 from ctrdist.config.optimizers import OptimConfig
 from ctrdist.errors import ConfigError
-from ctrdist.models.tables import is_dense, optimizer_key, optimizer_of, table_of
+from ctrdist.models.tables import is_dense, is_wide, optimizer_key, optimizer_of, table_of
 from ctrdist.sharding.memory import GIB, available_memory, explain_shortage
 from ctrdist.sharding.replay import replay_plan
 from ctrdist.sharding.sharders import AUTO, CODEBOOK_KINDS, codecs, make_sharders
@@ -258,6 +258,8 @@ def _constraints(
                 "another optimiser."
             )
         kinds = ["data_parallel"] if dense else (AUTO if kind == "auto" else [kind])
+        if is_wide(table) and kind not in CODEBOOK_KINDS and table not in sharding.tables:
+            kinds = AUTO  # the cuts of wide tables do nothing for one column
         if table in ids_per_row and not set(kinds) <= set(CODEBOOK_KINDS):
             if table in sharding.tables:
                 raise ConfigError(

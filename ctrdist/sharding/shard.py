@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -15,10 +15,10 @@ from ctrdist.config.experiment import ShardingConfig
 from ctrdist.config.optimizers import OptimConfig
 from ctrdist.distributed.communication_timer import time_process_group
 from ctrdist.distributed.process_group import World, use_collectives
-from ctrdist.models.tables import Codebook, table_of
-from ctrdist.schema import PADDING_ID
+from ctrdist.models.tables import Codebook, is_wide, table_of
+from ctrdist.schema import PADDING_ID, UNKNOWN_ID, module_key
 from ctrdist.sharding.cpu.kernel import kernel_lookups
-from ctrdist.sharding.cpu.same_host import shared_memory_lookup
+from ctrdist.sharding.cpu.same_host import shared_memory_lookups
 from ctrdist.sharding.cpu.shared_memory import open_sums
 from ctrdist.sharding.cpu.unpooled import copied_lookups
 from ctrdist.sharding.plan import table_weights
@@ -38,6 +38,7 @@ def shard_model(
     *,
     seed: int,
     init_std: float,
+    all_known: Collection[str] = (),
 ) -> DistributedModelParallel:
     """Places the tables, wraps the rest in data parallelism and fills the tables.
 
@@ -52,11 +53,14 @@ def shard_model(
             of workers.
         init_std: the fields' tables are N(0, init_std²), the padding row zero. Codebooks have their
             own, and no padding row.
+        all_known: fields whose training rows have no unknown id. The row of the unknown id starts
+            at zero there, as nothing will train it.
     """
     shapes = {
         table: (int(weight.shape[0]), int(weight.shape[1]))
         for table, weight in table_weights(model)
     }
+    keys = {module_key(field) for field in all_known}
     codebooks: dict[str, Codebook] = {c.name: c for c in model.codebooks}  # type: ignore[union-attr]
     sharded = DistributedModelParallel(
         model,
@@ -77,9 +81,11 @@ def shard_model(
                 first_column,
                 shapes[table],
                 seed=seed,
-                std=init_std if codebook is None else codebook.init_std,
+                std=_deviation(table, codebook, init_std),
                 padding=codebook is None,
             )
+            if table.partition("/")[2] in keys and first_row <= UNKNOWN_ID < first_row + len(part):
+                part[UNKNOWN_ID - first_row].zero_()
     averaged = False
     if world.device.type == "cpu":
         averaged = _share_sums(sharded, sharding, world)
@@ -87,6 +93,13 @@ def shard_model(
     if world.size > 1:
         time_process_group(wrapped_module(sharded), world.device, gradients=not averaged)
     return sharded
+
+
+def _deviation(table: str, codebook: Codebook | None, init_std: float) -> float:
+    """The standard deviation of a table's initial weights."""
+    if is_wide(table):
+        return 0.0
+    return init_std if codebook is None else codebook.init_std
 
 
 def _share_sums(model: DistributedModelParallel, sharding: ShardingConfig, world: World) -> bool:
@@ -111,8 +124,7 @@ def _use_cpu_lookups(model: nn.Module, sharding: ShardingConfig, world: World) -
         kernels = kernel_lookups(model)
         chosen += kernels
         if sharding.shared_memory and sharding.forward_comm == sharding.backward_comm == "float32":
-            shared = shared_memory_lookup(model, kernels, world)
-            chosen += [] if shared is None else [shared]
+            chosen += shared_memory_lookups(model, kernels, world)
     for lookup in chosen:
         lookup.install()
 

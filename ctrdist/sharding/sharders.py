@@ -17,6 +17,7 @@ from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs
 from ctrdist.config.experiment import ShardingConfig
 from ctrdist.config.optimizers import OptimConfig
 from ctrdist.errors import ConfigError
+from ctrdist.models.wide import WideTables
 
 AUTO = ["table_wise", "row_wise", "column_wise"]
 CODEBOOK_KINDS = [*AUTO, "data_parallel"]
@@ -60,6 +61,15 @@ class TableSharder(_Sharder, EmbeddingBagCollectionSharder):
     """Shards the fields' tables."""
 
 
+class WideSharder(TableSharder):
+    """Shards the wide part's tables."""
+
+    @property
+    def module_type(self) -> type[WideTables]:
+        """The type of collection that it shards."""
+        return WideTables
+
+
 class CodebookSharder(_Sharder, EmbeddingCollectionSharder):
     """Shards tables whose rows are not pooled."""
 
@@ -74,6 +84,7 @@ def make_sharders(
     codebooks = optim.codebooks or optim.tables
     return [
         TableSharder(dense=optim.tables.algorithm.dense, qcomm_codecs_registry=registry),
+        WideSharder(dense=False, qcomm_codecs_registry=registry),
         CodebookSharder(dense=codebooks.algorithm.dense, qcomm_codecs_registry=registry),
     ]
 

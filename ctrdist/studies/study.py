@@ -21,7 +21,16 @@ from ctrdist.strict_json import to_text
 _NOT_SETTINGS = ("preset", "model", "reference")
 """Keys of a variant that are no settings of its experiment."""
 
-_NOT_COMPARED = ("data", "run_name", "runs", "checkpoint", "faults", "tracking", "diagnostics")
+_NOT_COMPARED = (
+    "auto",
+    "data",
+    "run_name",
+    "runs",
+    "checkpoint",
+    "faults",
+    "tracking",
+    "diagnostics",
+)
 """Settings that results do not depend on."""
 
 Complete = Callable[[Experiment], Experiment]

@@ -21,6 +21,7 @@ from ctrdist.data.manifest import Dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import CheckpointError, ConfigError
 from ctrdist.models.ctr import CTRModel
+from ctrdist.models.id_counts import InverseCounts
 from ctrdist.models.registry import build_tower, check_loss
 from ctrdist.models.tables import is_dense, padded_dim, table_of
 from ctrdist.optim.ema import WeightEMA
@@ -50,6 +51,8 @@ class Engine:
     optimizers: Optimizers
     layout: Layout
     """The parts of the tables on each worker."""
+    counts: InverseCounts | None = None
+    """Training counts of ids; None where neither wide part nor optim.tables.occurrence_l2 asks."""
     ema: WeightEMA | None = None
     """Average of the weights; None where optim.ema_decay is 0."""
 
@@ -107,7 +110,8 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
         )
     torch.manual_seed(experiment.train.seed)
     tower = build_tower(experiment.model_name, experiment.model, schema.num_fields)
-    return CTRModel(schema, tower, experiment.sharding.tables_dtype)
+    wide: bool = experiment.model.wide
+    return CTRModel(schema, tower, experiment.sharding.tables_dtype, wide)
 
 
 def sizes(model: CTRModel, schema: Schema) -> Sizes:
@@ -146,6 +150,13 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
     if model.frequency is not None:
         counts = run_on_main(lambda: read_counts(dataset))
         model.frequency.fill(counts.ends, counts.mean, counts.std, counts.of_all)
+    inverse: InverseCounts | None = None
+    all_known: list[str] = []
+    if model.wide is not None or experiment.optim.tables.occurrence_l2:
+        counts = run_on_main(lambda: read_counts(dataset, strict=False))
+        inverse = InverseCounts(counts.ends, counts.unknown).to(world.device)
+        fields = zip(dataset.schema.categorical, counts.unknown, strict=True)
+        all_known = [field.name for field, unknown in fields if unknown == 0]
     tower = model.tower
     if world.size > 1 and experiment.train.sync_batch_norm:
         synchronise_batch_norm(tower)
@@ -157,6 +168,7 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         world,
         seed=experiment.train.seed,
         init_std=experiment.train.embedding_init_std,
+        all_known=all_known,
     )
     if experiment.train.compile:
         tower.compile(dynamic=False)  # in place: names of weights stay
@@ -170,6 +182,7 @@ def build_engine(experiment: Experiment, dataset: Dataset, world: World) -> Engi
         tower=tower,
         optimizers=Optimizers(sharded, experiment.optim),
         layout=described,
+        counts=inverse,
         ema=WeightEMA(sharded.state_dict(), decay, dense) if decay else None,
     )
 
@@ -255,6 +268,7 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     loss = config.get("loss", to_dict(LossConfig()))
     return {
         "model_name": config.get("model_name"),
+        "model.wide": False,  # unless the config says otherwise; older ones do not
         **{f"model.{key}": value for key, value in config.get("model", {}).items()},
         **{f"loss.{key}": value for key, value in loss.items()},
         "optim.tables.name": optim["tables"]["name"],

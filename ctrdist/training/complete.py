@@ -1,12 +1,26 @@
 """Completes and checks an experiment before any worker is started."""
 
+import json
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from ctrdist.config.auto import Facts, resolve, with_settings
 from ctrdist.config.experiment import Experiment
+from ctrdist.config.migrations import migrated
+from ctrdist.config.parse import to_dict
 from ctrdist.errors import ConfigError
 from ctrdist.models.registry import check_loss
+
+if TYPE_CHECKING:
+    from ctrdist.data.manifest import Dataset
+
+_FEW = 200
+"""Rows of the rarer label in valid below which its metrics depend on chance."""
 
 
 def complete(experiment: Experiment) -> Experiment:
@@ -35,10 +49,87 @@ def complete(experiment: Experiment) -> Experiment:
     if experiment.tracking.mlflow:
         check_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
     dataset = open_dataset(experiment.data)
-    _check_batch_norm(experiment, dataset.split("train").rows)
-    data = dataset.schema.name
     started = time.strftime("%Y%m%d-%H%M%S")
-    return replace(experiment, run_name=name or f"{experiment.model_name}-{data}-{started}")
+    name = name or f"{experiment.model_name}-{dataset.schema.name}-{started}"
+    named = replace(experiment, run_name=name)
+    settings = _saved(named) or resolve(
+        named.model_name, named.auto, _facts(dataset, named.workers)
+    )
+    resolved: Experiment = with_settings(named, settings | _monitor(named, dataset))
+    _check_batch_norm(resolved, dataset.split("train").rows)
+    return resolved
+
+
+def _monitor(experiment: Experiment, dataset: "Dataset") -> dict[str, Any]:
+    """The monitor in place of one that valid does not define, as all its labels are the same."""
+    valid = dataset.manifest.splits.get("valid")
+    alike = valid is not None and valid.rows and valid.positives in (0, valid.rows)
+    return {"train.monitor": "logloss"} if alike else {}
+
+
+def remarks(experiment: Experiment) -> list[str]:
+    """Returns what a person should know before a complete experiment is trained, line by line."""
+    from ctrdist.data.manifest import open_dataset
+
+    lines = []
+    if experiment.auto:
+        values = to_dict(experiment)
+        shown = []
+        for name in experiment.auto:
+            value: Any = values
+            for key in name.split("."):
+                value = value[key]
+            shown.append(f"{name} {json.dumps(value)}")
+        lines.append(f"settings that follow from the data: {', '.join(shown)}")
+    valid = open_dataset(experiment.data).manifest.splits.get("valid")
+    if valid is None or not valid.rows:
+        lines.append("there is no valid split: the last epoch counts as the best")
+    elif valid.positives in (0, valid.rows):
+        lines.append(
+            f"all {valid.rows:,} rows of valid have the same label: AUC is not defined there, and "
+            f"{experiment.train.monitor} is monitored. No tower can show that it gains on logistic "
+            "regression. A larger valid split would help: `split` in the data-set YAML"
+        )
+    elif (rarer := min(valid.positives, valid.rows - valid.positives)) < _FEW:
+        lines.append(
+            f"valid has only {rarer:,} rows of the rarer label: AUC and log loss there depend on "
+            f"chance, and an epoch must be clearly better to count. {experiment.train.monitor} is "
+            "monitored"
+        )
+    return lines
+
+
+def _facts(dataset: "Dataset", workers: int) -> Facts:
+    train, valid = (dataset.manifest.splits.get(name) for name in ("train", "valid"))
+    return Facts(
+        rows=train.rows if train else 0,
+        positives=train.positives if train else 0,
+        fields=dataset.schema.num_fields,
+        ids=sum(field.vocabulary_size for field in dataset.schema.categorical),
+        valid=valid is not None and valid.rows > 0,
+        counts=bool(dataset.manifest.config),  # written by preprocessing, which counts
+        workers=workers,
+    )
+
+
+def _saved(experiment: Experiment) -> dict[str, Any]:
+    """The automatic settings with which an earlier start of the run began; none for a new run.
+
+    A setting that did not exist then keeps its default, with which a run computes the same.
+    """
+    path = Path(experiment.runs) / experiment.run_name / "artifacts" / "config.yaml"
+    if not path.is_file():
+        return {}
+    saved, found = migrated(yaml.safe_load(path.read_text())), {}
+    for name in experiment.auto:
+        value: Any = saved
+        default: Any = experiment
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+            default = getattr(default, key)
+        value = default if value is None else value
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
 
 
 def _check_workers(experiment: Experiment) -> None:

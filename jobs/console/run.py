@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from datetime import timedelta
@@ -132,7 +133,15 @@ class RunConsole:
         if "gauc" in m.metrics:
             shown += f", gAUC {m.metrics['gauc']:.5f}"
         mark = " (best)" if m.best else f" (no better for {m.stale_epochs})"
-        self.note(f"epoch {m.epoch + 1}: train loss {m.train_loss:.5f}, valid {shown}{mark}")
+        name = f"epoch {m.epoch + 1}"
+        if m.epoch < 0:
+            name += ", logistic regression"
+        elif "tower_share" in m.metrics:
+            share, tower = m.metrics["tower_share"], m.metrics["tower_logloss"]
+            shown += f"; tower alone {tower:.5f}, its share {share:.1f}"
+            if not m.best and not m.stale_epochs:
+                mark = " (the tower still improves)"
+        self.note(f"{name}: train loss {m.train_loss:.5f}, valid {shown}{mark}")
         self._last_line = time.monotonic()
 
     def show_results(self, result: dict[str, Any]) -> None:
@@ -144,6 +153,7 @@ class RunConsole:
         title = f"{result['run_name']}, best of {plural(result['epochs'], 'epoch')}"
         _show_metrics(result, ("valid", "test"), title)
         lines = [
+            *_gain(result),
             f"stopped: {result['stopped']}; {result['steps']:,} steps, "
             f"{result['rows_seen']:,} rows, {result['samples_per_s']:,.0f} rows/s",
             *_throughput(result.get("throughput") or {}),
@@ -187,7 +197,44 @@ def _show_metrics(result: dict[str, Any], splits: tuple[str, ...], title: str) -
         metrics = result.get(split)
         if metrics:
             table.add_row(split, *(_number(name, metrics.get(name)) for name in _METRICS))
+        if metrics and "wide_auc" in metrics:
+            wide = {name: metrics[f"wide_{name}"] for name in ("auc", "logloss")}
+            wide["ne"] = metrics["ne"] * wide["logloss"] / metrics["logloss"]
+            name = f"{split}, logistic regression"
+            table.add_row(name, *(_number(name, wide.get(name)) for name in _METRICS))
     Console().print(table)
+
+
+def _gain(result: dict[str, Any]) -> list[str]:
+    """Returns lines that compare the model with logistic regression and with the click rate."""
+    split = "test" if result.get("test") else "valid"
+    metrics = result.get(split) or {}
+    if not metrics or not math.isfinite(metrics["ne"]):
+        return []
+    ne = metrics["ne"]
+    side = "below" if ne < 1 else "above"
+    against = [f"{100 * abs(1 - ne):.1f}% {side} that of always predicting the click rate"]
+    warnings = []
+    if ne >= 1:
+        warnings.append(
+            f"warning: on {split} the model is worse than the mere click rate. The rows of {split} "
+            "may differ from those of training, or the fields may tell nothing about the label"
+        )
+    wide = metrics.get("wide_logloss")
+    if wide:
+        gain = 1 - metrics["logloss"] / wide
+        side = "below" if gain >= 0 else "above"
+        against.insert(0, f"{100 * abs(gain):.2f}% {side} that of logistic regression")
+        if gain <= 0:
+            share = (result.get("valid") or {}).get("tower_share", 0.0)
+            warnings.append(
+                "the tower adds nothing here that valid can tell from chance: the model is its "
+                "logistic regression"
+                if share == 0
+                else f"warning: on {split} the model is not better than logistic regression, "
+                "though on valid it was"
+            )
+    return [f"{split}: log loss {' and '.join(against)}", *warnings]
 
 
 def _throughput(t: dict[str, float]) -> list[str]:

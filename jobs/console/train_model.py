@@ -9,7 +9,7 @@ from typing import Any
 
 from ctrdist.config.experiment import Experiment
 from ctrdist.models.registry import experiment_class
-from ctrdist.training.complete import complete
+from ctrdist.training.complete import complete, remarks
 from jobs.console.cli import call
 
 DRY_RUN = "Show tables, sharding plan and memory, and start nothing."
@@ -39,6 +39,8 @@ def _train_on_workers(experiment: Experiment) -> dict[str, Any]:
     from jobs.console.run import RunConsole, plural
 
     with RunConsole() as console:
+        for line in remarks(experiment):
+            console.note(line)
         console.note(f"starting {plural(experiment.workers, 'worker')} …")
         result = launch("train", experiment, {}, console.show)
     console.show_results(result)

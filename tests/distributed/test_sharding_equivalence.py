@@ -160,9 +160,10 @@ def weights(engine, world: World) -> dict[str, np.ndarray]:
 
 def whole_tables(engine, world: World) -> dict[str, np.ndarray]:
     """All tables, put together from all ranks' parts."""
+    groups = engine.tower.groups | ({"wide": 4} if engine.model.module.wide else {})
     shapes = {
         f"{group}/{f.name}": (f.vocabulary_size, padded_dim(dim))
-        for group, dim in engine.tower.groups.items()
+        for group, dim in groups.items()
         for f in engine.dataset.schema.categorical
     }
     parts = {}

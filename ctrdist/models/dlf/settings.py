@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from ctrdist.errors import ConfigError
 from ctrdist.models.settings_checks import (
+    ModelConfig,
     refuse_without_effect,
     require,
     require_dropout,
@@ -25,7 +26,7 @@ _PAPER_SWITCHES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DLFConfig:
+class DLFConfig(ModelConfig):
     """Dynamic Low-Order-Aware Fusion (Wang et al., SIGIR 2025, arXiv:2505.19182).
 
     The rows of the paper's Table 3, in the paper form (jobs/configs/studies/*_dlf_ablation.yaml):

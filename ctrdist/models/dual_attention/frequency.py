@@ -1,12 +1,9 @@
 """φ of DEA-R: the standardised logarithm of the number of training rows that have an id.
 
-Ids are in the order of falling counts, so ln(1 + count) falls in steps along a vocabulary. Stored
-are the ids at which it falls below each of Q levels: kilobytes for a vocabulary of any size, saved
-in the checkpoint and equal on all workers. A table of counts would take as much memory as a column
-of the field's embedding table, on each worker.
+The counts are stored in levels, see :mod:`ctrdist.models.id_counts`, and saved in the checkpoint.
 """
 
-# B batch, S rows of the padded lookup, C categorical fields, K numeric fields, N ids
+# B batch, C categorical fields, K numeric fields
 
 from collections.abc import Sequence
 
@@ -14,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ctrdist.schema import COUNT_LEVEL_STEP, COUNT_LEVELS, FIRST_VALUE_ID, Schema
-
-_FIELD = 2**33
-"""More than any id: the distance of two fields on one axis."""
+from ctrdist.models.id_counts import log_counts, mean_over_ids
+from ctrdist.schema import COUNT_LEVELS, Schema
 
 
 class Frequency(nn.Module):
@@ -49,19 +44,7 @@ class Frequency(nn.Module):
     @torch.no_grad()
     def forward(self, sparse: KeyedJaggedTensor, size: int) -> Tensor:
         """φ: (B, F) float32 for the first B = size rows."""
-        fields, stride = len(self.ends_CQ), sparse.stride()
-        ids_N, lengths = sparse.values().long(), sparse.lengths().long()
-        bag_N = torch.repeat_interleave(lengths, output_size=len(ids_N))
-        field_N = bag_N // stride
-        # the levels of all fields on one axis, one field after the other
-        begin_C = torch.arange(fields, device=ids_N.device) * _FIELD
-        falling = (begin_C.unsqueeze(1) + (_FIELD - 1) - self.ends_CQ).flatten()
-        wanted_N = field_N * _FIELD + (_FIELD - 1) - ids_N
-        level_N = torch.searchsorted(falling, wanted_N) - field_N * COUNT_LEVELS
-        log_N = (level_N.float() + 0.5) * COUNT_LEVEL_STEP
-        log_N.masked_fill_((ids_N < FIRST_VALUE_ID) | (level_N == 0), 0.0)
-        total = torch.zeros(len(lengths), device=ids_N.device).index_add_(0, bag_N, log_N)
-        log_CS = (total / lengths.clamp(min=1)).view(fields, stride)
+        log_CS = mean_over_ids(sparse, log_counts(self.ends_CQ, sparse))
         of_numeric_KB = self.scale[2].expand(self.numeric, size)
         log_FB = torch.cat([of_numeric_KB, log_CS[:, :size]])
         return ((log_FB - self.scale[0]) * self.scale[1]).T

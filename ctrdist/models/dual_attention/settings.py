@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ctrdist.models.settings_checks import (
+    ModelConfig,
     refuse_without_effect,
     require,
     require_dropout,
@@ -15,7 +16,7 @@ from ctrdist.models.settings_checks import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(ModelConfig):
     """A plain transformer over the field embeddings: the baseline of DEA-R."""
 
     label: ClassVar[str] = "transformer"

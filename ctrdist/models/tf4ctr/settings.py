@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from ctrdist.errors import ConfigError
 from ctrdist.models.settings_checks import (
+    ModelConfig,
     refuse_without_effect,
     require,
     require_dropout,
@@ -25,7 +26,7 @@ _DEPENDENT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TF4CTRConfig:
+class TF4CTRConfig(ModelConfig):
     """Twin Focus Framework for CTR (Li et al., arXiv:2405.03167v4): two encoders of each row.
 
     The paper's model has an MLP for each encoder; `simple` fm, lr, cin and cross are its DeepFM,

@@ -43,32 +43,28 @@ _MAX_ROWS = 2**31
 """Rows of a table: ids are shared as int32."""
 
 
-def shared_memory_lookup(
+def shared_memory_lookups(
     model: nn.Module, kernels: Sequence[KernelLookup], world: World
-) -> SharedMemoryLookup | None:
-    """A lookup through shared memory, if it applies; the same on all ranks, which all call it.
+) -> list[TableLookup]:
+    """The lookups through shared memory that apply; the same on all ranks, which all call it.
 
-    It applies where all workers are on one machine, every field has one id per row, and our kernel
-    treats every table of the sharded model.
+    One applies to a sharded collection where all workers are on one machine, every field has one id
+    per row, and our kernel treats every table of the collection.
     """
-    collections = [m for m in model.modules() if isinstance(m, ShardedEmbeddingBagCollection)]
     by_tables = {id(kernel.tables): kernel for kernel in kernels}
-    applies = (
-        len(collections) == 1
-        and world.local_size == world.size
-        and sys.platform == "linux"
-        and embedding.has_embedding()
-        and _suits(collections[0], by_tables)
-    )
-    if not all_ranks(applies):
-        return None
-    lookup = SharedMemoryLookup(collections[0], by_tables, world)
-    try:
-        lookup.allocate(1)
-    except OSError as error:
-        log.info("%s: collectives carry ids and vectors", error)
-        return None
-    return lookup
+    here = world.local_size == world.size and sys.platform == "linux" and embedding.has_embedding()
+    found: list[TableLookup] = []
+    for collection in model.modules():
+        if not isinstance(collection, ShardedEmbeddingBagCollection):
+            continue
+        if all_ranks(here and _suits(collection, by_tables)):
+            lookup = SharedMemoryLookup(collection, by_tables, world)
+            try:
+                lookup.allocate(1)
+                found.append(lookup)
+            except OSError as error:
+                log.info("%s: collectives carry ids and vectors", error)
+    return found
 
 
 def _groups(collection: ShardedEmbeddingBagCollection) -> list[Any]:

@@ -8,7 +8,7 @@ ranks count into histograms that are summed: memory does not grow with the rows,
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ctrdist.batch import Batch, Output
+from ctrdist.batch import TOWER_LOGITS, WIDE_LOGITS, Output
 from ctrdist.data.loader import Loader
 from ctrdist.distributed.process_group import (
     World,
@@ -30,6 +30,7 @@ from ctrdist.metrics.auc import gauc_sums
 from ctrdist.metrics.evaluate import evaluate_predictions
 from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.training.build import Engine
+from ctrdist.training.loop.blend import choose_share
 
 _AT_ONCE = 2**20
 """Rows that are counted at a time, to bound memory."""
@@ -49,12 +50,37 @@ class Evaluation(NamedTuple):
     """Scores of all rows, from which curves and calibration are drawn; None but on rank 0."""
 
 
-def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) -> Evaluation:
+class _Rows(NamedTuple):
+    """The predictions of a batch, on the CPU."""
+
+    logits_B: Tensor
+    label_B: Tensor
+    user_B: Tensor | None
+    wide_B: Tensor | None
+    """Log-odds of the wide part; None without one."""
+    tower_B: Tensor | None
+
+
+def evaluate(
+    engine: Engine,
+    split: str,
+    on_output: OnOutput = lambda *_: None,
+    *,
+    choose: bool = False,
+) -> Evaluation:
     """Computes all metrics of a split, gAUC among them if the schema has users.
 
     Every rank calls it; `on_output` is called after each batch. The ranks' batch statistics are
     averaged first. If the engine has an average of the weights, that is evaluated. Metrics that are
-    not finite cost one warning with the reason.
+    not finite cost one warning with the reason. With a wide part there are also wide_auc and
+    wide_logloss, those of the wide part alone.
+
+    Args:
+        engine: whose model is evaluated.
+        split: name of the split.
+        on_output: sees each batch.
+        choose: first sets the share of the tower in the blend by this split, and adds what
+            :func:`ctrdist.training.loop.blend.choose_share` finds to the metrics.
 
     Raises:
         DataError: the split has no rows.
@@ -63,9 +89,16 @@ def evaluate(engine: Engine, split: str, on_output: OnOutput = lambda *_: None) 
     require_rows_for_all(loader.rows, engine.world, split)
     average_buffers(engine)
     exact = loader.rows <= engine.experiment.train.exact_rows
-    score = _gathered if exact else _counted
+    found: dict[str, float] = {}
     with engine.averaged():
-        evaluation = score(engine, loader, on_output)
+        rows = _predictions(engine, loader, on_output)
+        if choose:
+            held = list(rows)
+            given = (_joined(held, name) for name in ("wide_B", "tower_B", "label_B"))
+            found = choose_share(engine, *given)
+            rows = (_blended(engine, each) for each in held)
+        evaluation = (_gathered if exact else _counted)(engine, rows)
+    evaluation.metrics.update(found)
     if evaluation.metrics["rows"] != loader.rows:
         raise RuntimeError(
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
@@ -105,30 +138,49 @@ def why_not_finite(metrics: dict[str, float]) -> str:
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite: {reason}"
 
 
-def _predictions(
-    engine: Engine, loader: Loader, on_output: OnOutput
-) -> Iterator[tuple[Tensor, Batch]]:
-    """This rank's logits (B,) float32 on its device, and their rows."""
+def _predictions(engine: Engine, loader: Loader, on_output: OnOutput) -> Iterator[_Rows]:
+    """This rank's rows with their predictions, float32."""
     engine.model.eval()
     with torch.no_grad(), engine.autocast():
         for batch in loader:
             output = engine.model(batch.to(engine.world.device, non_blocking=True))
-            yield output.logits_B.float(), batch
+            wide_B, tower_B = output.aux.get(WIDE_LOGITS), output.aux.get(TOWER_LOGITS)
+            yield _Rows(
+                output.logits_B.float().cpu(),
+                batch.label_B,
+                batch.user_B,
+                None if wide_B is None else wide_B.cpu(),
+                None if tower_B is None else tower_B.cpu(),
+            )
             on_output(output, batch.label_B)
     engine.model.train()
 
 
-def _gathered(engine: Engine, loader: Loader, on_output: OnOutput) -> Evaluation:
-    """Exact metrics of the gathered predictions."""
-    logits, labels, users = [], [], []
-    for logits_B, batch in _predictions(engine, loader, on_output):
-        logits.append(logits_B.cpu())
-        labels.append(batch.label_B)
-        users.append(batch.user_B)
+def _blended(engine: Engine, rows: _Rows) -> _Rows:
+    """The same rows with the share that the tower has by now."""
     device = engine.world.device
-    logits_N, label_N = _gather(logits, device), _gather(labels, device)
-    user_N = _gather(users, device)
-    metrics = run_on_main(lambda: evaluate_predictions(logits_N, label_N, user_N))
+    assert rows.wide_B is not None and rows.tower_B is not None
+    wide_B, tower_B = rows.wide_B.to(device), rows.tower_B.to(device)
+    return rows._replace(logits_B=engine.model.module.wide.blend(wide_B, tower_B).cpu())
+
+
+def _joined(rows: Sequence[_Rows], name: str) -> Tensor:
+    return torch.cat([getattr(each, name) for each in rows])
+
+
+def _gathered(engine: Engine, rows: Iterable[_Rows]) -> Evaluation:
+    """Exact metrics of the gathered predictions."""
+    held, device = list(rows), engine.world.device
+    logits_N, label_N, user_N, wide_N = (
+        _gather([getattr(each, name) for each in held], device)
+        for name in ("logits_B", "label_B", "user_B", "wide_B")
+    )
+
+    def score() -> dict[str, float]:
+        metrics = evaluate_predictions(logits_N, label_N, user_N)
+        return metrics | _of_wide(None if wide_N is None else evaluate_predictions(wide_N, label_N))
+
+    metrics = run_on_main(score)
     if not engine.world.is_main:
         return Evaluation(metrics=metrics, histogram=None)
     histogram = ScoreHistogram()
@@ -138,22 +190,31 @@ def _gathered(engine: Engine, loader: Loader, on_output: OnOutput) -> Evaluation
     return Evaluation(metrics=metrics, histogram=histogram)
 
 
-def _counted(engine: Engine, loader: Loader, on_output: OnOutput) -> Evaluation:
+def _counted(engine: Engine, rows: Iterable[_Rows]) -> Evaluation:
     """Metrics of the ranks' histograms, summed."""
     world = engine.world
-    histogram = ScoreHistogram(world.device)
+    histogram, wide = ScoreHistogram(world.device), None
     scores, users = [], []
-    for logits_B, batch in _predictions(engine, loader, on_output):
-        histogram.add(logits_B, batch.label_B.to(world.device))
-        if batch.user_B is not None:
-            scores.append(logits_B.cpu())
-            users.append(torch.stack([batch.user_B, batch.label_B.long()]))
-    for tensor in histogram.tensors():
+    for each in rows:
+        label_B = each.label_B.to(world.device)
+        histogram.add(each.logits_B.to(world.device), label_B)
+        if each.wide_B is not None:
+            wide = wide or ScoreHistogram(world.device)
+            wide.add(each.wide_B.to(world.device), label_B)
+        if each.user_B is not None:
+            scores.append(each.logits_B)
+            users.append(torch.stack([each.user_B, each.label_B.long()]))
+    for tensor in (*histogram.tensors(), *(() if wide is None else wide.tensors())):
         sum_over_ranks(tensor)
-    metrics = histogram.metrics()
+    metrics = histogram.metrics() | _of_wide(None if wide is None else wide.metrics())
     if users:
         metrics["gauc"] = _gauc_by_user(torch.cat(scores), torch.cat(users, 1), world)
     return Evaluation(metrics=metrics, histogram=histogram if world.is_main else None)
+
+
+def _of_wide(metrics: dict[str, float] | None) -> dict[str, float]:
+    """The metrics of the wide part alone that are kept; none without one."""
+    return {} if metrics is None else {f"wide_{name}": metrics[name] for name in ("auc", "logloss")}
 
 
 def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float:

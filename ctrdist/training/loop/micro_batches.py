@@ -81,7 +81,6 @@ class TowerPass:
         """
         # every worker has at least so many rows, so all run the same number of micro-batches
         number = max(1, min(micro_batches, batch.global_size // engine.world.size))
-        observers.tell(lambda observer: observer.on_lookup(emb))
         rows = [len(part) for part in batch.label_B.tensor_split(number)]
         leaves = {
             group: [part.detach().requires_grad_() for part in looked_up.split(rows)]

@@ -112,7 +112,7 @@ def _sharded_tables(engine: Engine) -> ShardedEmbeddingBagCollection:
     Raises:
         ConfigError: their lookup is not TorchRec's.
     """
-    (tables,) = (m for m in engine.model.modules() if isinstance(m, ShardedEmbeddingBagCollection))
+    tables: ShardedEmbeddingBagCollection = engine.model.module.tables
     if "forward" in tables.__dict__:
         raise ConfigError(
             "train.pipeline = sparse_dist, but these CPU workers exchange ids through shared "

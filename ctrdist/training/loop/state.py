@@ -40,6 +40,8 @@ class Progress:
     """Step of the best checkpoint."""
     best_metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the valid split at that step."""
+    best_tower: float | None = None
+    """Least log loss of the tower alone on valid; None without a wide part."""
     stale_epochs: int = 0
     """Epochs in a row without improvement."""
     lr_factor: float = 1.0
@@ -57,7 +59,7 @@ class Progress:
         """Resumes from saved values, of this version or of version 1."""
         values = dict(state) if state["version"] == STATE_VERSION else _from_version_1(state)
         for known in fields(self):
-            setattr(self, known.name, values[known.name])
+            setattr(self, known.name, values.get(known.name, getattr(self, known.name)))
         # JSON has null for a metric that is not defined
         self.best_metrics = {k: math.nan if v is None else v for k, v in self.best_metrics.items()}
         self.stopped = StopReason(values["stopped"]) if values["stopped"] else None
@@ -82,14 +84,22 @@ class Progress:
     def judge(self, metrics: dict[str, float], config: TrainConfig) -> None:
         """Compares an evaluation with the best one; cuts the rates, or stops, if not better.
 
-        An evaluation that is not finite is never the best.
+        An evaluation that is not finite is never the best. With a wide part an epoch is not stale
+        either if the tower alone was better than before: it may take epochs until it can gain.
         """
         value = monitored(metrics, config.monitor)
+        tower = metrics.get("tower_logloss", math.nan)
+        tower_gains = self.best_tower is None or tower < self.best_tower - config.min_delta
+        if math.isfinite(tower) and tower_gains:
+            self.best_tower = tower
+            self.stale_epochs = 0
         if is_finite(metrics, config.monitor) and (
             self.best_value is None or value > self.best_value + config.min_delta
         ):
             self.best_value, self.best_step, self.best_metrics = value, self.step, dict(metrics)
             self.stale_epochs = 0
+            return
+        if math.isfinite(tower) and tower_gains:
             return
         self.stale_epochs += 1
         self.lr_factor *= config.lr_factor
@@ -111,9 +121,15 @@ class Progress:
 
 
 def monitored(metrics: dict[str, float], monitor: str) -> float:
-    """Value of the monitor, larger being better."""
+    """Value of the monitor, larger being better.
+
+    With a wide part, that of logloss is the mean gain over it that is certain: the log loss itself
+    would choose by chance where valid is small.
+    """
     if monitor == "auc-logloss":
         return metrics["auc"] - metrics["logloss"]
+    if monitor == "logloss" and "gain_bound" in metrics:
+        return metrics["gain_bound"]
     if monitor == "auc+gauc":
         return metrics["auc"] + metrics["gauc"]
     return -metrics[monitor] if monitor in ("logloss", "ne") else metrics[monitor]

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ctrdist.batch import Batch
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.losses.objective import training_loss_sum
+from ctrdist.optim.occurrence import penalise
 from ctrdist.training.build import Engine
 from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.loop.micro_batches import LossScale, TowerPass
@@ -74,7 +76,8 @@ class Step:
     def _forward_and_backward(self, batch: Batch) -> float:
         engine = self.engine
         with engine.autocast():
-            output = engine.model(batch, self._on_lookup, self.prefetcher.look_up)
+            on_lookup = partial(self._on_lookup, batch)
+            output = engine.model(batch, on_lookup, self.prefetcher.look_up)
             self.observers.tell(lambda observer: observer.on_output(output, batch.label_B))
             loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
         total = self._end_forward(batch, loss)
@@ -88,10 +91,12 @@ class Step:
         engine = self.engine
         half = engine.experiment.train.precision == "float16"
         engine.optimizers.zero_grad()
+        emb = engine.model.module.embed(batch, self.prefetcher.look_up)
+        self._on_lookup(batch, emb)
         done = TowerPass.run(
             engine,
             batch,
-            engine.model.module.embed(batch, self.prefetcher.look_up),
+            emb,
             self.observers,
             micro_batches=engine.experiment.loader.accumulate,
             scale=self.loss_scale.value if half else 1.0,
@@ -118,8 +123,15 @@ class Step:
         self.clock.mark("forward")
         return total
 
-    def _on_lookup(self, emb: dict[str, Tensor]) -> None:
+    def _on_lookup(self, batch: Batch, emb: dict[str, Tensor]) -> None:
         self.observers.tell(lambda observer: observer.on_lookup(emb))
+        engine = self.engine
+        strength = engine.experiment.optim.tables.occurrence_l2
+        if strength and engine.counts is not None:
+            inverse_BC = engine.counts(batch.sparse, batch.label_B.numel())
+            # gradients are averaged over the workers, see _forward_and_backward
+            strength *= engine.world.size / batch.global_size
+            penalise([emb[group] for group in engine.tower.groups], inverse_BC, strength)  # type: ignore[union-attr]
 
 
 def _mix(*parts: int) -> int:

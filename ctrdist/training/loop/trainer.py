@@ -29,6 +29,7 @@ from ctrdist.training.loop.evaluate import average_buffers, evaluate
 from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.loop.state import Progress, StopReason, is_finite, monitored
 from ctrdist.training.loop.step import Step
+from ctrdist.training.loop.wide import train_wide
 from ctrdist.training.observe import messages
 from ctrdist.training.observe.abundance import refresh_abundance
 from ctrdist.training.observe.observers import Observer, Observers, Stepped
@@ -70,6 +71,7 @@ class Trainer:
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train
         self._world = engine.world
+        self._wide = engine.model.module.wide is not None
         self._observers = Observers(observers)
         experiment = engine.experiment
         directory = store.checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
@@ -106,9 +108,12 @@ class Trainer:
             TrainingError: no evaluation on valid was finite.
         """
         try:
-            event = self._start(self._resume())
+            step = self._resume()
+            resumed, event = step is not None, self._start(step or 0)
             self._observers.tell(lambda observer: observer.on_start(self.engine, event))
             with self._watchdog:
+                if self._wide and not resumed:
+                    self._train_wide()
                 while self.progress.stopped is None:
                     self._train_epoch()
                 summary = self._finish()
@@ -135,6 +140,16 @@ class Trainer:
             device=self._world.device.type,
             workers=self._world.size,
         )
+
+    def _train_wide(self) -> None:
+        """Epoch 0: fits the wide part, which is the model until a tower gains on it."""
+        loss = train_wide(self.engine, self._watchdog.beat, self.step.stop)
+        value = None
+        if self._has_rows("valid"):
+            metrics = self._evaluate("valid", -1, loss)
+            if is_finite(metrics, self._config.monitor):
+                value = monitored(metrics, self._config.monitor)
+        self._checkpoint(value)
 
     def _train_epoch(self) -> None:
         every = self.engine.experiment.checkpoint.every_steps
@@ -196,7 +211,10 @@ class Trainer:
             self._observers.tell(lambda observer: observer.on_output(output, label_B))
             self._watchdog.beat()
 
-        metrics, histogram = evaluate(self.engine, split, on_output)
+        choose = self._wide and split == "valid"
+        metrics, histogram = evaluate(self.engine, split, on_output, choose=choose and epoch >= 0)
+        if choose and epoch < 0:
+            metrics |= {"tower_share": 0.0, "gain": 0.0, "gain_bound": 0.0}
         progress = self.progress
         if split == "valid":
             progress.judge(metrics, self._config)
@@ -266,8 +284,8 @@ class Trainer:
         seconds = self.engine.experiment.checkpoint.every_seconds
         return time.monotonic() + seconds if seconds and self._world.is_main else math.inf
 
-    def _resume(self) -> int:
-        """Loads the newest sound checkpoint; its step, or 0 if there is none."""
+    def _resume(self) -> int | None:
+        """Loads the newest sound checkpoint; its step, or None if there is none."""
         run_on_main(self._store.remove_leftovers)
         paths = run_on_main(partial(store.complete, self._store.directory))
         for path in reversed(paths):
@@ -280,7 +298,7 @@ class Trainer:
                         "begin anew."
                     ) from error
                 _log.warning("%s Resuming from the one before it.", error)
-        return 0
+        return None
 
     def _resume_from(self, path: str) -> int:
         saved: store.Opened = run_on_main(partial(store.read, path))

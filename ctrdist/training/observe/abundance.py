@@ -59,7 +59,6 @@ def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]
     parts: dict[str, list[tuple[Tensor, int, int]]] = {}
     for table, part, row, column in table_parts(engine.model):
         parts.setdefault(table, []).append((part, row, column))
-    codebooks = {table.name for table in engine.model.module.codebooks}
     widths: dict[str, int] = dict(engine.tower.groups)  # type: ignore[arg-type]
     found = {}
     shards: dict[str, list[Shard]] = {}
@@ -67,7 +66,8 @@ def abundances(engine: Engine, most_rows: int | None = None) -> dict[str, float]
         shards.setdefault(shard.table, []).append(shard)
     for table, held in shards.items():
         rows, columns = (max(sum(s.rows) for s in held), max(sum(s.columns) for s in held))
-        if table in codebooks or (most_rows is not None and rows > most_rows):
+        of_a_field = table.partition("/")[0] in widths
+        if not of_a_field or (most_rows is not None and rows > most_rows):
             continue
         copied = held[0].kind == "data_parallel"
         own = parts.get(table, []) if rank == 0 or not copied else []

@@ -44,7 +44,7 @@ def planned(
         name="s",
         seeds=seeds,
         variants=variants,
-        settings={**(settings or {}), "data": data, "runs": "runs"},
+        settings={"auto": [], **(settings or {}), "data": data, "runs": "runs"},
         complete=complete,
     )
 

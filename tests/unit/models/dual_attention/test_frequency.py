@@ -75,7 +75,7 @@ def test_it_is_small_for_any_vocabulary_and_part_of_the_state(dataset) -> None:
 
 def test_a_data_set_without_counts_is_refused(tmp_path) -> None:
     found = write_dataset(tmp_path, {"train": 10})
-    with pytest.raises(DataError, match=r"C0.parquet: .*set model.frequency: false"):
+    with pytest.raises(DataError, match=r"C0.parquet: .*model.frequency .*set these"):
         read_counts(found)
 
 

@@ -21,6 +21,7 @@ from ctrdist.checkpoint.writer import METADATA
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_MODEL = {
+    "auto": "[]",
     "model.embedding_dim": 8,
     "model.num_layers": 1,
     "model.tokens_per_block": 4,

@@ -71,7 +71,7 @@ def test_the_worker_ends_with_the_command(data, tmp_path):
 
 
 def test_an_exception_is_not_tried_again():
-    task = WorkerTask("evaluate", {"model_name": "dlf"}, {"unknown": 1})
+    task = WorkerTask("evaluate", {"model_name": "dlf"}, {"unknown": 1}, 0, ("job",))
     started = time.monotonic()
     with LocalWorker(task, max_restarts=3) as workers:
         assert workers.ended.wait(60)
@@ -92,7 +92,7 @@ class StoreFailsOnce(WorkerTask):
 
 
 def test_after_a_failure_of_the_store_the_run_ends_well(tmp_path):
-    task = StoreFailsOnce("train", {}, {"folder": str(tmp_path)})
+    task = StoreFailsOnce("train", {}, {"folder": str(tmp_path)}, 0, ("job",))
     with LocalWorker(task, max_restarts=1) as workers:
         assert workers.ended.wait(60)
     kinds = [type(message) for message in workers.drain()]

@@ -24,6 +24,7 @@ SETTINGS = {
     "optim.tables.lr": 0.05,
 }
 MODEL = [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
+MODEL += ["--auto", "[]"]
 
 
 def job(
@@ -232,7 +233,7 @@ def test_a_checkpoint_with_data_of_another_schema_is_refused(trained, tmp_path):
         ([], "--data DIR is missing"),
         (["--data", "{data}", "--workers", "0"], "--workers 0"),
         (
-            ["--data", "{data}", "--loader.batch_size", "8", "--loader.accumulate", "8"],
+            ["--data", "{data}", "--auto=[]", "--loader.batch_size=8", "--loader.accumulate=8"],
             "batch normalisation needs two rows, and a worker would get one: loader.batch_size 8",
         ),
         (["--data", "{data}", "--optim.tables.l2", "0.1"], "needs optim.tables.name = adam"),

@@ -44,9 +44,20 @@ clicks; {len(schema.categorical)} categorical and {len(schema.numeric)} numeric 
 
 def result_table(summary: Mapping[str, Any]) -> str:
     """The metrics of a run's results as a table, with what they mean."""
-    rows = {"test": summary["test"], "valid, best epoch": summary["valid"]}
+    rows: dict[str, Mapping[str, float]] = {}
+    for name, split in (("test", "test"), ("valid, best epoch", "valid")):
+        rows[name] = found = summary[split]
+        if found and "wide_logloss" in found:
+            share = found["wide_logloss"] / found["logloss"]
+            rows[f"{split}, logistic regression (epoch 0)"] = {
+                "auc": found["wide_auc"],
+                "logloss": found["wide_logloss"],
+                "ne": found["ne"] * share,
+            }
     lines = [
-        "| " + " | ".join([name, *(f"{found[key]:.5f}" for key in _FIGURES)]) + " |"
+        f"| {name} | "
+        + " | ".join(f"{found[key]:.5f}" if key in found else "–" for key in _FIGURES)
+        + " |"
         for name, found in rows.items()
         if found
     ]

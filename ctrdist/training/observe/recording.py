@@ -21,7 +21,9 @@ from ctrdist.training.observe.observers import Observer, Stepped, draw
 
 _MAIN = ("auc", "logloss", "ne", "calibration", "gauc", "nan_predictions")
 """Metrics of an evaluation that are recorded. The others belong to the data."""
-_OF_THE_JOB = ("data", "run_name", "runs", "model_name")
+_WIDE = ("tower_share", "tower_logloss", "gain", "gain_bound", "wide_auc", "wide_logloss")
+"""Metrics of the blend with a wide part, in a group of their own."""
+_OF_THE_JOB = ("data", "run_name", "runs", "model_name", "auto")
 """Settings that the run's tags have."""
 
 
@@ -93,6 +95,11 @@ class Tracking(Observer):
         """
         split, epoch = event.split, event.epoch + 1
         metrics = {name: event.metrics[name] for name in _MAIN if name in event.metrics}
+        prefix = "wide/" if split == "valid" else f"wide/{split}_"
+        wide = {n.removeprefix("wide_"): event.metrics[n] for n in _WIDE if n in event.metrics}
+        self._tracker.log_metrics(
+            {f"{prefix}{n}": v for n, v in wide.items()}, epoch if split == "valid" else 0
+        )
         if split != "valid":
             self._tracker.log_metrics({f"{split}_{k}": v for k, v in metrics.items()}, 0)
         else:

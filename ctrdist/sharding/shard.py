@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -60,7 +60,6 @@ def shard_model(
         table: (int(weight.shape[0]), int(weight.shape[1]))
         for table, weight in table_weights(model)
     }
-    keys = {module_key(field) for field in all_known}
     codebooks: dict[str, Codebook] = {c.name: c for c in model.codebooks}  # type: ignore[union-attr]
     sharded = DistributedModelParallel(
         model,
@@ -71,21 +70,7 @@ def shard_model(
         init_data_parallel=world.size > 1,  # one worker has no gradients to average
     )
     sharded.to(world.device)
-    with torch.no_grad():
-        for table, part, first_row, first_column in table_parts(sharded):
-            codebook = codebooks.get(table)
-            fill_table(
-                part,
-                table,
-                first_row,
-                first_column,
-                shapes[table],
-                seed=seed,
-                std=_deviation(table, codebook, init_std),
-                padding=codebook is None,
-            )
-            if table.partition("/")[2] in keys and first_row <= UNKNOWN_ID < first_row + len(part):
-                part[UNKNOWN_ID - first_row].zero_()
+    _fill_tables(sharded, shapes, codebooks, all_known, seed=seed, init_std=init_std)
     averaged = False
     if world.device.type == "cpu":
         averaged = _share_sums(sharded, sharding, world)
@@ -93,6 +78,33 @@ def shard_model(
     if world.size > 1:
         time_process_group(wrapped_module(sharded), world.device, gradients=not averaged)
     return sharded
+
+
+def _fill_tables(
+    sharded: nn.Module,
+    shapes: Mapping[str, tuple[int, int]],
+    codebooks: Mapping[str, Codebook],
+    all_known: Collection[str],
+    *,
+    seed: int,
+    init_std: float,
+) -> None:
+    """Fills this worker's parts of all tables."""
+    keys = {module_key(field) for field in all_known}
+    for table, part, row, column in table_parts(sharded):
+        codebook, zeros = codebooks.get(table), {PADDING_ID}
+        if table.partition("/")[2] in keys:
+            zeros.add(UNKNOWN_ID)
+        fill_table(
+            part,
+            table,
+            row,
+            column,
+            shapes[table],
+            seed=seed,
+            std=_deviation(table, codebook, init_std),
+            zeros=() if codebook else zeros,
+        )
 
 
 def _deviation(table: str, codebook: Codebook | None, init_std: float) -> float:
@@ -152,7 +164,7 @@ def fill_table(
     *,
     seed: int,
     std: float,
-    padding: bool = True,
+    zeros: Collection[int] = (PADDING_ID,),
 ) -> None:
     """Fills a part of a table with the values that the whole table has there.
 
@@ -164,7 +176,7 @@ def fill_table(
         shape: rows and columns of the whole table.
         seed: of the run.
         std: standard deviation.
-        padding: the table has a row for no value, which is zero.
+        zeros: rows that are zero.
     """
     rows, columns = part.shape
 
@@ -183,5 +195,7 @@ def fill_table(
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         blocks = range(first_row // _BLOCK_ROWS, -(-(first_row + rows) // _BLOCK_ROWS))
         list(threads.map(fill, blocks))
-    if padding and first_row <= PADDING_ID < first_row + rows:
-        part[PADDING_ID - first_row].zero_()
+    with torch.no_grad():
+        for row in zeros:
+            if first_row <= row < first_row + rows:
+                part[row - first_row].zero_()

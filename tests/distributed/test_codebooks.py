@@ -96,7 +96,9 @@ def train_plain(
     for name, weight in tables.items():
         shape = (weight.shape[0], weight.shape[1])
         padding = not name.startswith("codebook/")
-        fill_table(weight.data, name, 0, 0, shape, seed=seed, std=1.0, padding=padding)
+        fill_table(
+            weight.data, name, 0, 0, shape, seed=seed, std=1.0, zeros=(0,) if padding else ()
+        )
     rest = [p for p in model.parameters() if all(p is not w for w in tables.values())]
     hashed = [weight for name, weight in tables.items() if "codebook" in name]
     fields = [weight for name, weight in tables.items() if "codebook" not in name]

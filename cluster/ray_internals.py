@@ -44,6 +44,13 @@ def start_without_helpers() -> None:
     ray_node.start_api_server = start_if_included
 
 
+def temporary_directory() -> str:
+    """The directory in which a Ray that this process starts keeps its sockets and logs."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    return get_default_ray_temp_dir()
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to leave the cluster."""
     from ray._private.state import state

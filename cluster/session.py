@@ -9,13 +9,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ctrdist.errors import ConfigError
+from ctrdist.errors import ConfigError, ResourceError
 
 ROOT = Path(__file__).resolve().parents[1]
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable in a process that `ray job submit` started."""
 _log = logging.getLogger(__name__)
-_STARTS = 3
+_STARTS = 2
 """Attempts to start Ray."""
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -31,10 +31,15 @@ def connect(num_cpus: int | None = None) -> None:
         num_cpus: CPUs that the Ray of this process offers; None: all. A cluster has its own.
 
     Raises:
-        ConfigError: no cluster answers at RAY_ADDRESS.
+        ConfigError: no cluster answers at RAY_ADDRESS or lets this process join, or Ray's directory
+            for temporary files cannot be used.
+        ResourceError: Ray does not start.
     """
     # opts into Ray's new behaviour, which it otherwise announces in a warning
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not is_own():
+        # otherwise a refused token fills the screen with warnings before the error
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     import ray  # here, because `--help` must not wait for it
 
     if ray.is_initialized():
@@ -92,11 +97,31 @@ def start_local(num_cpus: int | None, *, job_api: bool = False) -> str:
             )
             break
         except Exception as error:  # Ray has no class for it, and its limit of 30 s is fixed
-            if attempt == _STARTS or "timed out during startup" not in str(error):
-                raise
-            _log.warning("Ray did not start within 30 s on this busy machine; trying again.")
             ray.shutdown()
+            if attempt == _STARTS or "timed out during startup" not in str(error):
+                raise _not_started(error) from error
+            _log.warning("Ray did not start within 30 s on this busy machine; trying again.")
     return context.dashboard_url or ""
+
+
+def _not_started(error: Exception) -> ConfigError | ResourceError:
+    """The message for a Ray that does not start on this machine."""
+    from cluster.ray_internals import temporary_directory
+
+    folder, text = temporary_directory(), _one_line(error)
+    advice = "Set RAY_TMPDIR to a short path of a directory on a local disk, such as /tmp."
+    if "AF_UNIX" in text:
+        return ConfigError(
+            f"Ray cannot start in {folder}: its sockets there would have paths of more than 107 "
+            f"bytes, the most that the system allows. {advice}"
+        )
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        return ConfigError(f"Ray cannot start in {folder}: {text}. {advice}")
+    return ResourceError(
+        f"Ray does not start on this machine: {text}. Its logs are in "
+        f"{folder}/session_latest/logs. Free memory or CPUs and try again, or train with "
+        "--workers 1, which does without Ray."
+    )
 
 
 def _join(address: str) -> None:
@@ -106,7 +131,19 @@ def _join(address: str) -> None:
     # A submitted job brings its working directory to every node. A driver that was started by hand
     # passes the path of the project, which must be the same on every node.
     by_hand = {"env_vars": {"PYTHONPATH": _project_on_path()}}
-    ray.init(address="auto", runtime_env={} if _JOB_CONFIG in os.environ else by_hand, **_QUIET)
+    try:
+        ray.init(address="auto", runtime_env={} if _JOB_CONFIG in os.environ else by_hand, **_QUIET)
+    except Exception as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: this process cannot join the cluster ({_one_line(error)}). If "
+            "the cluster asks for a token, set RAY_AUTH_MODE=token, and give the token in "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token. Otherwise compare the versions of Ray and "
+            "Python here with those of the cluster."
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def _project_on_path() -> str:

@@ -40,7 +40,6 @@ def submit(
     address: str,
     command: Sequence[str],
     *,
-    environment: dict[str, str] | None = None,
     show: Callable[[str], object] = print,
 ) -> str:
     """Runs a command as a job of the cluster, and returns all of its output.
@@ -49,7 +48,6 @@ def submit(
         address: of the job API.
         command: a script of the project and its arguments, run by this Python in the project's
             directory.
-        environment: variables for the job.
         show: receives each line of the output.
 
     Raises:
@@ -61,11 +59,7 @@ def submit(
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     client = JobSubmissionClient(address)
-    runtime_env = {
-        "working_dir": str(ROOT),
-        "excludes": not_uploaded(),
-        "env_vars": environment or {},
-    }
+    runtime_env = {"working_dir": str(ROOT), "excludes": not_uploaded()}
     job = _submit(client, shlex.join([sys.executable, *command]), runtime_env)
     received: list[str] = []
     start = ""

@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _log = logging.getLogger(__name__)
 _STARTS = 2
 """Attempts to start Ray."""
+_FOR_WORKERS = ("MLFLOW_", "AWS_", "FSSPEC_")
+"""Beginnings of the names of variables that the workers of a cluster get from the driver."""
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
@@ -37,9 +40,6 @@ def connect(num_cpus: int | None = None) -> None:
     """
     # opts into Ray's new behaviour, which it otherwise announces in a warning
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not is_own():
-        # otherwise a refused token fills the screen with warnings before the error
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     import ray  # here, because `--help` must not wait for it
 
     if ray.is_initialized():
@@ -130,9 +130,11 @@ def _join(address: str) -> None:
     _check_reachable(address)
     # A submitted job brings its working directory to every node. A driver that was started by hand
     # passes the path of the project, which must be the same on every node.
-    by_hand = {"env_vars": {"PYTHONPATH": _project_on_path()}}
+    environment: dict[str, Any] = {"worker_process_setup_hook": _set_variables_of_driver()}
+    if _JOB_CONFIG not in os.environ:
+        environment["env_vars"] = {"PYTHONPATH": _project_on_path()}
     try:
-        ray.init(address="auto", runtime_env={} if _JOB_CONFIG in os.environ else by_hand, **_QUIET)
+        ray.init(address="auto", runtime_env=environment, **_QUIET)
     except Exception as error:
         raise ConfigError(
             f"RAY_ADDRESS={address}: this process cannot join the cluster ({_one_line(error)}). If "
@@ -140,6 +142,20 @@ def _join(address: str) -> None:
             "RAY_AUTH_TOKEN or ~/.ray/auth_token. Otherwise compare the versions of Ray and "
             "Python here with those of the cluster."
         ) from error
+
+
+def _set_variables_of_driver() -> Callable[[], None]:
+    """A function that sets the driver's variables of MLflow and S3 in a worker of the cluster.
+
+    They may be secrets. Ray shows the `env_vars` of a runtime environment to all users of its
+    dashboard, but only the name of a function.
+    """
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_FOR_WORKERS)}
+
+    def set_variables() -> None:
+        os.environ.update(variables)
+
+    return set_variables
 
 
 def _one_line(error: Exception) -> str:

@@ -47,10 +47,10 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     _part(1, f"a raw log of {config.rows:,} rows")
     best_auc = make_log(config, logs)
 
-    def job(*command: str, environment: dict[str, str] | None = None) -> str:
+    def job(*command: str) -> str:
         words = (os.path.relpath(a) if a.startswith(config.output) else a for a in command)
         print(f"$ python {' '.join(words)}", flush=True)
-        return submit(address, command, environment=environment, show=_show_line)
+        return submit(address, command, show=_show_line)
 
     with own_cluster(num_cpus=max(2, len(os.sched_getaffinity(0)))) as address:
         print(f"Ray's job API is at {address}, behind a token", flush=True)
@@ -64,9 +64,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         _part(4, "DLF on two workers, tables sharded by TorchRec, as a Ray job")
         preset = ["--config", "jobs/configs/demo_dlf.yaml", "--workers", "2"]
         preset += ["--run-name", time.strftime("demo-%Y%m%d-%H%M%S"), "--runs", config.runs]
-        mlflow = {k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")}
-        command = ["jobs/train_dlf.py", *preset, "--data", data, "--json"]
-        trained = _last_json(job(*command, environment=mlflow))
+        trained = _last_json(job("jobs/train_dlf.py", *preset, "--data", data, "--json"))
     result = {
         "seconds": time.monotonic() - start,
         "best_reachable_auc": best_auc,

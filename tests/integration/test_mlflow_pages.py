@@ -17,6 +17,7 @@ pytest.importorskip("mlflow")
 def test_an_experiment_that_is_there_gets_the_tags_that_it_lacks(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into the working directory.
     store = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/server.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri)
     # somebody has changed the view

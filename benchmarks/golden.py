@@ -212,7 +212,10 @@ def fingerprint_weights(runs: Runs, before: Path, quick: bool) -> dict[str, dict
     for model, preset, data, options in recipes:
         if not preset:
             preset = str(runs.work / "empty.yaml")
-            Path(preset).write_text("loader: {batch_size: 512}\n")
+            text = "loader: {batch_size: 512}\n"
+            if (runs.code / "ctrdist/config/auto.py").exists():
+                text += "auto: []\n"  # an older checkout has fixed defaults only
+            Path(preset).write_text(text)
         for workers in (2,) if quick else (1, 2):
             name = f"{model}-{Path(preset).stem}-{workers}"
             shutil.rmtree(runs.work / "runs" / name, ignore_errors=True)

@@ -224,7 +224,8 @@ def _gain(result: dict[str, Any]) -> list[str]:
     if wide:
         gain = 1 - metrics["logloss"] / wide
         side = "below" if gain >= 0 else "above"
-        against.insert(0, f"{100 * abs(gain):.2f}% {side} that of logistic regression")
+        how = f"{100 * abs(gain):.2f}% {side}" if gain else "equal to"
+        against.insert(0, f"{how} that of logistic regression")
         if gain <= 0:
             share = (result.get("valid") or {}).get("tower_share", 0.0)
             warnings.append(

@@ -58,7 +58,7 @@ def connect(num_cpus: int | None = None) -> None:
 
 
 def is_own() -> bool:
-    """Whether :func:`connect` starts a Ray of its own, which ends with the process."""
+    """Tells if :func:`connect` starts a Ray of its own, which ends with the process."""
     return os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
 

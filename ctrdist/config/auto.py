@@ -1,7 +1,7 @@
 """Settings that follow from the data: one table of rules. Imports no torch.
 
 A rule gives a setting that neither a preset nor an option gives. The rules rest on the results in
-docs/results/first_run_202611.md.
+docs/results/first_run_cpu2_202611.md.
 """
 
 # N training rows
@@ -18,10 +18,6 @@ class Facts:
 
     rows: int
     """N, rows of the train split."""
-    positives: int
-    """Rows of it with label 1."""
-    fields: int
-    """Numeric and categorical fields."""
     ids: int
     """Sizes of all vocabularies together."""
     valid: bool
@@ -29,6 +25,7 @@ class Facts:
     counts: bool
     """The training counts of ids are known."""
     workers: int
+    """Number of workers that the run asks for."""
 
 
 def batch_rows(rows: int) -> int:

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
@@ -17,7 +16,7 @@ from ctrdist.models.dual_attention.frequency import Frequency
 from ctrdist.models.dual_attention.pairs import PairMemory
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import NumericEmbedding
-from ctrdist.models.tables import STORED, Codebook, padded_dim, table_name
+from ctrdist.models.tables import Codebook, field_table, padded_dim, table_name
 from ctrdist.models.wide import WidePart
 from ctrdist.schema import Schema, module_key
 
@@ -81,14 +80,7 @@ class CTRModel(nn.Module):
         self.tables = EmbeddingBagCollection(
             device=torch.device("meta"),
             tables=[
-                EmbeddingBagConfig(
-                    name=table_name(group, field.name),
-                    embedding_dim=padded_dim(dim),
-                    num_embeddings=field.vocabulary_size,
-                    feature_names=[module_key(field.name)],
-                    pooling=PoolingType.MEAN if field.multi_valued else PoolingType.SUM,
-                    data_type=STORED[tables_dtype],
-                )
+                field_table(group, field, dim, tables_dtype)
                 for group, dim in self._dims.items()
                 for field in schema.categorical
             ],

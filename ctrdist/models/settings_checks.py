@@ -1,4 +1,4 @@
-"""What the settings of all models share. Imports no torch, as settings must not."""
+"""The settings that all models share, and their checks. Imports no torch, as settings must not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from torchrec.modules.embedding_configs import DataType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 
 from ctrdist.config.optimizers import WIDE_TABLES, OptimConfig, TableOptimConfig
-from ctrdist.schema import module_key
+from ctrdist.schema import CategoricalField, module_key
 
 STORED = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 CODEBOOKS = "codebook"
@@ -33,6 +33,20 @@ class Codebook:
 def table_name(group: str, field: str) -> str:
     """Returns the name of a field's table in an embedding group."""
     return f"{group}/{module_key(field)}"
+
+
+def field_table(
+    group: str, field: CategoricalField, dim: int, dtype: str = "float32"
+) -> EmbeddingBagConfig:
+    """Returns the config of a field's table of D = dim columns in an embedding group."""
+    return EmbeddingBagConfig(
+        name=table_name(group, field.name),
+        embedding_dim=padded_dim(dim),
+        num_embeddings=field.vocabulary_size,
+        feature_names=[module_key(field.name)],
+        pooling=PoolingType.MEAN if field.multi_valued else PoolingType.SUM,
+        data_type=STORED[dtype],
+    )
 
 
 def is_codebook(table: str) -> bool:

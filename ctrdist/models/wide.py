@@ -4,11 +4,10 @@
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ctrdist.batch import Batch
-from ctrdist.models.tables import WIDE, table_name
+from ctrdist.models.tables import WIDE, field_table
 from ctrdist.schema import Schema, module_key
 
 STRENGTHS = (3.3, 10.0, 33.0, 100.0)
@@ -34,16 +33,7 @@ class WidePart(nn.Module):
         super().__init__()
         self.tables = WideTables(
             device=torch.device("meta"),
-            tables=[
-                EmbeddingBagConfig(
-                    name=table_name(WIDE, field.name),
-                    embedding_dim=len(STRENGTHS),
-                    num_embeddings=field.vocabulary_size,
-                    feature_names=[module_key(field.name)],
-                    pooling=PoolingType.MEAN if field.multi_valued else PoolingType.SUM,
-                )
-                for field in schema.categorical
-            ],
+            tables=[field_table(WIDE, field, len(STRENGTHS)) for field in schema.categorical],
         )
         self._keys = [module_key(field.name) for field in schema.categorical]
         self.register_buffer("weight_KR", torch.zeros(len(schema.numeric), len(STRENGTHS)))

@@ -259,7 +259,7 @@ def _constraints(
             )
         kinds = ["data_parallel"] if dense else (AUTO if kind == "auto" else [kind])
         if is_wide(table) and kind not in CODEBOOK_KINDS and table not in sharding.tables:
-            kinds = AUTO  # the cuts of wide tables do nothing for one column
+            kinds = AUTO  # the other kinds cut wide rows in two ways, and these have four columns
         if table in ids_per_row and not set(kinds) <= set(CODEBOOK_KINDS):
             if table in sharding.tables:
                 raise ConfigError(

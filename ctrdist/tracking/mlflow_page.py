@@ -1,4 +1,4 @@
-"""What MLflow's pages show at first glance: the experiment's tags, and where its runs are listed.
+"""The first glance at MLflow's pages: an experiment's tags, and the address of its list of runs.
 
 MLflow 3.17 opens on its pages for language models, whatever kind the experiment has, unless the
 address says otherwise. It lists runs without a metric, and its charts begin with the groups whose

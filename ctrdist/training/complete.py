@@ -57,7 +57,19 @@ def complete(experiment: Experiment) -> Experiment:
     )
     resolved: Experiment = with_settings(named, settings | _monitor(named, dataset))
     _check_batch_norm(resolved, dataset.split("train").rows)
+    _check_wide(resolved, dataset)
     return resolved
+
+
+def _check_wide(experiment: Experiment, dataset: "Dataset") -> None:
+    """Refuses a wide part without rows to choose the blend by: the tower would have no effect."""
+    valid = dataset.manifest.splits.get("valid")
+    if experiment.model.wide and (valid is None or not valid.rows):
+        raise ConfigError(
+            f"model.wide = true needs a valid split, and {experiment.data} has none: the share of "
+            "the tower in the model is chosen there. Set model.wide false, or change `split` in "
+            "the data-set YAML and preprocess again."
+        )
 
 
 def _monitor(experiment: Experiment, dataset: "Dataset") -> dict[str, Any]:
@@ -87,14 +99,14 @@ def remarks(experiment: Experiment) -> list[str]:
     elif valid.positives in (0, valid.rows):
         lines.append(
             f"all {valid.rows:,} rows of valid have the same label: AUC is not defined there, and "
-            f"{experiment.train.monitor} is monitored. No tower can show that it gains on logistic "
+            f"{experiment.train.monitor} is monitored. With a wide part the model stays logistic "
             "regression. A larger valid split would help: `split` in the data-set YAML"
         )
     elif (rarer := min(valid.positives, valid.rows - valid.positives)) < _FEW:
         lines.append(
-            f"valid has only {rarer:,} rows of the rarer label: AUC and log loss there depend on "
-            f"chance, and an epoch must be clearly better to count. {experiment.train.monitor} is "
-            "monitored"
+            f"valid has only {rarer:,} rows of the rarer label, so AUC and log loss there depend "
+            f"on chance; {experiment.train.monitor} is monitored"
+            + (". A tower must gain clearly to count" if experiment.model.wide else "")
         )
     return lines
 
@@ -103,8 +115,6 @@ def _facts(dataset: "Dataset", workers: int) -> Facts:
     train, valid = (dataset.manifest.splits.get(name) for name in ("train", "valid"))
     return Facts(
         rows=train.rows if train else 0,
-        positives=train.positives if train else 0,
-        fields=dataset.schema.num_fields,
         ids=sum(field.vocabulary_size for field in dataset.schema.categorical),
         valid=valid is not None and valid.rows > 0,
         counts=bool(dataset.manifest.config),  # written by preprocessing, which counts

@@ -62,6 +62,8 @@ def _train_under_torchrun(experiment: Experiment) -> dict[str, Any]:
     stop = StopRequest()
     stop.listen(signal.SIGTERM, signal.SIGINT)
     with RunConsole() as console:
+        for line in remarks(experiment) if world.is_main else ():
+            console.note(line)
         try:
             result = train(replace(experiment, workers=world.size), world, console.show, stop)
         except Interrupted as interrupted:

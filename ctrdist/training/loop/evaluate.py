@@ -51,7 +51,7 @@ class Evaluation(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The predictions of a batch, on the CPU."""
+    """The labels of a batch, on the CPU, and its predictions, on the device."""
 
     logits_B: Tensor
     label_B: Tensor
@@ -93,7 +93,7 @@ def evaluate(
     with engine.averaged():
         rows = _predictions(engine, loader, on_output)
         if choose:
-            held = list(rows)
+            held = [_on_cpu(each) for each in rows]
             given = (_joined(held, name) for name in ("wide_B", "tower_B", "label_B"))
             found = choose_share(engine, *given)
             rows = (_blended(engine, each) for each in held)
@@ -145,13 +145,7 @@ def _predictions(engine: Engine, loader: Loader, on_output: OnOutput) -> Iterato
         for batch in loader:
             output = engine.model(batch.to(engine.world.device, non_blocking=True))
             wide_B, tower_B = output.aux.get(WIDE_LOGITS), output.aux.get(TOWER_LOGITS)
-            yield _Rows(
-                output.logits_B.float().cpu(),
-                batch.label_B,
-                batch.user_B,
-                None if wide_B is None else wide_B.cpu(),
-                None if tower_B is None else tower_B.cpu(),
-            )
+            yield _Rows(output.logits_B.float(), batch.label_B, batch.user_B, wide_B, tower_B)
             on_output(output, batch.label_B)
     engine.model.train()
 
@@ -161,7 +155,11 @@ def _blended(engine: Engine, rows: _Rows) -> _Rows:
     device = engine.world.device
     assert rows.wide_B is not None and rows.tower_B is not None
     wide_B, tower_B = rows.wide_B.to(device), rows.tower_B.to(device)
-    return rows._replace(logits_B=engine.model.module.wide.blend(wide_B, tower_B).cpu())
+    return rows._replace(logits_B=engine.model.module.wide.blend(wide_B, tower_B))
+
+
+def _on_cpu(rows: _Rows) -> _Rows:
+    return _Rows(*(None if each is None else each.cpu() for each in rows))  # type: ignore[arg-type]
 
 
 def _joined(rows: Sequence[_Rows], name: str) -> Tensor:
@@ -170,7 +168,7 @@ def _joined(rows: Sequence[_Rows], name: str) -> Tensor:
 
 def _gathered(engine: Engine, rows: Iterable[_Rows]) -> Evaluation:
     """Exact metrics of the gathered predictions."""
-    held, device = list(rows), engine.world.device
+    held, device = [_on_cpu(each) for each in rows], engine.world.device
     logits_N, label_N, user_N, wide_N = (
         _gather([getattr(each, name) for each in held], device)
         for name in ("logits_B", "label_B", "user_B", "wide_B")
@@ -202,7 +200,7 @@ def _counted(engine: Engine, rows: Iterable[_Rows]) -> Evaluation:
             wide = wide or ScoreHistogram(world.device)
             wide.add(each.wide_B.to(world.device), label_B)
         if each.user_B is not None:
-            scores.append(each.logits_B)
+            scores.append(each.logits_B.cpu())
             users.append(torch.stack([each.user_B, each.label_B.long()]))
     for tensor in (*histogram.tensors(), *(() if wide is None else wide.tensors())):
         sum_over_ranks(tensor)

@@ -12,9 +12,7 @@ from tests.datasets import write_dataset
 
 
 def facts(rows: int, ids: int = 1000) -> Facts:
-    return Facts(
-        rows=rows, positives=rows // 10, fields=9, ids=ids, valid=True, counts=True, workers=1
-    )
+    return Facts(rows=rows, ids=ids, valid=True, counts=True, workers=1)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -73,3 +71,10 @@ def test_the_run_says_what_follows_from_the_data_and_what_a_small_valid_split_me
     alone = complete(parse(experiment_class("dlf"), ["--data", str(tmp_path / "none")])[0])
     assert "no valid split" in remarks(alone)[-1]
     assert open_dataset(str(path)).split("valid").rows == 90
+
+
+def test_a_wide_part_without_a_valid_split_is_refused(tmp_path):
+    write_dataset(tmp_path, {"train": 900})
+    options = ["--data", str(tmp_path), "--model.wide", "true"]
+    with pytest.raises(ConfigError, match="model.wide = true needs a valid split"):
+        complete(parse(experiment_class("dlf"), options)[0])

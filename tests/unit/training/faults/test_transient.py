@@ -1,4 +1,4 @@
-"""Which errors another attempt may not meet."""
+"""An error that another attempt may not meet is told from one that would come again."""
 
 import pytest
 import torch

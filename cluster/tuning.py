@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from cluster.session import connect
 from ctrdist.config.experiment import Experiment
-from ctrdist.config.parse import to_dict
+from ctrdist.config.parse import to_dict, with_settings
 from ctrdist.models.registry import read_experiment
 from ctrdist.tracking import end_killed
 
@@ -134,18 +133,6 @@ def _best_first(experiment: Experiment, results: tune.ResultGrid) -> list[Trial]
             end_killed(run, "others were better by then (ASHA)")
         found.append(trial)
     return sorted(found, key=lambda trial: -trial.result.get(OBJECTIVE, float("-inf")))
-
-
-def with_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of nested values in which some, given by dotted names, are replaced."""
-    changed = copy.deepcopy(values)
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        inner = changed
-        for section in sections:
-            inner = inner[section]
-        inner[last] = value
-    return changed
 
 
 def _drawn(kind: str, values: list[Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.config.parse import to_dict
+from ctrdist.config.parse import to_dict, with_settings
 from ctrdist.errors import ConfigError, ResourceError
 from ctrdist.studies.search import as_preset, base_experiment, read_search, record_search
 from ctrdist.training.complete import complete
@@ -45,7 +45,7 @@ def main(config: TuneConfig) -> dict[str, Any]:
     )
     directory = Path(experiment.runs) / "studies" / name
     record_search(directory, file.space, config.trials, config.seed, experiment)
-    from cluster.tuning import search, with_settings
+    from cluster.tuning import search
 
     trials = search(
         experiment,

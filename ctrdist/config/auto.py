@@ -8,7 +8,7 @@ docs/results/first_run_cpu2_202611.md.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -112,20 +112,3 @@ def resolve(model_name: str, names: tuple[str, ...], facts: Facts) -> dict[str, 
     """Returns setting, by dotted name → value, for those of the names that have a rule."""
     rules = {**RULES, **MODEL_RULES.get(model_name, {})}
     return {name: rules[name](facts) for name in names if name in rules}
-
-
-def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:
-    """Returns a copy of a dataclass in which settings, given by dotted name, are replaced."""
-    inside: dict[str, dict[str, Any]] = {}
-    changed: dict[str, Any] = {}
-    for name, value in settings.items():
-        section, dot, rest = name.partition(".")
-        if dot:
-            inside.setdefault(section, {})[rest] = value
-        else:
-            changed[name] = value
-    known = {field.name for field in fields(config)}
-    for section, values in inside.items():
-        if section in known and is_dataclass(getattr(config, section)):
-            changed[section] = with_settings(getattr(config, section), values)
-    return replace(config, **changed)

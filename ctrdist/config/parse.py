@@ -4,6 +4,7 @@ Options may be written with dashes or underscores. An error names the mistake in
 nearest key where one is unknown.
 """
 
+import copy
 import difflib
 import json
 import re
@@ -113,6 +114,25 @@ def to_dict(config: Any) -> dict[str, Any]:
 def to_yaml(config: Any) -> str:
     """Returns the text of a resolved config; parsing it gives an equal config."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def with_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of nested values in which some, given by dotted names, are replaced."""
+    changed = copy.deepcopy(values)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        inner = changed
+        for section in sections:
+            inner = inner[section]
+        inner[last] = value
+    return changed
+
+
+def setting(values: Any, name: str, default: Any = None) -> Any:
+    """Returns a nested value, given by dotted name; the default where it is missing or null."""
+    for key in name.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return default if values is None else values
 
 
 def _not_given(names: Sequence[str], sources: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

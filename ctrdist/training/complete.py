@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ctrdist.config.auto import Facts, resolve, with_settings
+from ctrdist.config.auto import Facts, resolve
 from ctrdist.config.experiment import Experiment
 from ctrdist.config.migrations import migrated
-from ctrdist.config.parse import to_dict
+from ctrdist.config.parse import setting, to_dict, with_settings
 from ctrdist.errors import ConfigError
-from ctrdist.models.registry import check_loss
+from ctrdist.models.registry import check_loss, read_experiment
 
 if TYPE_CHECKING:
     from ctrdist.data.manifest import Dataset
@@ -55,7 +55,8 @@ def complete(experiment: Experiment) -> Experiment:
     settings = _saved(named) or resolve(
         named.model_name, named.auto, _facts(dataset, named.workers)
     )
-    resolved: Experiment = with_settings(named, settings | _monitor(named, dataset))
+    settings |= _monitor(dataset)
+    resolved = read_experiment(with_settings(to_dict(named), settings), "automatic settings")
     _check_batch_norm(resolved, dataset.split("train").rows)
     _check_wide(resolved, dataset)
     return resolved
@@ -72,7 +73,7 @@ def _check_wide(experiment: Experiment, dataset: "Dataset") -> None:
         )
 
 
-def _monitor(experiment: Experiment, dataset: "Dataset") -> dict[str, Any]:
+def _monitor(dataset: "Dataset") -> dict[str, Any]:
     """The monitor in place of one that valid does not define, as all its labels are the same."""
     valid = dataset.manifest.splits.get("valid")
     alike = valid is not None and valid.rows and valid.positives in (0, valid.rows)
@@ -86,12 +87,7 @@ def remarks(experiment: Experiment) -> list[str]:
     lines = []
     if experiment.auto:
         values = to_dict(experiment)
-        shown = []
-        for name in experiment.auto:
-            value: Any = values
-            for key in name.split("."):
-                value = value[key]
-            shown.append(f"{name} {json.dumps(value)}")
+        shown = [f"{name} {json.dumps(setting(values, name))}" for name in experiment.auto]
         lines.append(f"settings that follow from the data: {', '.join(shown)}")
     valid = open_dataset(experiment.data).manifest.splits.get("valid")
     if valid is None or not valid.rows:
@@ -130,16 +126,8 @@ def _saved(experiment: Experiment) -> dict[str, Any]:
     path = Path(experiment.runs) / experiment.run_name / "artifacts" / "config.yaml"
     if not path.is_file():
         return {}
-    saved, found = migrated(yaml.safe_load(path.read_text())), {}
-    for name in experiment.auto:
-        value: Any = saved
-        default: Any = experiment
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-            default = getattr(default, key)
-        value = default if value is None else value
-        found[name] = tuple(value) if isinstance(value, list) else value
-    return found
+    saved, defaults = migrated(yaml.safe_load(path.read_text())), to_dict(experiment)
+    return {name: setting(saved, name, setting(defaults, name)) for name in experiment.auto}
 
 
 def _check_workers(experiment: Experiment) -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ctrdist.config.auto import MODEL_RULES, Facts, automatic, resolve, with_settings
-from ctrdist.config.parse import parse, to_yaml
+from ctrdist.config.auto import MODEL_RULES, Facts, automatic, resolve
+from ctrdist.config.parse import parse, to_dict, to_yaml, with_settings
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError
-from ctrdist.models.registry import experiment_class, model_names
+from ctrdist.models.registry import experiment_class, model_names, read_experiment
 from ctrdist.training.complete import complete, remarks
 from tests.datasets import write_dataset
 
@@ -21,8 +21,7 @@ def test_every_rule_gives_a_setting_that_its_model_takes(name, rows):
     cls = experiment_class(name)
     settings = resolve(name, automatic(name), facts(rows))
     assert settings.keys() == set(automatic(name))
-    experiment = with_settings(cls(), settings)
-    experiment.model.__class__(**vars(experiment.model))  # its own checks
+    experiment = read_experiment(with_settings(to_dict(cls()), settings), "rules")
     again, _ = parse(cls, [*("--config", to_yaml(experiment))])
     assert again.model == experiment.model and again.optim == experiment.optim
     assert set(MODEL_RULES) == set(model_names())
@@ -76,5 +75,5 @@ def test_the_run_says_what_follows_from_the_data_and_what_a_small_valid_split_me
 def test_a_wide_part_without_a_valid_split_is_refused(tmp_path):
     write_dataset(tmp_path, {"train": 900})
     options = ["--data", str(tmp_path), "--model.wide", "true"]
-    with pytest.raises(ConfigError, match="model.wide = true needs a valid split"):
+    with pytest.raises(ConfigError, match=r"model\.wide = true needs a valid split"):
         complete(parse(experiment_class("dlf"), options)[0])

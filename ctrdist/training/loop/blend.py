@@ -25,7 +25,7 @@ def choose_share(
 
     Taken is the α with the largest mean gain − standard error, where the gain of a row is the log
     loss of the wide part minus that of the blend; 0 if none is above 0. So chance in a small valid
-    split does not choose a worse model. With fewer than 500 rows of the rarer label the margin is
+    split seldom chooses a worse model. With fewer than 500 rows of the rarer label the margin is
     two standard errors, and with fewer than 20 the share stays 0.
 
     Args:

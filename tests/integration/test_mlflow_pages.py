@@ -1,17 +1,13 @@
-"""What MLflow has for its pages: tags of an experiment, and runs of an older version."""
+"""The tags of an experiment for MLflow's pages, and the replay of a run of an older version."""
 
 import importlib.util
 import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from ctrdist.config.experiment import TrackingConfig
 from ctrdist.tracking import RunTracker, replay
 from ctrdist.tracking.mlflow_page import VIEW_TAG, experiment_tags
-
-pytest.importorskip("mlflow")
 
 
 def test_an_experiment_that_is_there_gets_the_tags_that_it_lacks(tmp_path, monkeypatch):

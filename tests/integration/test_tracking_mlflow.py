@@ -30,8 +30,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOW_CALL = 1.0
 """Seconds. A call that waits for a hanging server takes 2; a busy machine holds it up less."""
 
-pytest.importorskip("mlflow")
-
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:

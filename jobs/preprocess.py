@@ -32,8 +32,9 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
     from preprocessing.pipeline import check, preprocess
 
     if switches["dry_run"]:
-        shards = check(config).inputs
-        _show_plan(config, shards)
+        checked = check(config)
+        shards = checked.inputs
+        _show_plan(checked.config, shards)
         return {"shards": len(shards), "bytes": sum(s.bytes for s in shards)}
 
     def start_ray() -> None:

@@ -42,6 +42,7 @@ from preprocessing.scan.task import (
     scan,
     scan_mark,
 )
+from preprocessing.sources.reader import with_matched_columns
 from preprocessing.sources.shards import InputSplit, find_input_splits, text_bytes, versions
 from preprocessing.sources.side_tables import load_side_tables, side_table_versions
 from preprocessing.split.plan import SplitPlan
@@ -114,8 +115,10 @@ def check(config: PreprocessConfig) -> Checked:
     if not config.output:
         raise DataError("no output: give --output a directory.")
     config = _with_absolute_paths(config)
-    rules_of(config)
     inputs, output = find_input_splits(config), Output(config.output)
+    config = with_matched_columns(config, inputs)
+    check_config(config)
+    rules_of(config)
     source = _source(config, inputs)
     if not output.was_made_of(source):
         output.check(overwrite=config.overwrite)

@@ -62,7 +62,8 @@ def parse(
     """Reads a config from the command line.
 
     Args:
-        cls: the config dataclass.
+        cls: the config dataclass. Where it has a static method `implied`, that gets the settings of
+            all sources, nested, and returns options that replace them.
         argv: arguments; sys.argv[1:] when None.
         description: shown by --help.
         flags: boolean switches apart from the config: name → help.
@@ -79,6 +80,9 @@ def parse(
     parser = _parser(cls, description, flags, prog)
     arguments = [_underscored(text) for text in (sys.argv[1:] if argv is None else argv)]
     sources = _sources(arguments, flags)
+    if implied := getattr(cls, "implied", None):
+        for name, value in implied(_merged(sources)).items():
+            arguments += [f"--{name}", value]
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
     except ArgumentError as error:
@@ -183,6 +187,19 @@ def _sources(arguments: Sequence[str], flags: Mapping[str, str]) -> list[Mapping
         else:
             options[name[2:]] = value
     return [*presets, _nested(options)]
+
+
+def _merged(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the values of all sources; later ones win."""
+    result: dict[str, Any] = {}
+    for source in sources:
+        for name, value in source.items():
+            value = _loaded(value) if isinstance(value, str) else value
+            inner = result.get(name)
+            if isinstance(value, Mapping) and isinstance(inner, Mapping):
+                value = _merged([inner, value])
+            result[name] = value
+    return result
 
 
 def _preset(path: str) -> Mapping[str, Any]:

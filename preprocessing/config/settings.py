@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ctrdist.config.parse import to_dict
 from ctrdist.config.paths import IS_PATH
 from ctrdist.features.columns import ColumnConfig, CrossConfig, FeatureColumns, NumericAs
+from preprocessing.config.patterns import implied_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,11 @@ class PreprocessConfig(FeatureColumns):
     format: FormatConfig = field(default_factory=FormatConfig)
     """Layout of the raw files."""
     columns: list[ColumnConfig] = field(default_factory=list)
-    """The raw columns. The fields of the data set are in their order."""
+    """The raw columns. The fields of the data set are in their order. The name C1..C26 stands for
+    26 columns. With a header, and in Parquet, C* stands for all columns of the first file whose
+    names begin with C and that have no entry of their own."""
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Role → settings of its columns, unless they say otherwise: {categorical: {min_count: 10}}."""
     joins: list[JoinConfig] = field(default_factory=list)
     """Side tables, which add columns."""
     crosses: list[CrossConfig] = field(default_factory=list)
@@ -161,6 +166,11 @@ class PreprocessConfig(FeatureColumns):
     overwrite: bool = False
     """true: a finished data set at `output` may be replaced."""
 
+    @staticmethod
+    def implied(given: Mapping[str, Any]) -> dict[str, str]:
+        """The options that replace patterns of columns and the defaults of roles."""
+        return implied_options(given)
+
     @property
     def all_columns(self) -> tuple[ColumnConfig, ...]:
         """The columns that are read: those of the log, then those that side tables add."""
@@ -175,7 +185,7 @@ class PreprocessConfig(FeatureColumns):
     def for_manifest(self) -> dict[str, Any]:
         """The settings that determine the content, without directories, for the manifest."""
         values = to_dict(self)
-        for name in ("output", "overwrite", "workers", "work", "parent"):
+        for name in ("output", "overwrite", "workers", "work", "parent", "defaults"):
             del values[name]
         values["input"] = [posixpath.basename(path.rstrip("/")) for path in values["input"]]
         for join in values["joins"]:

@@ -107,10 +107,8 @@ def raw_blocks(
     needed = [c.name for c in table.columns]
     names = None if table.layout.header else needed
     if names is None and byte_range.start:  # the header is not in this range
-        for text in read_text(replace(byte_range, start=0, end=2**62), _HEADER_BYTES):
-            if text.lines:
-                names = _header(text, table.layout, needed)
-                break
+        for text in _first_lines(byte_range):
+            names = _header(text, table.layout, needed)
     for text in read_text(byte_range, block_bytes):
         raw, skipped = text.raw, text.skipped
         if names is None and text.lines:
@@ -123,6 +121,21 @@ def raw_blocks(
             f"{byte_range.name}: empty; it should begin with a header. Set `format.header` if it "
             "has none."
         )
+
+
+def column_names(byte_range: ByteRange, layout: FormatConfig) -> list[str]:
+    """The names in a file's header; raises DataError, see :func:`raw_blocks`."""
+    for text in _first_lines(byte_range):
+        return _header(text, layout, [])
+    return []
+
+
+def _first_lines(byte_range: ByteRange) -> Iterator[TextBlock]:
+    """The first block of a file that has lines, if there is one."""
+    for text in read_text(replace(byte_range, start=0, end=2**62), _HEADER_BYTES):
+        if text.lines:
+            yield text
+            return
 
 
 def parse_lines(

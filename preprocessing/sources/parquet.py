@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
 from ctrdist.features.typed_columns import Fault
+from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import open_stored
 
 _COPY = "Copy or write the file again."
+_OTHER = "Correct `format.type`, or --input, or copy the file again."
 PARQUET_ROWS = 65536
 """Rows of a block."""
 _DAMAGE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError)
@@ -67,9 +69,8 @@ def raw_blocks(
     Raises:
         DataError: no Parquet file, a damaged one, or one that lacks a column.
     """
-    other = "Correct `format.type`, or --input, or copy the file again."
     with open_stored(byte_range) as file, _named(byte_range, "damaged", _COPY):
-        with _named(byte_range, "not a Parquet file", other):
+        with _named(byte_range, "not a Parquet file", _OTHER):
             size = file.seek(0, io.SEEK_END)
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
         names = parquet.schema_arrow.names
@@ -94,6 +95,12 @@ def raw_blocks(
         if read != total:
             why = f"{read:,} rows where {total:,} are announced"
             raise DataError(f"{byte_range.name}: damaged ({why}). {_COPY}")
+
+
+def column_names(byte_range: ByteRange, layout: FormatConfig) -> list[str]:
+    """The names of a file's columns; raises DataError, see :func:`raw_blocks`."""
+    with open_stored(byte_range) as file, _named(byte_range, "not a Parquet file", _OTHER):
+        return [*pq.read_schema(file).names]
 
 
 @contextmanager

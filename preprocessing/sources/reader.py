@@ -1,13 +1,17 @@
 """Reads the blocks of an input split, of any format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import TypeAlias
 
-from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
+from ctrdist.errors import ConfigError
+from preprocessing.config.patterns import WILD, match_columns
+from preprocessing.config.settings import INPUT_FORMATS, FormatConfig, PreprocessConfig
 from preprocessing.sources.parquet import ParquetBlock
 from preprocessing.sources.raw_block import Block, TableConfig
-from preprocessing.sources.shards import ByteRange, InputSplit
+from preprocessing.sources.shards import ByteRange, InputSplit, find_beside
 from preprocessing.sources.text_blocks import BLOCK_BYTES, LinesOfFormat
 
 RawBlock: TypeAlias = LinesOfFormat | ParquetBlock
@@ -37,6 +41,45 @@ def raw_blocks(
     module = import_module(f"preprocessing.sources.{INPUT_FORMATS[table.layout.type].module}")
     blocks: Iterator[RawBlock] = module.raw_blocks(byte_range, table, block_bytes)
     return blocks
+
+
+def with_matched_columns(
+    config: PreprocessConfig, inputs: Sequence[InputSplit]
+) -> PreprocessConfig:
+    """The config with one column for each that a pattern with `*` matches.
+
+    The names are those of the log's first file, and of each side table.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or the files name no columns.
+        DataError: a file cannot be read.
+    """
+    first = inputs[0].ranges[0]
+    columns = match_columns(config.columns, lambda: _column_names(first, config.format), first.name)
+    joins = []
+    for join in config.joins:
+        layout = join.format or config.format
+        names = partial(_names_beside, join.file, layout, config)
+        joins.append(replace(join, columns=match_columns(join.columns, names, join.file)))
+    return replace(config, columns=columns, joins=joins)
+
+
+def _names_beside(file: str, layout: FormatConfig, config: PreprocessConfig) -> list[str]:
+    return _column_names(find_beside(file, config), layout)
+
+
+def _column_names(file: ByteRange, layout: FormatConfig) -> list[str]:
+    """The names of a file's columns, in its order."""
+    kind = INPUT_FORMATS[layout.type]
+    if kind.is_text and (not layout.header or layout.type == "jsonl"):
+        raise ConfigError(
+            f"columns: a name with {WILD} is for Parquet and for text with `format.header: true`; "
+            f"{file.name} is {layout.type} that does not begin with names. Write the names, or a "
+            "range such as C1..C26."
+        )
+    module = import_module(f"preprocessing.sources.{kind.module}")
+    names: list[str] = module.column_names(file, layout)
+    return names
 
 
 def _wanted_columns(config: PreprocessConfig) -> list[str] | None:

@@ -2,9 +2,14 @@
 
 import logging
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.checkpoint.store import complete, read
@@ -21,10 +26,10 @@ from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.tracking import plots
 from ctrdist.tracking.events import EVENTS_NAME, read_events
 from ctrdist.training import run
-from ctrdist.training.build import build_engine
+from ctrdist.training.build import Engine, build_engine
 from ctrdist.training.observe import diagnostics, messages, observers, recording
 from ctrdist.training.observe.observers import Observer, Observers
-from tests.datasets import write_dataset
+from tests.datasets import write_counts, write_dataset
 from tests.ranks import run_ranks
 
 
@@ -61,20 +66,37 @@ class Warnings(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def build_without_predictions(*args: Any) -> Any:
-    """An engine that predicts nan in evaluation, and a number in training."""
-    engine = build_engine(*args)
+def spoil_predictions(engine: Engine) -> None:
+    """Makes the tower predict nan in evaluation, and numbers in training."""
     engine.tower.register_forward_hook(
         lambda tower, _, output: (
             None if tower.training else output._replace(logits_B=output.logits_B * math.nan)
         )
     )
-    return engine
 
 
-def train_without_predictions(world: World, experiment: Experiment) -> dict[str, Any]:
-    run.build_engine = build_without_predictions  # type: ignore[attr-defined]
-    warnings, evaluations, error = Warnings(), [], ""
+def spoil_weight(engine: Engine) -> None:
+    """Sets a weight to infinity as soon as an evaluation begins."""
+
+    def spoil() -> AbstractContextManager[None]:
+        next(engine.tower.parameters()).data.view(-1)[0] = math.inf
+        return nullcontext()
+
+    engine.averaged = spoil  # type: ignore[method-assign]
+
+
+def train_spoilt(
+    world: World, experiment: Experiment, spoil: Callable[[Engine], None]
+) -> dict[str, Any]:
+    """Trains with an engine that is spoilt; messages and the error."""
+
+    def build(*args: Any) -> Engine:
+        engine = build_engine(*args)
+        spoil(engine)
+        return engine
+
+    run.build_engine = build  # type: ignore[attr-defined]
+    evaluations, error = [], ""
 
     def emit(message: messages.Message) -> None:
         if isinstance(message, messages.Evaluation):
@@ -84,25 +106,54 @@ def train_without_predictions(world: World, experiment: Experiment) -> dict[str,
         run.train(experiment, world, emit)
     except TrainingError as raised:
         error = str(raised)
-    return {"warnings": warnings.texts, "evaluations": evaluations, "error": error}
+    return {"evaluations": evaluations, "error": error}
 
 
-def test_a_run_without_a_finite_evaluation_ends_with_an_error_and_keeps_its_checkpoint(
-    data, tmp_path
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (spoil_predictions, "All weights and numeric values are sound"),
+        (spoil_weight, "These weights are not finite: tower."),
+    ],
+)
+def test_predictions_of_nan_end_the_run_with_the_cause_and_keep_its_checkpoint(
+    data, tmp_path, spoil, cause
 ):
     experiment = experiment_for(data, tmp_path)
-    result, other = run_ranks(train_without_predictions, 2, experiment)
-    assert result["evaluations"] == [("valid", False), ("valid", False)]
-    told = [text for text in result["warnings"] if "not finite" in text]
-    assert len(told) == 2 and other["warnings"] == []
-    assert told[0].startswith("split valid: auc, logloss, ne")
-    assert "the model predicts nan for some rows" in told[0]
+    experiment = replace(experiment, checkpoint=CheckpointConfig(every_steps=2))
+    result, other = run_ranks(train_spoilt, 2, experiment, spoil)
+    assert result["evaluations"] == []
+    assert "split valid: the model predicts nan or infinity for 100 rows." in result["error"]
+    assert cause in result["error"] and result["error"] == other["error"]
     newest = complete(tmp_path / "run/checkpoints")[-1]
-    assert result["error"] == other["error"]
-    assert newest in result["error"] and "optim.dense.lr" in result["error"]
     assert read(newest).state["progress"]["best_step"] is None
     events, _ = read_events(tmp_path / "run" / EVENTS_NAME, 0)
     assert events[-1].kind == "finish" and events[-1].values["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_huge_value_in_valid_ends_the_run_with_its_column_and_row(tmp_path, wide):
+    path = tmp_path / "data"
+    write_counts(write_dataset(path, {"train": 400, "valid": 100, "test": 100}))
+    file = path / "valid" / "part-00000.parquet"
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("I1")
+    values = table["I1"].to_numpy().copy()
+    values[17] = 3e38
+    table = table.set_column(at, table.schema.field(at), pa.array(values, pa.float32()))
+    pq.write_table(table, file, row_group_size=pq.read_metadata(file).row_group(0).num_rows)
+    experiment = experiment_for(str(path), tmp_path)
+    experiment = replace(experiment, model=replace(experiment.model, wide=wide))
+    (error,) = run_ranks(train_until_error, 1, experiment)
+    assert "Column I1 has the value 3e+38 in row 17 of valid/part-00000.parquet" in error
+
+
+def train_until_error(world: World, experiment: Experiment) -> str:
+    try:
+        run.train(experiment, world, lambda _: None)
+    except TrainingError as error:
+        return str(error)
+    return ""
 
 
 def fail(*_: Any) -> Any:

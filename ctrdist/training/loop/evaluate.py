@@ -30,6 +30,10 @@ from ctrdist.metrics.auc import gauc_sums
 from ctrdist.metrics.evaluate import evaluate_predictions
 from ctrdist.metrics.histogram import ScoreHistogram
 from ctrdist.training.build import Engine
+from ctrdist.training.faults.non_finite_predictions import (
+    abort_on_non_finite_predictions,
+    finite,
+)
 from ctrdist.training.loop.blend import choose_share
 
 _AT_ONCE = 2**20
@@ -84,14 +88,16 @@ def evaluate(
 
     Raises:
         DataError: the split has no rows.
+        TrainingError: the model, or its tower, predicts nan or infinity for some rows.
     """
     loader = evaluation_loader(engine, split)
     require_rows_for_all(loader.rows, engine.world, split)
     average_buffers(engine)
     exact = loader.rows <= engine.experiment.train.exact_rows
     found: dict[str, float] = {}
+    lost = torch.zeros(1, dtype=torch.float64, device=engine.world.device)
     with engine.averaged():
-        rows = _predictions(engine, loader, on_output)
+        rows = _predictions(engine, loader, on_output, lost)
         if choose:
             held = [_on_cpu(each) for each in rows]
             given = (_joined(held, name) for name in ("wide_B", "tower_B", "label_B"))
@@ -99,6 +105,9 @@ def evaluate(
             rows = (_blended(engine, each) for each in held)
         evaluation = (_gathered if exact else _counted)(engine, rows)
     evaluation.metrics.update(found)
+    if sum_over_ranks(lost):
+        with engine.averaged():
+            abort_on_non_finite_predictions(engine, split, evaluation_loader(engine, split))
     if evaluation.metrics["rows"] != loader.rows:
         raise RuntimeError(
             f"split {split}: {evaluation.metrics['rows']} rows were evaluated, it has {loader.rows}"
@@ -129,21 +138,22 @@ def why_not_finite(metrics: dict[str, float]) -> str:
     if not names:
         return ""
     rows, positives = metrics["rows"], metrics["positives"]
-    if not math.isfinite(metrics["logloss"]):
-        reason = "the model predicts nan for some rows; lower optim.dense.lr or optim.tables.lr"
-    elif positives in (0, rows):
+    if positives in (0, rows):
         reason = f"all {rows:,.0f} rows have label {0 if positives == 0 else 1}"
     else:  # gauc
         reason = "no user has rows of both labels"
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite: {reason}"
 
 
-def _predictions(engine: Engine, loader: Loader, on_output: OnOutput) -> Iterator[_Rows]:
-    """This rank's rows with their predictions, float32."""
+def _predictions(
+    engine: Engine, loader: Loader, on_output: OnOutput, lost: Tensor
+) -> Iterator[_Rows]:
+    """This rank's rows with their predictions, float32; lost counts those that are not finite."""
     engine.model.eval()
     with torch.no_grad(), engine.autocast():
         for batch in loader:
             output = engine.model(batch.to(engine.world.device, non_blocking=True))
+            lost += (~finite(output)).sum()
             wide_B, tower_B = output.aux.get(WIDE_LOGITS), output.aux.get(TOWER_LOGITS)
             yield _Rows(output.logits_B.float(), batch.label_B, batch.user_B, wide_B, tower_B)
             on_output(output, batch.label_B)

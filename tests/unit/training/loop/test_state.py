@@ -47,7 +47,6 @@ def test_a_run_without_a_finite_evaluation_stops_by_patience():
     ("metrics", "reason"),
     [
         (FINITE, ""),
-        (NAN, "auc, logloss, ne are not finite: the model predicts nan for some rows"),
         ({**FINITE, "auc": math.nan, "positives": 0.0}, "auc is not finite: all 300 rows have"),
         ({**FINITE, "gauc": math.nan}, "gauc is not finite: no user has rows of both labels"),
     ],

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ctrdist.features.columns import ColumnConfig
 from jobs.console.cli import call, run
+from jobs.console.data_warnings import warning_lines
 from preprocessing.config.settings import PreprocessConfig, join_paths
 
 if TYPE_CHECKING:  # they are slow to import
@@ -29,6 +30,7 @@ DRY_RUN = "Show the columns and the inputs that were found, and start nothing."
 
 def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, Any]:
     """Preprocesses, and describes the data set."""
+    from ctrdist.data.report import read_report
     from preprocessing.pipeline import check, preprocess
 
     if switches["dry_run"]:
@@ -44,7 +46,8 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
         connect(config.workers or None)
 
     result = preprocess(config, start_ray)
-    _show_result(result)
+    warnings = read_report(result.output)[0].get("warnings", [])
+    _show_result(result, warnings)
     splits = {
         name: {"rows": s.rows, "positives": s.positives}
         for name, s in result.manifest.splits.items()
@@ -60,6 +63,9 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
         "splits": splits,
         "output": result.output,
         "fingerprint": result.manifest.fingerprint,
+        "warnings": [
+            {key: one[key] for key in ("kind", "column", "text") if key in one} for one in warnings
+        ],
     }
 
 
@@ -82,8 +88,8 @@ def _show_plan(config: PreprocessConfig, shards: Sequence[InputSplit]) -> None:
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def _show_result(result: Result) -> None:
-    """Prints splits and vocabularies, where they are, and what to do next."""
+def _show_result(result: Result, warnings: Sequence[Mapping[str, Any]]) -> None:
+    """Prints splits, vocabularies and warnings, where they are, and what to do next."""
     console = Console()
     splits = Table("split", "rows", "positives", "rate", "files", title="written")
     for name, split in result.manifest.splits.items():
@@ -105,7 +111,8 @@ def _show_result(result: Result) -> None:
     ]
     if result.quarantined:
         lines.insert(1, f"{result.quarantined:,} bad rows left out: {result.output}/quarantine/")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    lines += warning_lines(warnings)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
 def _becomes(column: ColumnConfig, config: PreprocessConfig) -> str:

@@ -26,11 +26,8 @@ from ctrdist.errors import DataError, UserError
 from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
 from ctrdist.schema import Schema
 from ctrdist.storage import is_storage_error
-from ctrdist.strict_json import to_text
 from preprocessing.config.checks import check_config
 from preprocessing.config.settings import PreprocessConfig
-from preprocessing.report.build import build_report
-from preprocessing.report.page import render
 from preprocessing.runtime.errors import RESUME, storage_failure
 from preprocessing.runtime.task_pool import TaskPool
 from preprocessing.runtime.task_runner import Call, TaskRunner
@@ -47,11 +44,10 @@ from preprocessing.sources.shards import InputSplit, find_input_splits, text_byt
 from preprocessing.sources.side_tables import load_side_tables, side_table_versions
 from preprocessing.split.plan import SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
-from preprocessing.statistics.profile import Profile
-from preprocessing.vocabulary.file import first_values
 from preprocessing.vocabulary.parent import Parent, open_parent
 from preprocessing.vocabulary.task import make_vocabularies, rules_of
-from preprocessing.write.output_dir import QUARANTINE, REPORT, SOURCE, Output
+from preprocessing.write.output_dir import QUARANTINE, SOURCE, Output
+from preprocessing.write.report import write_report
 from preprocessing.write.task import Part, write_data
 
 logger = logging.getLogger(__name__)
@@ -254,7 +250,7 @@ class _Run:
         bad = [shard.name for shard in shards if shard.bad_rows]
         for number, name in enumerate(bad):
             data.put(f"{QUARANTINE}/part-{number:05d}.jsonl", work.get(f"bad/{name}"))
-        self._report(manifest, profile, reasons)
+        write_report(data, config, schema, manifest, profile, shards, plan.side_tables)
         return replace(_result(config, manifest, schema), quarantined=sum(reasons.values()))
 
     @property
@@ -316,24 +312,6 @@ class _Run:
                 "data-set YAML, or raise the limit."
             )
         return reasons
-
-    def _report(self, manifest: Manifest, profile: Profile, reasons: Counter[str]) -> None:
-        """Writes report.json and report.html."""
-        store = self.output.store
-
-        def top_values(field: str, n: int) -> list[str]:
-            return first_values(store, field, n) if field in manifest.vocabularies else []
-
-        rows = sum(split.rows for split in manifest.splits.values())
-        content = build_report(
-            profile,
-            fingerprint=manifest.fingerprint,
-            rows_read=rows + sum(reasons.values()),
-            quarantined=reasons,
-            top_values=top_values,
-        )
-        store.put(f"{REPORT}.json", (to_text(content, indent=1) + "\n").encode())
-        store.put(f"{REPORT}.html", render(content).encode())
 
 
 def _splits(parts: list[Part]) -> dict[str, Split]:

@@ -1,7 +1,8 @@
 """Builds report.json from the profile of a data set."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from ctrdist.data.manifest import SPLITS
 from ctrdist.schema import FIRST_VALUE_ID, UNKNOWN_ID, CategoricalField
 from preprocessing.report import measures
 from preprocessing.report.measures import by_split, short
-from preprocessing.report.warnings import column_warnings, split_warnings
+from preprocessing.report.time_warnings import time_warnings
+from preprocessing.report.warnings import column_warnings, join_warnings, split_warnings
 from preprocessing.statistics.profile import HEAD, Profile, Series
 
 REPORT_VERSION = 1
@@ -24,6 +26,20 @@ TopValues = Callable[[str, int], list[str]]
 """Returns a field's first n values, or fewer, in the order of ids from 2 on; none for hashes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """The making of a data set, as far as its warnings depend on it."""
+
+    split_by: str = "position"
+    """split.by."""
+    unit: str | None = None
+    """Unit of the timestamp's integers; None without one."""
+    joins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """See :func:`preprocessing.report.warnings.join_warnings`."""
+    warnings: Sequence[dict[str, Any]] = ()
+    """Warnings that the profile does not tell; those of a column name it."""
+
+
 def build_report(
     profile: Profile,
     *,
@@ -31,11 +47,12 @@ def build_report(
     rows_read: int,
     quarantined: Mapping[str, int],
     top_values: TopValues,
+    making: Making | None = None,
 ) -> dict[str, Any]:
     """The content of report.json, from which report.html is made.
 
     `rows_read` are the rows of the log, those that were left out included; `quarantined` has the
-    number of these by reason.
+    number of these by reason. Advice depends on `making`.
 
     Returns:
         JSON's types: summary (for trackers; it has no values of the log), quarantine, series, and
@@ -44,11 +61,17 @@ def build_report(
     columns = [_number(name, profile) for name in profile.schema.numeric]
     top = TOP_WHEN_WIDE if profile.schema.num_fields > WIDE else TOP
     columns += [_field(f, profile, top_values, top) for f in profile.schema.categorical]
-    splits = _splits(profile)
+    splits, making = _splits(profile), making or Making()
+    kept, train_rows = int(profile.groups.sum()), splits[SPLITS[0]]["rows"]
     warnings = list(split_warnings(splits, rows_read, sum(quarantined.values())))
+    warnings += join_warnings(making.joins, kept)
+    if profile.series.time:
+        column_name = profile.schema.timestamp or ""
+        warnings += time_warnings(profile.series, column_name, making.unit)
+    warnings += making.warnings
     for index, column in enumerate(columns):
         column["place"] = index
-        column["warnings"] = list(column_warnings(column))
+        column["warnings"] = list(column_warnings(column, making.split_by, train_rows))
         column["attention"] = _attention(column)
         warnings += [
             {"column": column["name"], "place": index, **one} for one in column["warnings"]
@@ -61,7 +84,7 @@ def build_report(
             "name": profile.schema.name,
             "fingerprint": fingerprint,
             "rows_read": rows_read,
-            "rows_kept": int(profile.groups.sum()),
+            "rows_kept": kept,
             "rows_quarantined": sum(quarantined.values()),
             "splits": splits,
             "warnings": warnings,

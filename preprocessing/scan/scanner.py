@@ -17,7 +17,7 @@ from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
 from preprocessing.sources.raw_block import Block
 from preprocessing.sources.reader import RawBlock
-from preprocessing.sources.side_tables import SideTable, attach
+from preprocessing.sources.side_tables import Matches, SideTable, attach
 from preprocessing.split.assign import row_hash, row_hash_key
 
 _MOST_BYTES = 2**31 - 1
@@ -35,6 +35,8 @@ class Scanner:
             column.name: new_dictionary() for column in config.counted
         }
         """Field of FeatureColumns.counted → its values."""
+        self.matches = [Matches() for _ in side_tables]
+        """Rows that each side table has been joined to."""
         self._plain = _plain(config) and has_scan()
 
     def scan(self, block: RawBlock) -> LocalRows | None:
@@ -69,7 +71,8 @@ class Scanner:
         config = self.config
         hashed = config.split.by == "hash"
         rows = row_hash(block.table, config.split.seed) if hashed else None
-        typed = read_typed_columns(attach(block.table, self.side_tables), config, block.where)
+        table = attach(block.table, self.side_tables, self.matches)
+        typed = read_typed_columns(table, config, block.where)
         found = LocalRows(
             typed.label,
             typed.numbers,

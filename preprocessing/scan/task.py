@@ -7,7 +7,7 @@ moment and run again: it writes the same files.
 import itertools
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from preprocessing.scan.shard_values import ColumnValues, ValuesIndex, read_valu
 from preprocessing.sources.quarantine import BadRow, clean
 from preprocessing.sources.reader import RawBlock, read_raw_blocks
 from preprocessing.sources.shards import InputSplit, versions
-from preprocessing.sources.side_tables import SideTable
+from preprocessing.sources.side_tables import Matches, SideTable
 from preprocessing.split.plan import Assigner, SplitCounts, SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
 
@@ -62,6 +62,8 @@ class ShardSummary:
     """Rows of each of SPLITS; None while unknown."""
     split: str | None
     """The split of all its rows, where whole files are assigned to splits."""
+    matches: list[Matches] = field(default_factory=list)
+    """Rows that each side table was joined to."""
 
     @property
     def training_rows(self) -> int:
@@ -138,7 +140,9 @@ def _scan_shard(
     assigner = None if known is None else Assigner(known, 0)
     index, numbers, rows_of = _count(plan, name, assigner, values, f"values/{name}")
     reasons = Counter(row.reason for row in bad)
-    return ShardSummary(name, taken, counts, reasons, index, numbers, rows_of, split.split)
+    return ShardSummary(
+        *(name, taken, counts, reasons, index, numbers, rows_of, split.split, scanner.matches)
+    )
 
 
 def _parsed(
@@ -179,10 +183,10 @@ def _count(
             rows_of += np.bincount(chosen, minlength=len(SPLITS))
             train = None if train.all() else train
         numbers.add(rows.numbers, train, config)
-        for field, found in parts.items():
-            found.append(_train_ids(rows, field, train))
-    for field, found in parts.items():
-        column, local_ids = values[field], np.concatenate([np.empty(0, np.int8), *found])
+        for name_of, found in parts.items():
+            found.append(_train_ids(rows, name_of, train))
+    for name_of, found in parts.items():
+        column, local_ids = values[name_of], np.concatenate([np.empty(0, np.int8), *found])
         shifted = local_ids.astype(np.int64) + 1  # local id −1 stands for no value
         column.counts = np.bincount(shifted, minlength=len(column.values) + 1)[1:]
     index = write_values(store, out, values)

@@ -27,6 +27,26 @@ class SideTable:
     """Version of its file."""
 
 
+@dataclass
+class Matches:
+    """Rows of the log whose key a side table has."""
+
+    rows: int = 0
+    lacking: str | None = None
+    """The key of the first row that it lacks."""
+
+    def add(self, keys: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
+        """Counts (n,) keys of the log by their (n,) rows in the side table, null for none."""
+        self.rows += len(found) - found.null_count
+        if found.null_count and self.lacking is None:
+            self.lacking = keys.filter(pc.is_null(found))[0].as_py() or ""
+
+    def merge(self, other: "Matches") -> None:
+        """Adds the counts of later rows."""
+        self.rows += other.rows
+        self.lacking = other.lacking if self.lacking is None else self.lacking
+
+
 def side_table_versions(config: PreprocessConfig) -> list[str]:
     """The versions of the files of all side tables; raises DataError for one that is missing."""
     return [find_beside(join.file, config).version for join in config.joins]
@@ -62,11 +82,18 @@ def _load(join: JoinConfig, config: PreprocessConfig) -> SideTable:
     return SideTable(join.key, keys, table.drop_columns([join.key]), file.version)
 
 
-def attach(table: pa.Table, side_tables: Sequence[SideTable]) -> pa.Table:
-    """The table with the side tables' columns; null where a side table lacks the key."""
-    for side in side_tables:
+def attach(
+    table: pa.Table, side_tables: Sequence[SideTable], matches: Sequence[Matches]
+) -> pa.Table:
+    """The table with the side tables' columns; null where a side table lacks the key.
+
+    `matches` counts the rows of each side table.
+    """
+    for side, counted in zip(side_tables, matches, strict=True):
         keys = table.column(side.key).cast(pa.string())
-        joined = side.columns.take(pc.index_in(keys, value_set=side.keys))
+        found = pc.index_in(keys, value_set=side.keys)
+        counted.add(keys, found)
+        joined = side.columns.take(found)
         for name in joined.column_names:
             table = table.append_column(name, joined.column(name))
     return table

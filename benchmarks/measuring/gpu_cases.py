@@ -20,6 +20,7 @@ from ctrdist.config.optimizers import OptimConfig, TableOptimConfig
 from ctrdist.data.manifest import DataFile, Dataset, Manifest, Split
 from ctrdist.distributed.process_group import World
 from ctrdist.models.ctr import CTRModel
+from ctrdist.models.gpu_ops import pick, places_of
 from ctrdist.models.registry import build_tower, config_class
 from ctrdist.optim.fused import check_optim, fuse_table_optimizer
 from ctrdist.optim.optimizers import Optimizers
@@ -68,7 +69,9 @@ class DLRM(nn.Module):
         self.bottom = _relu_layers([DLRM_NUMERIC * dim, 512, 256, dim])
         fields = len(DLRM_ROWS) + 1
         below = torch.tril_indices(fields, fields, offset=-1)
-        self.register_buffer("below", below[0] * fields + below[1], persistent=False)
+        index_P = below[0] * fields + below[1]
+        self.register_buffer("below", index_P, persistent=False)
+        self.register_buffer("places", places_of(index_P, fields**2), persistent=False)
         self.top = _relu_layers([dim + below.shape[1], 1024, 1024, 512, 256])
         self.output = nn.Linear(256, 1)
 
@@ -78,7 +81,7 @@ class DLRM(nn.Module):
         bottom_BD = self.bottom(numeric_BKD.flatten(1))
         fields_BFD = torch.cat([bottom_BD.unsqueeze(1), emb_BCD.to(bottom_BD.dtype)], 1)
         products = torch.bmm(fields_BFD, fields_BFD.transpose(1, 2)).flatten(1)
-        products_BP = products.index_select(1, self.get_buffer("below"))
+        products_BP = pick(products, self.get_buffer("below"), self.get_buffer("places"))
         top_BH = self.top(torch.cat([bottom_BD, products_BP], 1))
         return Output(self.output(top_BH).squeeze(1).float())
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctrdist.batch import GATE_MEAN, Output
+from ctrdist.models import gpu_ops
 from ctrdist.models.dlf.settings import DLFConfig
 from ctrdist.models.layers import TokenLinear, linear, mlp_of, short_attention, token_weight
 
@@ -88,7 +89,7 @@ class FactorBlock(nn.Module):
     def forward(self, left_BFD: Tensor, x_BND: Tensor) -> Tensor:
         """left_BFD: (B, left_tokens, D), x_BND: (B, N, D); gives (B, M, D)."""
         xw_BDR = functional.linear(x_BND.transpose(1, 2), self.weight_NR.T)
-        product_BNR = torch.bmm(self.left(left_BFD), xw_BDR)  # never the (N, N) matrix
+        product_BNR = gpu_ops.product(self.left(left_BFD), xw_BDR)  # never the (N, N) matrix
         return self.mlp(self.norm(product_BNR.flatten(1))).unflatten(1, self.out_shape)
 
 
@@ -217,18 +218,20 @@ class AttentionFusion(nn.Module):
         rows = batch * tokens
         qkv = torch.bmm(z_IBMD.reshape(blocks, rows, dim), self.qkv_IDX)
         attended = self._attend(qkv.view(blocks, batch, tokens, 3, self.heads, dim // self.heads))
-        attended_IXY = attended.permute(3, 0, 4, 1, 2, 5).reshape(blocks, rows, blocks * dim)
+        attended_IXY = attended.reshape(blocks, rows, blocks * dim)
         weight_IYD, bias_ID = self._output_map()
         fused = torch.baddbmm(bias_ID.unsqueeze(1), attended_IXY, weight_IYD)
         return fused.view(blocks, batch, tokens, dim)
 
     def _attend(self, qkv_IBM3HE: Tensor) -> Tensor:
-        """A_{i→j} of (11) and (13) for all pairs of blocks: (B, J, H, I, M, E).
+        """A_{i→j} of (11) and (13) for all pairs of blocks: (I, B, M, J, H, E).
 
-        Each key block j is a set of heads whose queries are the tokens of all blocks. So a softmax
-        covers the keys of one block, as in (11).
+        Without a kernel for it each key block j is a set of heads whose queries are the tokens of
+        all blocks. So a softmax covers the keys of one block, as in (11).
         """
         blocks, batch, tokens, _, heads, width = qkv_IBM3HE.shape
+        if gpu_ops.fits_attention(qkv_IBM3HE, blocks, tokens):
+            return gpu_ops.attention(qkv_IBM3HE)
         query, key, value = qkv_IBM3HE.unbind(3)
         query_BHXE = query.permute(1, 3, 0, 2, 4).reshape(batch, heads, blocks * tokens, width)
         key_value = (batch, blocks * heads, tokens, width)
@@ -237,7 +240,8 @@ class AttentionFusion(nn.Module):
             key.permute(1, 0, 3, 2, 4).reshape(key_value),
             value.permute(1, 0, 3, 2, 4).reshape(key_value),
         )
-        return attended.reshape(batch, blocks, heads, blocks, tokens, width)
+        attended_BJHIME = attended.reshape(batch, blocks, heads, blocks, tokens, width)
+        return attended_BJHIME.permute(3, 0, 4, 1, 2, 5)
 
     def _output_map(self) -> tuple[Tensor, Tensor]:
         """(12) and (14) as one map of [A_{i→1} ‖ … ‖ A_{i→I}]: (I, I·D, D) weight and (I, D) bias.

@@ -2,7 +2,7 @@
 
 # B batch, S rows of the padded lookup, F fields, D embedding dim, K codebooks,
 # C columns of a codebook, P pairs of fields that have one id each, M pairs i ≤ j without ids,
-# X = F², R scores of a pair
+# X = F², Q = P + M, R scores of a pair
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.batch import Batch
 from ctrdist.errors import ConfigError
+from ctrdist.models import gpu_ops
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.layers import short_softmax
 from ctrdist.models.tables import CODEBOOKS, STORED, Codebook, table_name
@@ -107,6 +108,8 @@ class PairMemory(nn.Module):
             ("index_P", token_C[i_P] * fields + token_C[j_P]),
             ("without_2M", torch.stack([i_M, j_M])),
             ("number_X", number_FF.flatten()),
+            ("places_Q2", gpu_ops.places_of(number_FF.flatten(), len(i_P) + len(i_M))),
+            ("places_X1", gpu_ops.places_of(token_C[i_P] * fields + token_C[j_P], fields**2)),
         ):
             self.register_buffer(name, value, persistent=False)
         return len(i_P)
@@ -162,15 +165,15 @@ class PairMemory(nn.Module):
 
     def _context(self, emb_BFD: Tensor, context_D: Tensor) -> Tensor:
         """Returns (B, P): v_kᵀ (E_i ⊙ E_j) of all pairs, without storing a vector for each."""
-        product_BFF = torch.bmm(emb_BFD * context_D, emb_BFD.transpose(1, 2))
-        return product_BFF.flatten(1).index_select(1, self.index_P)
+        product_BFF = gpu_ops.product(emb_BFD * context_D, emb_BFD.transpose(1, 2))
+        return gpu_ops.pick(product_BFF.flatten(1), self.index_P, self.places_X1)
 
     def _as_matrix(self, score_BPR: Tensor) -> Tensor:
         """Returns (B, R, F, F), symmetric, with learned scores for pairs without ids."""
         own_FR = functional.linear(self.field_FC, self.read_RC)
         without_RM = own_FR[self.without_2M].mean(0).T.to(score_BPR.dtype)
         both = [score_BPR.transpose(1, 2), without_RM.expand(len(score_BPR), -1, -1)]
-        score_BRX = torch.cat(both, dim=2).index_select(2, self.number_X)
+        score_BRX = gpu_ops.pick(torch.cat(both, dim=2), self.number_X, self.places_Q2)
         return score_BRX.unflatten(2, (len(self.field_FC), -1))
 
     single_C: Tensor
@@ -179,6 +182,8 @@ class PairMemory(nn.Module):
     index_P: Tensor
     without_2M: Tensor
     number_X: Tensor
+    places_Q2: Tensor
+    places_X1: Tensor
 
 
 def _check_pairs(schema: Schema, single: int) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctrdist.models import gpu_ops
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
 from ctrdist.models.dual_attention.transformer import Attention, Context, Transformer
 from ctrdist.models.layers import linear, short_softmax
@@ -81,7 +82,7 @@ class DualEnhanced(Attention):
         if self.filter is None and self.fusion is None:
             return super().attend(query_BHFE, key_BHFE, value_BHFE, x_BFD, context)
         map_BHFF = self.weigh(query_BHFE, key_BHFE, x_BFD, context)
-        return map_BHFF.to(value_BHFE.dtype) @ value_BHFE
+        return gpu_ops.product(map_BHFF.to(value_BHFE.dtype), value_BHFE)
 
     def weigh(
         self, query_BHFE: Tensor, key_BHFE: Tensor, x_BFD: Tensor, context: Context
@@ -90,7 +91,8 @@ class DualEnhanced(Attention):
 
         With a gate per pair its rows do not sum to 1.
         """
-        score_BHFF = query_BHFE @ key_BHFE.transpose(2, 3) * query_BHFE.shape[-1] ** -0.5
+        product_BHFF = gpu_ops.product(query_BHFE, key_BHFE.transpose(2, 3))
+        score_BHFF = product_BHFF * query_BHFE.shape[-1] ** -0.5
         map_BHFF = short_softmax(score_BHFF.float())
         if self.filter is not None:
             map_BHFF = self.filter(map_BHFF, x_BFD, context)
@@ -176,10 +178,19 @@ class Fusion(nn.Module):
         if self.kind == "weighted_sum":
             share = self.balance_H.sigmoid().view(-1, 1, 1)
         else:
-            both = torch.stack([pair_BHFF.to(score_BHFF.dtype), score_BHFF], dim=-1)
-            hidden = functional.gelu(self.hidden(both))
-            share = self.gate(hidden).squeeze(-1).float().sigmoid()
+            share = self._gate(pair_BHFF.to(score_BHFF.dtype), score_BHFF).float().sigmoid()
         return map_BHFF + share * (combo_BHFF - map_BHFF)
+
+    def _gate(self, pair_BHFF: Tensor, score_BHFF: Tensor) -> Tensor:
+        """MLP[B ‖ S] of each pair, (B, H, F, F)."""
+        if pair_BHFF.is_cuda and torch.compiler.is_compiling():
+            # maps of two numbers to four, and of four to one, leave a product's kernels idle
+            weight_W2, weight_W = self.hidden.weight, self.gate.weight[0]
+            of_pair = pair_BHFF.unsqueeze(-1) * weight_W2[:, 0]
+            hidden = of_pair + score_BHFF.unsqueeze(-1) * weight_W2[:, 1] + self.hidden.bias
+            return (functional.gelu(hidden) * weight_W).sum(-1) + self.gate.bias
+        both = torch.stack([pair_BHFF, score_BHFF], dim=-1)
+        return self.gate(functional.gelu(self.hidden(both))).squeeze(-1)
 
 
 def _row_normalised(map_BHFF: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from ctrdist.sharding.shard import shard_model
 from ctrdist.training.build import Engine, prepare_device
 from ctrdist.training.loop.prefetch import Prefetcher
 
-TOWERS = ("mlp", "dcnv2", "dlrm", "dlf", "tf4ctr", "dual_attention")
+TOWERS = ("mlp", "dcnv2", "dlrm", "dlf", "tf4ctr", "dual_attention", "transformer")
 MADE = 4
 """Batches that are made, and then taken in turn."""
 MILLION = 1_000_000

@@ -5,6 +5,7 @@ Free of torch, Ray and Arrow, so that `--help` is quick.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -16,6 +17,7 @@ LABEL = "label"
 """Name of the label's column in a data set."""
 USER = "__user"
 """Name of the column with the 64-bit hashes of the users."""
+_ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[0-7]{3})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,11 @@ class ColumnConfig:
     """label: 0 or 1, see threshold. user: a categorical field, and a column of its hash for AUC
     grouped by user. timestamp: seconds, kept but no feature. multi_valued: a list of categories.
     ignore: not read."""
+    source: Literal["file", "partition"] = "file"
+    """partition: the values are those of NAME=VALUE in the paths of the files, as Hive and Spark
+    write them (day=2024-01-01/part-0.parquet); files need no such column."""
+    missing_texts: list[str] = field(default_factory=list)
+    """Texts that stand for a missing value of this column, besides those of format.missing."""
     type: Literal["number", "integer"] = "number"
     """For a numeric column: the values that are well-formed."""
     transform: Literal["log_standardise", "standardise", "min_max", "raw"] = "log_standardise"
@@ -56,14 +63,28 @@ class ColumnConfig:
     it is unknown. A missing multi-valued column is an empty list."""
     separator: str = "|"
     """For a multi-valued column: the text between two values. Empty values are dropped."""
+    text: Literal["separated", "json"] = "separated"
+    """For a multi-valued column whose lists are written as text: values with a separator between
+    them, or lists such as [16, 17], ["a", "b"] or Python's ['a', 'b']."""
     max_length: int | None = None
     """For a multi-valued column: a row's values beyond this many are dropped."""
     threshold: float | None = None
     """For the label: 1 where the value is at least this. null: the value is 0 or 1."""
-    unit: Literal["s", "ms", "us"] = "s"
-    """For the timestamp: the unit of its integers since 1970. It is stored in seconds."""
+    positive: list[str | bool | int | float] = field(default_factory=list)
+    """For the label: the values that are 1, such as [click, true, 1]. Every other value is 0, a
+    missing one too. Empty: the value is 0 or 1, or true or false."""
+    unit: Literal["s", "ms", "us", "ns"] = "s"
+    """For the timestamp: the unit of its numbers since 1970. It is stored in seconds."""
+    format: str | None = None
+    """For a timestamp that is text: iso8601, or a format of Python's strptime such as %y%m%d%H. A
+    time without a zone is in UTC. null: numbers in `unit`, or the times of Parquet and ORC."""
     derive: list[Literal["hour", "weekday", "weekend"]] = field(default_factory=list)
     """For the timestamp: categorical fields made from it, in UTC, named after it: time_hour."""
+
+    @property
+    def item_separator(self) -> str:
+        """The text between two values of a multi-valued column."""
+        return without_escapes(self.separator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +97,19 @@ class CrossConfig:
     """Two or more categorical or user columns."""
     num_buckets: int
     """Combinations are hashed into this many ids."""
+
+
+def without_escapes(text: str) -> str:
+    r"""The characters that a text from a YAML means: '\t' in single quotes has two, and is a tab.
+
+    So are \x01, \u0001 and \001; any other backslash stays.
+    """
+    return _ESCAPE.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
+
+
+def is_iso8601(form: str) -> bool:
+    """Tells whether a timestamp's format is ISO 8601; otherwise it is one of strptime."""
+    return form.lower() == "iso8601"
 
 
 def bucket_name(column: str) -> str:

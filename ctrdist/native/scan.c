@@ -76,9 +76,25 @@ static int parse_number(const uint8_t *at, int32_t length, double *out)
     return 1;
 }
 
+/* true and false in any capitals, as 1 and 0. */
+static int parse_word(const uint8_t *at, int32_t length, double *out)
+{
+    const char *word = length == 4 ? "true" : length == 5 ? "false" : NULL;
+    if (word == NULL) return 0;
+    for (int32_t i = 0; i < length; i++)
+        if ((at[i] | 0x20) != word[i]) return 0;
+    *out = length == 4;
+    return 1;
+}
+
 /* ---- columns ---- */
 
 enum kind { IGNORE, LABEL, INTEGER, NUMBER, TIMESTAMP, CATEGORICAL, LIST };
+
+typedef struct {
+    const uint8_t *at;
+    int64_t length;
+} text;
 
 typedef struct {
     int64_t kind;
@@ -90,19 +106,15 @@ typedef struct {
     int64_t separator; /* LIST: between two values */
     int64_t most;      /* LIST: values of a row */
     double threshold;  /* LABEL: NaN for none */
+    const text *missing; /* texts that stand for no value */
+    int64_t missing_count;
 } column;
 
 typedef struct {
-    const uint8_t *at;
-    int64_t length;
-} text;
-
-typedef struct {
-    const text *missing; /* texts that stand for no value */
-    int64_t missing_count;
     uint64_t hash_key[2], row_key[2];
     uint64_t *row_hash; /* (n,), or NULL */
     int64_t separator, C;
+    int64_t blank; /* a blank before or after a value is no part of it */
 } layout;
 
 /* ROWS values of a column. */
@@ -204,7 +216,8 @@ static int read_numbers(const column *c, const values *v, int64_t first, int64_t
         const int plain = isnan(c->threshold);
         for (int64_t i = 0; i < rows; i++) {
             double value = 0;
-            good &= parse_number(v->at[i], v->length[i], &value);
+            good &= parse_number(v->at[i], v->length[i], &value) ||
+                    parse_word(v->at[i], v->length[i], &value);
             good &= !plain || value == 0 || value == 1;
             out[i] = (float)(plain ? value : value >= c->threshold);
         }
@@ -212,23 +225,34 @@ static int read_numbers(const column *c, const values *v, int64_t first, int64_t
         double *out = (double *)c->out + first;
         for (int64_t i = 0; i < rows; i++) {
             int64_t whole = 0;
+            double word = 0;
             if (v->length[i] == ABSENT)
                 out[i] = NAN;
             else if (c->kind == NUMBER)
-                good &= parse_number(v->at[i], v->length[i], out + i);
+                good &= parse_number(v->at[i], v->length[i], out + i) ||
+                        parse_word(v->at[i], v->length[i], out + i);
             else {
-                good &= parse_integer(v->at[i], v->length[i], limit, &whole);
-                out[i] = (double)whole;
+                good &= parse_integer(v->at[i], v->length[i], limit, &whole) ||
+                        parse_word(v->at[i], v->length[i], &word);
+                out[i] = (double)whole + word;
             }
         }
     }
     return good ? 0 : 1;
 }
 
-static void find_missing(const layout *l, values *v, int64_t rows)
+static void strip_blanks(values *v, int64_t rows)
 {
-    for (int64_t m = 0; m < l->missing_count; m++) {
-        const text missing = l->missing[m];
+    for (int64_t i = 0; i < rows; i++) {
+        for (; v->length[i] > 0 && v->at[i][0] == ' '; v->at[i]++) v->length[i]--;
+        while (v->length[i] > 0 && v->at[i][v->length[i] - 1] == ' ') v->length[i]--;
+    }
+}
+
+static void find_missing(const column *c, values *v, int64_t rows)
+{
+    for (int64_t m = 0; m < c->missing_count; m++) {
+        const text missing = c->missing[m];
         for (int64_t i = 0; i < rows; i++)
             if (v->length[i] == missing.length &&
                 (missing.length == 0 || memcmp(v->at[i], missing.at, (size_t)missing.length) == 0))
@@ -258,7 +282,8 @@ static int read_rows(const column *columns, const layout *l, const uint8_t *raw,
         if (C == 1) /* a blank line is no row */
             for (int64_t i = 0; i < rows; i++)
                 if (v.length[i] == 0) return 1;
-        find_missing(l, &v, rows);
+        if (l->blank) strip_blanks(&v, rows);
+        find_missing(column, &v, rows);
         if (l->row_hash)
             for (int64_t i = 0; i < rows; i++) {
                 const uint32_t length = v.length[i] < 0 ? 0 : (uint32_t)v.length[i];

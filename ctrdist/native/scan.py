@@ -22,8 +22,8 @@ Kind = Literal["ignore", "label", "integer", "number", "timestamp", "categorical
 _KINDS: tuple[str, ...] = get_args(Kind)
 _NUL, _HIGH, _RETURN, _QUOTE = 1, 2, 4, 8
 _NO_QUOTE = 256
-_COLUMN = np.dtype("i8, u8, u8, u8, u8, i8, i8, i8, f8")
-"""scan.c's `column`; its `layout` is 9 numbers of 8 bytes, each `text` an address and a length."""
+_COLUMN = np.dtype("i8, u8, u8, u8, u8, i8, i8, i8, f8, u8, i8")
+"""scan.c's `column`; its `layout` is 8 numbers of 8 bytes, each `text` an address and a length."""
 _LIBRARY = NativeLibrary("scan")
 
 
@@ -59,6 +59,8 @@ class ScanColumn:
     """Values that are read of a row of a multi-valued column."""
     threshold: float | None = None
     """Labels from here on are 1; None: they are 0 or 1."""
+    missing: Sequence[str] = ()
+    """Texts that stand for no value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,8 @@ class TextLayout:
 
     columns: int
     separator: str
-    missing: tuple[str, ...]
-    """Texts that stand for no value."""
+    skip_blank: bool
+    """Blanks before and after a value are no part of it."""
     hash_key: str
     """Key of :attr:`ScanColumn.hashes`, 16 characters."""
     row_key: str
@@ -111,14 +113,15 @@ def scan_text(
     Raises:
         MemoryError: no memory for further values of the dictionaries.
     """
-    missing = [text.encode() for text in layout.missing]
-    texts = np.array([(_address(text), len(text)) for text in missing], np.int64)
-    c_columns = np.array([_c_column(column) for column in columns], _COLUMN)
+    missing = [[text.encode() for text in column.missing] for column in columns]
+    texts = [np.array([(_address(text), len(text)) for text in m], np.int64) for m in missing]
+    pairs = zip(columns, texts, strict=True)
+    c_columns = np.array([_c_column(column, found) for column, found in pairs], _COLUMN)
     c_layout = np.array(
         [
-            *(texts.ctypes.data, len(missing)),
             *(word for key in (layout.hash_key, layout.row_key) for word in _words(key)),
             *(_address(row_hash), ord(layout.separator), layout.columns),
+            layout.skip_blank,
         ],
         np.uint64,
     )
@@ -128,8 +131,8 @@ def scan_text(
     return not failed
 
 
-def _c_column(column: ScanColumn) -> tuple[float, ...]:
-    """The fields of scan.c's `column`."""
+def _c_column(column: ScanColumn, missing: np.ndarray) -> tuple[float, ...]:
+    """The fields of scan.c's `column`; `missing` has the addresses of its missing texts."""
     return (
         _KINDS.index(column.kind),
         0 if column.dictionary is None else column.dictionary.handle or 0,
@@ -138,6 +141,7 @@ def _c_column(column: ScanColumn) -> tuple[float, ...]:
         ord(column.separator),
         column.max_length,
         math.nan if column.threshold is None else column.threshold,
+        *(missing.ctypes.data, len(missing)),
     )
 
 

@@ -60,6 +60,8 @@ class FormatConfig:
     tsv."""
     missing: list[str] = field(default_factory=lambda: [""])
     """Texts that stand for a missing value."""
+    skip_blank: bool = False
+    """true: blanks before and after a value are no part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from ctrdist.data.manifest import SPLITS
+from ctrdist.features.raw_values import UNITS
 from preprocessing.report.measures import by_split
 from preprocessing.report.warnings import percent, warning
 from preprocessing.statistics.profile import Series
 
 FIRST, END = (int(np.datetime64(f"{year}-01-01", "s").astype(int)) for year in (1990, 2100))
 """Seconds of the years in which logs were written."""
-UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 DAY = 86400
 FEW_DAYS = 3
 

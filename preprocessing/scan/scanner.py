@@ -3,19 +3,21 @@
 # n rows of a block, C columns of the file
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ctrdist.features.columns import ColumnConfig, bucket_name
 from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import HASH_KEY
+from ctrdist.features.raw_values import UNITS, parse_times, positives
 from ctrdist.features.transforms import bucket_numbers
-from ctrdist.features.typed_columns import UNITS, read_typed_columns
+from ctrdist.features.typed_columns import read_typed_columns
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
 from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
-from preprocessing.sources.raw_block import Block
+from preprocessing.sources.raw_block import Block, missing_texts
 from preprocessing.sources.reader import RawBlock
 from preprocessing.sources.side_tables import Matches, SideTable, attach
 from preprocessing.split.assign import row_hash, row_hash_key
@@ -92,7 +94,7 @@ class Scanner:
         layout = TextLayout(
             columns=len(names),
             separator=separator_of(self.config.format),
-            missing=tuple(self.config.format.missing),
+            skip_blank=self.config.format.skip_blank,
             hash_key=HASH_KEY,
             row_key=row_hash_key(self.config.split.seed),
         )
@@ -100,21 +102,36 @@ class Scanner:
         if self.config.split.by == "hash":
             scanned.row_hash = np.empty(n, np.uint64)
         configs = {column.name: column for column in self.config.columns}
-        columns = [
-            self._column(configs[name], raw, n, scanned) if name in configs else ScanColumn()
-            for name in names
-        ]
+        texts: dict[str, tuple[np.ndarray, Dictionary]] = {}
+        columns = []
+        for name in names:
+            known = configs.get(name)
+            column = self._column(known, raw, n, scanned, texts) if known else ScanColumn()
+            columns.append(replace(column, missing=missing_texts(self.config.format, known)))
         sizes = {name: len(values) for name, values in self.dictionaries.items()}
-        if not scan_text(raw, n, columns, layout, scanned.row_hash):
+        plain = scan_text(raw, n, columns, layout, scanned.row_hash)
+        if not plain or not self._finish(scanned, texts):
             for name, size in sizes.items():
                 self.dictionaries[name].truncate(size)
             return None
-        self._finish(scanned)
         return scanned
 
-    def _column(self, config: ColumnConfig, raw: bytes, n: int, scanned: LocalRows) -> ScanColumn:
-        """A column of `scanned`, for the C code to fill."""
+    def _column(
+        self,
+        config: ColumnConfig,
+        raw: bytes,
+        n: int,
+        scanned: LocalRows,
+        texts: dict[str, tuple[np.ndarray, Dictionary]],
+    ) -> ScanColumn:
+        """A column of `scanned`, for the C code to fill.
+
+        Labels and times that are texts go to `texts`, as local ids: Python reads each text once.
+        """
         name, dictionary = config.name, self.dictionaries.get(config.name)
+        if config.positive or config.format:
+            texts[name] = np.empty(n, np.int32), new_dictionary()
+            return ScanColumn(kind="categorical", out=texts[name][0], dictionary=texts[name][1])
         match config.role:
             case "label":
                 return ScanColumn(kind="label", out=scanned.label, threshold=config.threshold)
@@ -126,14 +143,14 @@ class Scanner:
                 return ScanColumn(kind=config.type, out=numbers)
             case "multi_valued":
                 ends: np.ndarray = np.empty(n + 1, np.int32)
-                ids: np.ndarray = np.empty(raw.count(config.separator.encode()) + n, np.int32)
+                ids: np.ndarray = np.empty(raw.count(config.item_separator.encode()) + n, np.int32)
                 scanned.lists[name] = ends, ids
                 return ScanColumn(
                     kind="multi_valued",
                     out=ends,
                     dictionary=dictionary,
                     ids=ids,
-                    separator=config.separator,
+                    separator=config.item_separator,
                     max_length=config.max_length or 2**62,
                 )
             case "categorical" | "user":
@@ -149,12 +166,22 @@ class Scanner:
                 )
         return ScanColumn()
 
-    def _finish(self, scanned: LocalRows) -> None:
-        """Divides timestamps, adds buckets of numbers, and trims lists."""
+    def _finish(self, scanned: LocalRows, texts: dict[str, tuple[np.ndarray, Dictionary]]) -> bool:
+        """Reads labels and times, adds buckets of numbers, and trims lists; False for a bad one."""
         config = self.config
+        for column in config.of_role("label") if config.label.positive else ():
+            local_ids, found = texts[column.name]
+            scanned.label = np.array([*positives(_texts(found), column), 0], np.float32)[local_ids]
         for column in config.of_role("timestamp"):
-            assert scanned.timestamp is not None
-            if UNITS[column.unit] > 1:
+            if column.format:
+                local_ids, found = texts[column.name]
+                times = [*parse_times(_texts(found), column.format), None]
+                known = np.array([time is not None for time in times])
+                if not known[local_ids].all():
+                    return False
+                scanned.timestamp = np.array([time or 0 for time in times], np.int64)[local_ids]
+            elif UNITS[column.unit] > 1:
+                assert scanned.timestamp is not None
                 scanned.timestamp //= UNITS[column.unit]
         for name, (ends, codes) in scanned.lists.items():
             scanned.lists[name] = ends, codes[: ends[-1]].copy()
@@ -168,6 +195,11 @@ class Scanner:
                 )
             if column.name not in kept:
                 del scanned.numbers[column.name]
+        return True
+
+
+def _texts(dictionary: Dictionary) -> list[str]:
+    return dictionary.values().to_pylist()
 
 
 def _plain(config: PreprocessConfig) -> bool:
@@ -175,8 +207,10 @@ def _plain(config: PreprocessConfig) -> bool:
     layout = config.format
     if not INPUT_FORMATS[layout.type].separator or config.joins:
         return False
+    if any(c.source == "partition" or c.text == "json" for c in config.columns):
+        return False
     quote, separator = quote_of(layout), separator_of(layout)
-    between = [c.separator for c in config.of_role("multi_valued")]
+    between = [c.item_separator for c in config.of_role("multi_valued")]
     return (
         layout.encoding.lower() in ("utf-8", "utf8", "ascii")
         and all(len(text) == 1 and text.isascii() for text in (separator, *between))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
-from ctrdist.features.typed_columns import Fault
+from ctrdist.features.faults import Fault
 from preprocessing.config.settings import INPUT_FORMATS, FormatConfig
 from preprocessing.sources.raw_block import TableConfig, check_names
 from preprocessing.sources.shards import ByteRange

@@ -1,8 +1,9 @@
 """JSON lines: one object per line, whose members are the columns.
 
 The type of a column follows from its role alone, not from the values in a block: text for a
-category, float64 for a number, int64 for a time, a list of texts for multi-valued columns. A number
-that is a category is its text as the file writes it.
+category, float64 for a number, int64 for a time without a format, a list of texts for multi-valued
+columns. A number that is a category is its text as the file writes it, and the integer's where it
+is whole: 5.0 is 5.
 
 Arrow reads a block where the first lines show the types of all; Python reads the others, with the
 same result.
@@ -19,19 +20,18 @@ import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
 from ctrdist.features.columns import ColumnConfig
-from ctrdist.features.typed_columns import Fault, cast_where_possible, wrong_value
+from ctrdist.features.faults import Fault, wrong_value
+from ctrdist.features.hashing import one_array
+from ctrdist.features.json_values import DECODER, Number, json_text, parse_list
+from ctrdist.features.raw_values import read_integers, read_lists, read_numbers
 from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.delimited import decoded, not_decoded
-from preprocessing.sources.raw_block import TableConfig
+from preprocessing.sources.raw_block import TableConfig, missing_texts
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import LinesOfFormat, read_text, without_blank_lines
 
 _SAMPLE = 20
 """Lines from which types are guessed."""
-
-
-class _Number(str):
-    """A JSON number as it is written."""
 
 
 class JsonBlock(LinesOfFormat):
@@ -82,9 +82,6 @@ def read_json_lines(
     return table, np.asarray(rows, np.int64)[good], sorted(faults.items(), key=lambda f: f[0])
 
 
-_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
-
-
 def _kinds(table: TableConfig) -> dict[str, ColumnConfig]:
     """The columns to read, by name."""
     by_name = {column.name: column for column in table.columns}
@@ -94,7 +91,7 @@ def _kinds(table: TableConfig) -> dict[str, ColumnConfig]:
 def _object(line: bytes, layout: FormatConfig) -> dict[str, Any] | Fault:
     try:
         text = decoded(line, layout).decode()
-        found = _DECODER.decode(text)
+        found = DECODER.decode(text)
         if b"\\u" in line:
             json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -120,31 +117,22 @@ def _column(
     faults: dict[int, Fault] = {}
     kind = _kind(column)
     types: set[type] = set(map(type, values))
-    if kind == pa.string() and types <= {str, _Number, NoneType} and "-0" not in values:
+    if kind == pa.string() and types <= {str, Number, NoneType} and "-0" not in values:
         return pa.array(values, kind), faults
-    if pa.types.is_list(kind) or not types <= {_Number, NoneType}:
+    if pa.types.is_list(kind) or not types <= {Number, NoneType}:
         for i, value in enumerate(values):
             values[i] = _value(value, column, layout)
             if isinstance(values[i], Fault):
                 faults[i], values[i] = values[i], None
     if pa.types.is_list(kind) or kind == pa.string():
         return pa.array(values, kind), faults
-    cast = cast_where_possible if kind == pa.float64() else _whole
-    array, bad = cast(pa.array(values, pa.string()), kind)
+    texts = pa.array(values, pa.string())
+    numbers, bad = read_numbers(texts) if kind == pa.float64() else read_integers(texts)
+    missing = texts.is_null().to_numpy(zero_copy_only=False)
+    bad &= ~missing
     for i in np.flatnonzero(bad).tolist():
         faults[i] = wrong_value(column, values[i])
-    return array, faults
-
-
-def _whole(texts: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-    """Casts to integers like `cast_where_possible`; 1.7e9 is one too."""
-    array, bad = cast_where_possible(texts, kind)
-    if bad.any():
-        floats, _ = cast_where_possible(texts.filter(pa.array(bad)), pa.float64())
-        others, _ = cast_where_possible(floats, kind)
-        array = pc.replace_with_mask(array, pa.array(bad), others)
-        bad[bad] = others.is_null().to_numpy(zero_copy_only=False)
-    return array, bad
+    return pa.array(numbers, kind, mask=missing | bad), faults
 
 
 def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
@@ -160,27 +148,35 @@ def _value(value: Any, column: ColumnConfig, layout: FormatConfig) -> Any:
         return Fault(reason, remedy, column.name)
     if many and is_list:
         return [_text(item, column) for item in items]
+    if isinstance(value, str) and not isinstance(value, Number):
+        if value in missing_texts(layout, column):
+            return None
+        if many and column.text == "json":
+            items = parse_list(value)
+            return wrong_value(column, value) if items is None else items
     text = _text(value, column)
-    if text in layout.missing and not isinstance(text, _Number):
-        return None
-    return text.split(column.separator) if many and text is not None else text
+    return text.split(column.item_separator) if many and text is not None else text
 
 
 def _text(value: Any, column: ColumnConfig) -> str | None:
+    if _kind(column) not in (pa.float64(), pa.int64()):
+        return json_text(value)
     if isinstance(value, bool):
-        numeric = _kind(column) in (pa.float64(), pa.int64())
-        return _Number(int(value)) if numeric else str(value).lower()
-    if value == "-0" and isinstance(value, _Number):
-        return _Number("0")  # as Arrow reads it
-    return value
+        return str(int(value))
+    return "0" if value == "-0" else value  # as Arrow reads it
 
 
 def _kind(column: ColumnConfig) -> pa.DataType:
-    if column.role == "multi_valued":
-        return pa.list_(pa.string())
-    if column.role == "timestamp":
-        return pa.int64()
-    return pa.float64() if column.role in ("label", "numeric") else pa.string()
+    match column.role:
+        case "multi_valued":
+            return pa.list_(pa.string())
+        case "timestamp" if column.format is None:
+            return pa.int64()
+        case "numeric":
+            return pa.float64()
+        case "label" if not column.positive:
+            return pa.float64()
+    return pa.string()
 
 
 def _fast(raw: bytes, layout: FormatConfig, kinds: Mapping[str, ColumnConfig]) -> pa.Table | None:
@@ -247,18 +243,18 @@ def _guess(raw: bytes, kinds: Mapping[str, ColumnConfig]) -> pa.Schema | None:
 
 def _converted(column: pa.ChunkedArray, config: ColumnConfig, layout: FormatConfig) -> pa.Array:
     """Casts a column from the type that was guessed to that of its kind."""
-    array = pa.concat_arrays(column.chunks)
+    array = one_array(column)
     kind = _kind(config)
     if array.type == kind:
         return array
     if pa.types.is_string(array.type):
-        texts = pa.array(layout.missing, pa.string())
+        texts = pa.array(missing_texts(layout, config), pa.string())
         array = pc.if_else(pc.is_in(array, value_set=texts), pa.scalar(None, pa.string()), array)
-        if pa.types.is_list(kind):
-            return pc.split_pattern(array, pattern=config.separator)
-    elif pa.types.is_list(kind) and not pa.types.is_list(array.type):
-        array = array.cast(pa.string())
-        return pc.split_pattern(array, pattern=config.separator)
-    elif pa.types.is_boolean(array.type) and kind != pa.string():
+    if pa.types.is_list(kind):
+        lists, bad = read_lists(array, config)
+        if bad.any():
+            raise pa.ArrowInvalid("Python tells which value is no list")
+        return lists
+    if pa.types.is_boolean(array.type) and kind != pa.string():
         array = array.cast(pa.int64())
     return array.cast(kind)

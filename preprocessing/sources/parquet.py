@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
-from ctrdist.features.typed_columns import Fault
+from ctrdist.features.faults import Fault
 from preprocessing.config.settings import FormatConfig
 from preprocessing.sources.raw_block import Block, TableConfig, check_names, with_nulls
 from preprocessing.sources.shards import ByteRange
@@ -89,7 +89,7 @@ def raw_blocks(
         ):
             batch.validate(full=True)  # Arrow takes texts as they are, and fails on them later
             stored = (byte_range.end - byte_range.start) * batch.num_rows // total
-            rows_of_batch = with_nulls(pa.table(batch), table.layout.missing)
+            rows_of_batch = with_nulls(pa.table(batch), table)
             yield ParquetBlock(byte_range.name, first + read, rows_of_batch, stored)
             read += batch.num_rows
         if read != total:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ctrdist.features.typed_columns import Fault, typed_values, wrong_value
+from ctrdist.features.faults import Fault, python_value, wrong_value
+from ctrdist.features.hashing import one_array
+from ctrdist.features.typed_columns import read_values
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.sources.raw_block import Block
 from preprocessing.sources.reader import RawBlock
@@ -41,9 +43,6 @@ def clean(raw: RawBlock, config: PreprocessConfig) -> tuple[Block, list[BadRow]]
     """The good rows of a block, and the faults of the others, in the order of the log.
 
     Which rows are good does not depend on the other rows of the block.
-
-    Raises:
-        DataError: a whole column has a type that it cannot have.
     """
     table, rows, faults = raw.parse_good_rows()
     keep, wrong = _check_values(table, config)
@@ -72,11 +71,11 @@ def _check_values(
     keep = np.ones(table.num_rows, bool)
     faults: list[tuple[int, Fault]] = []
     for column in config.columns:
-        if column.role not in ("label", "numeric", "timestamp"):
+        if column.role == "ignore":
             continue
-        values = table.column(column.name).combine_chunks()
-        bad = typed_values(values, column)[1] & keep
+        values = one_array(table.column(column.name))
+        bad = read_values(values, column)[1] & keep
         for row in np.flatnonzero(bad).tolist():
-            faults.append((row, wrong_value(column, values[row].as_py())))
+            faults.append((row, wrong_value(column, python_value(values[row]))))
         keep &= ~bad
     return keep, faults

@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
 from ctrdist.features.columns import ColumnConfig
+from ctrdist.features.hashing import one_array
+from ctrdist.features.raw_values import plain_array
 from preprocessing.config.settings import FormatConfig
 
 _SHOWN = 2000
@@ -55,17 +57,19 @@ def check_names(where: str, names: Sequence[str], needed: Sequence[str]) -> None
         )
 
 
-def with_nulls(table: pa.Table, missing: Sequence[str]) -> pa.Table:
-    """The table with null for texts that stand for a missing value, and no dictionaries."""
-    texts = pa.array(missing, pa.string())
+def missing_texts(layout: FormatConfig, column: ColumnConfig | None) -> list[str]:
+    """The texts that stand for a missing value of a column; None for one without settings."""
+    return [*layout.missing, *(column.missing_texts if column else ())]
+
+
+def with_nulls(table: pa.Table, config: TableConfig) -> pa.Table:
+    """The table with null for texts that stand for a missing value, in plain types."""
+    settings = {column.name: column for column in config.columns}
     for index, name in enumerate(table.column_names):
-        column = table.column(index)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            column = column.cast(pa.string())
-            column = pc.if_else(
-                pc.is_in(column, value_set=texts), pa.scalar(None, pa.string()), column
-            )
+        column = plain_array(one_array(table.column(index)))
+        if pa.types.is_string(column.type):
+            texts = pa.array(missing_texts(config.layout, settings.get(name)), pa.string())
+            missing = pc.is_in(column, value_set=texts)
+            column = pc.if_else(missing, pa.scalar(None, pa.string()), column)
         table = table.set_column(index, name, column)
     return table

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ctrdist.errors import DataError
-from ctrdist.features.typed_columns import Fault
+from ctrdist.features.faults import Fault
 from ctrdist.storage import open_file, retry_unreachable_s3
 from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.shards import ByteRange, compression
@@ -90,12 +90,12 @@ class LinesOfFormat(TextBlock):
             columns, _, faults = self.read_good()
             for row, fault in faults:
                 raise fault.error(self.where(row))
-        return Block(with_nulls(columns, self.table.layout.missing), self.where)
+        return Block(with_nulls(columns, self.table), self.where)
 
     def parse_good_rows(self) -> tuple[pa.Table, np.ndarray, list[tuple[int, Fault]]]:
         """The well-formed rows, their (n,) indices in the block, and index and fault of others."""
         columns, rows, faults = self.read_good()
-        return with_nulls(columns, self.table.layout.missing), rows, faults
+        return with_nulls(columns, self.table), rows, faults
 
 
 def read_text(byte_range: ByteRange, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:

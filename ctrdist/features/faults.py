@@ -54,7 +54,7 @@ def _wanted(column: ColumnConfig) -> str:
         case "timestamp" if column.format is not None:
             return f"a time of the format {column.format}"
         case "timestamp":
-            return f"an integer ({_UNITS[column.unit]})"
+            return f"a number ({_UNITS[column.unit]})"
         case "multi_valued" if column.text == "json":
             return 'a list such as [1, 2] or ["a", "b"]'
     return "one value"

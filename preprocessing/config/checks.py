@@ -1,9 +1,10 @@
 """Checks of the settings of a data set."""
 
 from collections import Counter
+from datetime import UTC, datetime
 
 from ctrdist.errors import ConfigError
-from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, bucket_name
+from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, bucket_name, is_iso8601
 from ctrdist.schema import FIRST_VALUE_ID, file_stem
 from preprocessing.config.settings import PreprocessConfig
 
@@ -20,6 +21,7 @@ def check_config(config: PreprocessConfig) -> None:
     """Refuses settings that cannot work; raises ConfigError."""
     _check_joins(config)
     _check_columns(config)
+    _check_values(config)
     _check_split(config)
     _check_encodings(config)
     for name in ("min_count", "row_group_size", "shard_bytes"):
@@ -94,6 +96,42 @@ def _check_joins(config: PreprocessConfig) -> None:
                 f"joins: column {wrong[0].name} of {join.file} has role {wrong[0].role}; "
                 f"a joined column is one of {', '.join(JOINED_ROLES)}."
             )
+
+
+def _check_values(config: PreprocessConfig) -> None:
+    """Settings of how a value is read belong to one role each."""
+    for column in (*config.columns, *(c for join in config.joins for c in join.columns)):
+        of_role = {
+            "positive": ("label", bool(column.positive)),
+            "format": ("timestamp", column.format is not None),
+            "text": ("multi_valued", column.text != "separated"),
+        }
+        for name, (role, given) in of_role.items():
+            if given and column.role != role:
+                raise ConfigError(
+                    f"columns: {column.name} has `{name}`, which is for the role {role}, and its "
+                    f"role is {column.role}. Correct one of them."
+                )
+        if column.positive and column.threshold is not None:
+            raise ConfigError(
+                f"columns: {column.name} has both `positive` and `threshold`; give one of them."
+            )
+        if column.format is not None:
+            _check_time_format(column.name, column.format)
+
+
+def _check_time_format(name: str, form: str) -> None:
+    if is_iso8601(form):
+        return
+    try:
+        if "%" not in form:
+            raise ValueError("it has no directive such as %Y")
+        datetime.strptime(datetime(2001, 2, 3, tzinfo=UTC).strftime(form), form)
+    except ValueError as error:
+        raise ConfigError(
+            f"columns: the format of {name} is {form!r}, which cannot be read ({error}). Give "
+            "iso8601, or a format of Python's strptime such as %Y-%m-%d %H:%M:%S."
+        ) from error
 
 
 def _check_encodings(config: PreprocessConfig) -> None:

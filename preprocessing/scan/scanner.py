@@ -129,7 +129,7 @@ class Scanner:
         Labels and times that are texts go to `texts`, as local ids: Python reads each text once.
         """
         name, dictionary = config.name, self.dictionaries.get(config.name)
-        if config.positive or config.format:
+        if _is_text(config):
             texts[name] = np.empty(n, np.int32), new_dictionary()
             return ScanColumn(kind="categorical", out=texts[name][0], dictionary=texts[name][1])
         match config.role:
@@ -196,6 +196,11 @@ class Scanner:
             if column.name not in kept:
                 del scanned.numbers[column.name]
         return True
+
+
+def _is_text(config: ColumnConfig) -> bool:
+    """True for a label or a time that is read from its text."""
+    return bool(config.positive) if config.role == "label" else config.format is not None
 
 
 def _texts(dictionary: Dictionary) -> list[str]:

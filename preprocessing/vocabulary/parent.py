@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctrdist.config.parse import to_dict
 from ctrdist.data.counts import vocabulary_file
 from ctrdist.data.manifest import open_dataset
 from ctrdist.errors import ConfigError, DataError
-from ctrdist.features.columns import has_vocabulary
+from ctrdist.features.columns import ColumnConfig, has_vocabulary
 from ctrdist.native.strings import hash_strings
 from ctrdist.schema import FIRST_VALUE_ID
 from ctrdist.storage import Store
@@ -56,7 +57,7 @@ def open_parent(config: PreprocessConfig) -> Parent | None:
     if not config.parent:
         return None
     there = open_dataset(config.parent)
-    old, new = dict(there.manifest.config), config.for_manifest()
+    old, new = _with_new_settings(there.manifest.config), config.for_manifest()
     differing = [k for k in new if k not in _FREE and old.get(k, new[k]) != new[k]]
     if differing:
         raise ConfigError(
@@ -74,6 +75,16 @@ def open_parent(config: PreprocessConfig) -> Parent | None:
     return Parent(
         Store(config.parent), there.manifest.fingerprint, fields, there.manifest.transforms
     )
+
+
+def _with_new_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a manifest, with the defaults of column settings that an older version lacked."""
+    columns = [to_dict(ColumnConfig(**column)) for column in config.get("columns", [])]
+    joins = [
+        {**join, "columns": [to_dict(ColumnConfig(**column)) for column in join["columns"]]}
+        for join in config.get("joins", [])
+    ]
+    return {**config, "columns": columns, "joins": joins}
 
 
 def write_parent(store: Store, name: str, parent: Store, column: str) -> list[ValuesIndex]:

@@ -37,7 +37,7 @@ def write_report(
     for shard in shards:
         reasons.update(shard.bad_rows)
     rows = sum(split.rows for split in manifest.splits.values())
-    units = [column.unit for column in config.of_role("timestamp")]
+    units = [None if column.format else column.unit for column in config.of_role("timestamp")]
     content = build_report(
         profile,
         fingerprint=manifest.fingerprint,

@@ -48,7 +48,7 @@ def test_members_become_what_their_column_is(tmp_path):
         {"label": True, "n": 1, "c": "x", "t": 5, "m": ["a", "b"], "more": {"k": [1]}},
         {"c": 12, "t": "7", "n": "2.5", "label": 0, "m": "a|b"},
         {"label": "1", "n": None, "c": None, "t": 8.0, "m": None},
-        {"label": 1.0, "n": "NA", "t": 9, "c": "NA", "m": []},
+        {"label": 1.0, "n": "NA", "t": 9.7, "c": "NA", "m": []},
         {"label": False, "n": True, "t": 10, "c": False, "m": ["", 3, None, True]},
         '{"label": 0, "n": -0, "t": 1e1, "c": 1.50, "m": [1.50, -0]}',
         '{"label": 0, "n": NaN, "t": 1, "c": -0, "m": "NA"}',
@@ -70,7 +70,8 @@ def test_members_become_what_their_column_is(tmp_path):
 VALUES = {
     "label": st.sampled_from([0, 1, 0.0, 1.0, True, False, "0", "1"]),
     "n": st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.just("NA"),
+        st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.just("NA"),
+        st.floats(width=32, allow_infinity=False),
         st.sampled_from(["1", "-2.5", "1e3"]),
     ),
     "c": st.one_of(
@@ -152,8 +153,8 @@ GOOD = {"label": 0, "n": 1, "c": "x", "t": 1, "m": []}
         ({**GOOD, "c": ["a"]}, "column c wants one value, got a list"),
         ({**GOOD, "m": [["a"]]}, "column m wants a list of texts, got nested values"),
         ({**GOOD, "n": "1.5e"}, 'column n wants a finite number, got "1.5e". Fix the row, or'),
-        ({**GOOD, "t": 1.5}, r'column t wants an integer \(seconds\), got "1\.5"'),
-        ({**GOOD, "t": 2**63}, "column t wants an integer"),
+        ({**GOOD, "t": "1.5x"}, r'column t wants a number \(seconds\), got "1\.5x"'),
+        ({**GOOD, "t": 2**63}, "column t wants a number"),
         ({**GOOD, "label": "yes"}, 'column label wants 0 or 1, got "yes"'),
         ('{"c": "\\ud800", "label": 0, "t": 1}', "half of a surrogate pair in a text"),
         ('{"c": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),

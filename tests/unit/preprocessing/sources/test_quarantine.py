@@ -75,7 +75,7 @@ def test_each_kind_of_fault_is_named_and_the_rest_stays():
         (6, "n", 'column n wants an integer, got "9223372036854775808"'),
         (7, "x", 'column x wants a finite number, got "inf"'),
         (8, None, "not utf-8 (invalid start byte)"),
-        (9, "t", "column t wants an integer (seconds), got nothing"),
+        (9, "t", "column t wants a number (seconds), got nothing"),
         (10, None, "a carriage return within the line"),
         (11, "label", "column label wants 0 or 1, got nothing"),
     ]

@@ -35,7 +35,7 @@ class LocalRows:
     user: np.ndarray | None = None
     """(n,) int64 hash of the raw user."""
     row_hash: np.ndarray | None = None
-    """(n,) uint64 hash of the whole raw row, where it decides the split."""
+    """(n,) uint64 hash of the key of a split by hash."""
     crosses: dict[str, np.ndarray] = field(default_factory=dict)
     """Cross → (n,) int32 ids."""
 

@@ -115,6 +115,8 @@ typedef struct {
     uint64_t *row_hash; /* (n,), or NULL */
     int64_t separator, C;
     int64_t blank; /* a blank before or after a value is no part of it */
+    const int64_t *hashed; /* (H,) the columns of the row hash, in the order of the key */
+    int64_t H;
 } layout;
 
 /* ROWS values of a column. */
@@ -260,44 +262,68 @@ static void find_missing(const column *c, values *v, int64_t rows)
     }
 }
 
-/* rows ≤ ROWS rows from row `first` on; ends: (rows, C), where in `raw` each value ends; begin:
- * where the first one begins. */
-static int read_rows(const column *columns, const layout *l, const uint8_t *raw, int64_t size,
-                     const uint32_t *ends, uint32_t begin, int64_t first, int64_t rows)
+/* rows ≤ ROWS rows of a text. */
+typedef struct {
+    const uint8_t *raw;
+    int64_t size;
+    const uint32_t *ends; /* (rows, C): where in `raw` each value ends */
+    uint32_t begin;       /* where the first one begins */
+    int64_t first, rows;  /* the first row */
+} lines;
+
+/* The values of column c. */
+static void find_values(const layout *l, const lines *t, int64_t c, values *v)
 {
     const int64_t C = l->C;
+    for (int64_t i = 0; i < t->rows; i++) {
+        const int64_t at = i * C + c;
+        const uint32_t from = at ? t->ends[at - 1] + 1 : t->begin;
+        v->at[i] = t->raw + from;
+        v->length[i] = (int32_t)(t->ends[at] - from);
+    }
+    if (c == C - 1)
+        for (int64_t i = 0; i < t->rows; i++)
+            if (v->length[i] > 0 && v->at[i][v->length[i] - 1] == '\r') v->length[i]--;
+}
+
+static void hash_rows(const column *columns, const layout *l, const lines *t)
+{
+    uint64_t *hash = l->row_hash + t->first;
     values v;
-    for (int64_t c = 0; c < C; c++) {
-        const column *column = columns + c;
-        if (column->kind == IGNORE && l->row_hash == NULL) continue;
-        for (int64_t i = 0; i < rows; i++) {
-            const int64_t at = i * C + c;
-            const uint32_t from = at ? ends[at - 1] + 1 : begin;
-            v.at[i] = raw + from;
-            v.length[i] = (int32_t)(ends[at] - from);
+    for (int64_t i = 0; i < t->rows; i++) hash[i] = 0xCBF29CE484222325ULL;
+    for (int64_t k = 0; k < l->H; k++) {
+        find_values(l, t, l->hashed[k], &v);
+        if (l->blank) strip_blanks(&v, t->rows);
+        find_missing(columns + l->hashed[k], &v, t->rows);
+        for (int64_t i = 0; i < t->rows; i++) {
+            const uint32_t length = v.length[i] < 0 ? 0 : (uint32_t)v.length[i];
+            const uint64_t one = siphash(l->row_key, v.at[i], length, t->raw + t->size);
+            hash[i] = (hash[i] ^ one) * 0x100000001B3ULL;
         }
-        if (c == C - 1)
-            for (int64_t i = 0; i < rows; i++)
-                if (v.length[i] > 0 && v.at[i][v.length[i] - 1] == '\r') v.length[i]--;
-        if (C == 1) /* a blank line is no row */
-            for (int64_t i = 0; i < rows; i++)
+    }
+}
+
+static int read_rows(const column *columns, const layout *l, const lines *t)
+{
+    const uint8_t *end = t->raw + t->size;
+    values v;
+    if (l->row_hash) hash_rows(columns, l, t);
+    for (int64_t c = 0; c < l->C; c++) {
+        const column *column = columns + c;
+        if (column->kind == IGNORE) continue;
+        find_values(l, t, c, &v);
+        if (l->C == 1) /* a blank line is no row */
+            for (int64_t i = 0; i < t->rows; i++)
                 if (v.length[i] == 0) return 1;
-        if (l->blank) strip_blanks(&v, rows);
-        find_missing(column, &v, rows);
-        if (l->row_hash)
-            for (int64_t i = 0; i < rows; i++) {
-                const uint32_t length = v.length[i] < 0 ? 0 : (uint32_t)v.length[i];
-                const uint64_t state = c ? l->row_hash[first + i] : 0xCBF29CE484222325ULL;
-                l->row_hash[first + i] =
-                    (state ^ siphash(l->row_key, v.at[i], length, raw + size)) * 0x100000001B3ULL;
-            }
+        if (l->blank) strip_blanks(&v, t->rows);
+        find_missing(column, &v, t->rows);
         int failed = 0;
         if (column->kind == CATEGORICAL)
-            failed = read_categorical(column, l, &v, first, rows, raw + size);
+            failed = read_categorical(column, l, &v, t->first, t->rows, end);
         else if (column->kind == LIST)
-            failed = read_lists(column, &v, first, rows, raw + size);
-        else if (column->kind != IGNORE)
-            failed = read_numbers(column, &v, first, rows, raw + size);
+            failed = read_lists(column, &v, t->first, t->rows, end);
+        else
+            failed = read_numbers(column, &v, t->first, t->rows, end);
         if (failed) return failed;
     }
     return 0;
@@ -330,7 +356,8 @@ int ctrdist_scan(const uint8_t *raw, int64_t size, int64_t n, const column *colu
             for (int64_t row = 1; row <= rows && !failed; row++)
                 failed = raw[ends[row * l->C - 1]] != '\n';
             if (failed) break;
-            failed = read_rows(columns, l, raw, size, ends, begin, first, rows);
+            const lines t = {raw, size, ends, begin, first, rows};
+            failed = read_rows(columns, l, &t);
             first += rows;
             begin = ends[taken - 1] + 1;
             found -= taken;

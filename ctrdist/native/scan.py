@@ -23,7 +23,7 @@ _KINDS: tuple[str, ...] = get_args(Kind)
 _NUL, _HIGH, _RETURN, _QUOTE = 1, 2, 4, 8
 _NO_QUOTE = 256
 _COLUMN = np.dtype("i8, u8, u8, u8, u8, i8, i8, i8, f8, u8, i8")
-"""scan.c's `column`; its `layout` is 8 numbers of 8 bytes, each `text` an address and a length."""
+"""scan.c's `column`; its `layout` is 10 numbers of 8 bytes, each `text` an address and a length."""
 _LIBRARY = NativeLibrary("scan")
 
 
@@ -75,6 +75,8 @@ class TextLayout:
     """Key of :attr:`ScanColumn.hashes`, 16 characters."""
     row_key: str
     """Key of the rows' hashes, 16 characters."""
+    hashed: tuple[int, ...] = ()
+    """Indices of the columns of the rows' hashes, in the order in which they are combined."""
 
 
 def has_scan() -> bool:
@@ -117,11 +119,13 @@ def scan_text(
     texts = [np.array([(_address(text), len(text)) for text in m], np.int64) for m in missing]
     pairs = zip(columns, texts, strict=True)
     c_columns = np.array([_c_column(column, found) for column, found in pairs], _COLUMN)
+    hashed = np.array(layout.hashed, np.int64)
     c_layout = np.array(
         [
             *(word for key in (layout.hash_key, layout.row_key) for word in _words(key)),
             *(_address(row_hash), ord(layout.separator), layout.columns),
             layout.skip_blank,
+            *(hashed.ctypes.data, len(hashed)),
         ],
         np.uint64,
     )

@@ -185,6 +185,18 @@ def _check_split(config: PreprocessConfig) -> None:
                 f"split.{name} is given, and split.by is {split.by}, which does not use it; "
                 f"set split.by to {user}, or remove it."
             )
+    if split.key and split.by != "hash":
+        raise ConfigError(
+            f"split.key is given, and split.by is {split.by}, which does not use it; set split.by "
+            "to hash, or remove it."
+        )
+    names = [column.name for column in config.columns]
+    lacking = [name for name in split.key if name not in names]
+    if lacking:
+        raise ConfigError(
+            f"split.key names {', '.join(lacking)}; it may name these of `columns`: "
+            f"{', '.join(names)}. A column that is no feature may have the role ignore."
+        )
     fractions, total = split.fractions, sum(split.fractions)
     if len(fractions) != 3 or min(fractions) < 0 or abs(total - 1) > 1e-6 or not fractions[0]:
         raise ConfigError(

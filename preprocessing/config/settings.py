@@ -85,9 +85,12 @@ class SplitConfig:
 
     by: Literal["position", "file", "hash", "stratified", "time"] = "position"
     """position: the first rows train, the last test. file: whole files, see valid and test. hash:
-    by the content of the row, so equal rows stay together and no order matters. stratified: by a
-    seeded draw within each label, so that all splits have the same share of clicks. time: by the
+    by the values of key, so rows with equal ones stay together and no order matters. stratified: by
+    a seeded draw within each label, so that all splits have the same share of clicks. time: by the
     timestamp, see times."""
+    key: list[str] = field(default_factory=list)
+    """For hash: the columns of the log whose values decide. Empty: all that become features, and
+    the timestamp; never the label."""
     fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
     """Shares of train, valid and test; their sum is 1. Not used with file, nor with times."""
     seed: int = 2024
@@ -184,12 +187,23 @@ class PreprocessConfig(FeatureColumns):
         columns = [c for join in self.joins for c in join.columns if c.name != join.key]
         return tuple(c for c in columns if c.role != "ignore")
 
+    @property
+    def split_key(self) -> tuple[str, ...]:
+        """The columns that decide a split by hash, in the order in which they are hashed."""
+        if self.split.key:
+            return tuple(self.split.key)
+        joined_by = {join.key for join in self.joins}
+        own = (c for c in self.columns if c.role not in ("label", "ignore") or c.name in joined_by)
+        return tuple(c.name for c in own)
+
     def for_manifest(self) -> dict[str, Any]:
         """The settings that determine the content, without directories, for the manifest."""
         values = to_dict(self)
         for name in ("output", "overwrite", "workers", "work", "parent", "defaults"):
             del values[name]
         values["input"] = [posixpath.basename(path.rstrip("/")) for path in values["input"]]
+        if not values["split"]["key"]:  # younger than data sets that must keep their bytes
+            del values["split"]["key"]
         for join in values["joins"]:
             join["file"] = posixpath.basename(join["file"])
         return values

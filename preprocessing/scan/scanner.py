@@ -72,7 +72,8 @@ class Scanner:
         """
         config = self.config
         hashed = config.split.by == "hash"
-        rows = row_hash(block.table, config.split.seed) if hashed else None
+        key = block.table.select(config.split_key) if hashed else None
+        rows = None if key is None else row_hash(key, config.split.seed)
         table = attach(block.table, self.side_tables, self.matches)
         typed = read_typed_columns(table, config, block.where)
         found = LocalRows(
@@ -91,15 +92,17 @@ class Scanner:
         return found
 
     def _scan(self, raw: bytes, n: int, names: list[str]) -> LocalRows | None:
+        hashed = self.config.split.by == "hash"
         layout = TextLayout(
             columns=len(names),
             separator=separator_of(self.config.format),
             skip_blank=self.config.format.skip_blank,
             hash_key=HASH_KEY,
             row_key=row_hash_key(self.config.split.seed),
+            hashed=tuple(map(names.index, self.config.split_key)) if hashed else (),
         )
         scanned = LocalRows(np.empty(n, np.float32))
-        if self.config.split.by == "hash":
+        if hashed:
             scanned.row_hash = np.empty(n, np.uint64)
         configs = {column.name: column for column in self.config.columns}
         texts: dict[str, tuple[np.ndarray, Dictionary]] = {}

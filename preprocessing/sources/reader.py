@@ -82,9 +82,9 @@ def _column_names(file: ByteRange, layout: FormatConfig) -> list[str]:
     return names
 
 
-def _wanted_columns(config: PreprocessConfig) -> list[str] | None:
-    """The columns of the log that are to be read; None: all, for a hash of the whole row."""
+def _wanted_columns(config: PreprocessConfig) -> list[str]:
+    """The columns of the log that are to be read."""
+    needed = {join.key for join in config.joins}
     if config.split.by == "hash":
-        return None
-    keys = {join.key for join in config.joins}
-    return [c.name for c in config.columns if c.role != "ignore" or c.name in keys]
+        needed.update(config.split_key)
+    return [c.name for c in config.columns if c.role != "ignore" or c.name in needed]

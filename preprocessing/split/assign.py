@@ -29,7 +29,7 @@ def row_hash_key(seed: int) -> str:
 
 
 def row_hash(table: pa.Table, seed: int) -> np.ndarray:
-    """(rows,) uint64: the SipHashes of a row's values, combined as FNV-1a combines bytes."""
+    """(rows,) uint64: the SipHashes of a key's values, combined as FNV-1a combines bytes."""
     key = row_hash_key(seed)
     state = np.full(table.num_rows, FNV_OFFSET, np.uint64)
     for column in table.columns:

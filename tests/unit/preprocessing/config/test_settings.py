@@ -48,6 +48,8 @@ def test_paths_after_one_flag_become_a_list():
         ({"columns": [ColumnConfig(name="y", role="label"), ColumnConfig(name="label")]},
          "may not be called label"),
         ({"columns": [LABEL, C], "split": SplitConfig(fractions=[0.5, 0.1, 0.1])}, "fractions"),
+        ({"columns": [LABEL, C], "split": SplitConfig(key=["c"])}, "split.by to hash"),
+        ({"columns": [LABEL, C], "split": SplitConfig(by="hash", key=["d"])}, "label, c"),
         ({"columns": [LABEL, C], "min_count": 0}, "min_count"),
         ({"columns": [LABEL, C], "joins": [JoinConfig(file="f", key="k", columns=[C])]}, "key k"),
         ({"columns": [LABEL, C], "joins": [JoinConfig(file="f", key="c", columns=[C, LABEL])]},

@@ -78,7 +78,8 @@ def logs(draw: st.DrawFn, odd: bool) -> tuple[PreprocessConfig, list[bytes]]:
     layout = FormatConfig(
         type=random.choice(["tsv", "csv"]), missing=random.choice([[""], ["", "NA"], ["NA"]])
     )
-    split = SplitConfig(by=random.choice(["position", "hash"]))
+    key = random.sample([c.name for c in columns], random.randint(0, min(3, len(columns))))
+    split = random.choice([SplitConfig(), SplitConfig(by="hash", key=key)])
     config = PreprocessConfig(columns=columns, format=layout, split=split)
     separator = "\t" if layout.type == "tsv" else ","
     blocks = []
@@ -106,8 +107,7 @@ def raw_block(
 ) -> DelimitedBlock:
     known = [c.name for c in config.columns]
     names = known if names is None else names
-    wanted = names if config.split.by == "hash" else known
-    table = TableConfig(config.format, config.columns, wanted)
+    table = TableConfig(config.format, config.columns, known)
     return DelimitedBlock(text.byte_range, text.raw, 0, 0, table, names)
 
 
@@ -257,18 +257,20 @@ def test_columns_that_are_not_named_are_passed_over():
     assert set(scanned.local_ids) == {"c"}
 
 
-def test_hashes_of_users_and_rows_are_those_of_before():
+@pytest.mark.parametrize(
+    ("key", "hashed"), [([], ["u"]), (["u", "label"], ["u", "label"]), (["c"], ["c"])]
+)
+def test_hashes_of_users_and_rows_are_those_of_their_values(key, hashed):
     columns = [LABEL, ColumnConfig(name="u", role="user"), ColumnConfig(name="c", role="ignore")]
-    split = SplitConfig(by="hash", fractions=[0.4, 0.3, 0.3], seed=7)
+    split = SplitConfig(by="hash", fractions=[0.4, 0.3, 0.3], seed=7, key=key)
     config = PreprocessConfig(columns=columns, split=split)
     users = ["", *("ab" * i + "é" for i in range(40))]
     raw = text_block("".join(f"{i % 2}\t{u}\t{i}\n" for i, u in enumerate(users)).encode())
     scanned = fast_scan(Scanner(config), raw)
     assert scanned is not None
     np.testing.assert_array_equal(scanned.user, hash_values(pa.array(users)).view(np.int64))
-    np.testing.assert_array_equal(
-        scanned.row_hash, row_hash(slow_block(raw, config).table, split.seed)
-    )
+    table = slow_block(raw, config).table.select(hashed)
+    np.testing.assert_array_equal(scanned.row_hash, row_hash(table, split.seed))
 
 
 def test_milliseconds_become_seconds_towards_the_past():

@@ -63,6 +63,11 @@ class Schema:
     """An int64 column that identifies the user, for AUC by user; None if the log has none."""
     timestamp: str | None = None
     """An int64 column with the time of the event in seconds; None if the log has none."""
+    weight: str | None = None
+    """A float32 column with the weights of the rows; None if all count the same."""
+    labels: tuple[str, ...] = ()
+    """Names of the labels where there are several. The first is in the column `label`, the others
+    in float32 columns of their names."""
 
     def __post_init__(self) -> None:
         names = [*self.numeric, *(field.name for field in self.categorical), self.label]
@@ -90,6 +95,9 @@ class Schema:
     def to_json(self) -> str:
         """Returns the text of schema.json."""
         body = {"version": SCHEMA_VERSION, **asdict(self)}
+        for name in ("weight", "labels"):  # data sets without them keep their bytes
+            if not body[name]:
+                del body[name]
         return json.dumps(body, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -100,6 +108,7 @@ class Schema:
             version = raw.pop("version")
             fields = tuple(CategoricalField(**field) for field in raw.pop("categorical"))
             raw["numeric"] = tuple(raw.get("numeric", ()))
+            raw["labels"] = tuple(raw.get("labels", ()))
             schema = cls(categorical=fields, **raw)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise DataError(

@@ -27,6 +27,7 @@ from ctrdist.features.fitted import FEATURES_NAME, FittedFeatures
 from ctrdist.schema import Schema
 from ctrdist.storage import is_storage_error
 from preprocessing.config.checks import check_config
+from preprocessing.config.rows import SampleConfig
 from preprocessing.config.settings import PreprocessConfig
 from preprocessing.runtime.errors import RESUME, storage_failure
 from preprocessing.runtime.task_pool import TaskPool
@@ -210,9 +211,13 @@ class _Run:
         reasons = self._check_bad_rows(shards)
         rows = sum(shard.split_counts.rows for shard in shards)
         if not rows:
-            raise DataError(f"{self._inputs}: no rows; all files are empty. Give files with rows.")
+            left_out = sum(shard.left_out for shard in shards)
+            why = "all files are empty. Give files with rows."
+            if left_out:
+                why = f"none of {left_out:,} rows meets the conditions of `where`. Correct them."
+            raise DataError(f"{self._inputs}: no rows; {why}")
         counts, names = [s.split_counts for s in shards], [s.split for s in shards]
-        split_plan = SplitPlan.of(config.split, counts, names)
+        split_plan = SplitPlan.of(config.split, counts, names, config.sample)
         shards = self._count(shared, shards, split_plan)
         if not sum(shard.training_rows for shard in shards):
             raise DataError(
@@ -241,7 +246,7 @@ class _Run:
         data.put(FEATURES_NAME, fitted.to_json().encode())
         manifest = Manifest(
             schema_fingerprint=schema.fingerprint,
-            splits=_splits(parts),
+            splits=_splits(parts, config.sample, schema),
             vocabularies={name: found.sha256 for name, found in vocabularies.items()},
             config=config.for_manifest(),
             transforms=fitted.transforms,
@@ -301,7 +306,7 @@ class _Run:
         for shard in shards:
             reasons.update(shard.bad_rows)
         bad, limit = sum(reasons.values()), self.config.bad_rows.limit
-        rows = sum(shard.split_counts.rows for shard in shards) + bad
+        rows = sum(shard.split_counts.rows + shard.left_out for shard in shards) + bad
         if bad > limit * rows:
             shown = ", ".join(f"{reason} ({n:,})" for reason, n in reasons.most_common(_EXAMPLES))
             first = next(shard.name for shard in shards if shard.bad_rows)
@@ -314,14 +319,20 @@ class _Run:
         return reasons
 
 
-def _splits(parts: list[Part]) -> dict[str, Split]:
+def _splits(parts: list[Part], sample: SampleConfig, schema: Schema) -> dict[str, Split]:
     found = {}
     for name in SPLITS:
         mine = [part for part in parts if part.split == name]
         found[name] = Split(
             files=tuple(part.file for part in mine),
             rows=sum(part.file.rows for part in mine),
-            positives=sum(part.positives for part in mine),
+            positives=sum(part.totals.positives for part in mine),
+            negatives_kept=sample.share(name),
+            weight=sum(part.totals.weight for part in mine) if schema.weight else None,
+            labels={
+                label: sum(part.totals.labels.get(label, 0) for part in mine)
+                for label in schema.labels[1:]
+            },
         )
     return found
 

@@ -45,6 +45,12 @@ class Split:
     """Rows of all files."""
     positives: int
     """Rows with label 1."""
+    negatives_kept: float = 1.0
+    """Share of the log's rows with label 0 that was drawn."""
+    weight: float | None = None
+    """Sum of the rows' weights; None where they have none."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Further label → rows where it is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +82,10 @@ class Manifest:
     def to_json(self) -> str:
         """The text of manifest.json."""
         body = {"version": MANIFEST_VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        for split in body["splits"].values():  # data sets without these keep their bytes
+            for name, default in (("negatives_kept", 1.0), ("weight", None), ("labels", {})):
+                if split[name] == default:
+                    del split[name]
         return json.dumps(body, indent=1, sort_keys=True) + "\n"
 
     @classmethod

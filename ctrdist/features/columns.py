@@ -10,13 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Role = Literal["label", "numeric", "categorical", "multi_valued", "user", "timestamp", "ignore"]
+Role = Literal[
+    "label",
+    "weight",
+    "numeric",
+    "categorical",
+    "multi_valued",
+    "user",
+    "timestamp",
+    "ignore",
+]
 NumericAs = Literal["number", "bucket", "both"]
 FEATURE_ROLES: tuple[Role, ...] = ("numeric", "categorical", "multi_valued", "user")
 LABEL = "label"
 """Name of the label's column in a data set."""
 USER = "__user"
 """Name of the column with the 64-bit hashes of the users."""
+WEIGHT = "__weight"
+"""Name of the column with the weights of the rows."""
 _ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[0-7]{3})")
 
 
@@ -27,9 +38,10 @@ class ColumnConfig:
     name: str
     """Name of the column and of the field that it becomes."""
     role: Role = "categorical"
-    """label: 0 or 1, see threshold. user: a categorical field, and a column of its hash for AUC
-    grouped by user. timestamp: seconds, kept but no feature. multi_valued: a list of categories.
-    ignore: not read."""
+    """label: 0 or 1, see threshold and positive; of several, training chooses one, by default the
+    first. weight: a number from 0, by which the row counts in loss and metrics. user: a categorical
+    field, and a column of its hash for AUC grouped by user. timestamp: seconds, kept but no
+    feature. multi_valued: a list of categories. ignore: not read."""
     source: Literal["file", "partition"] = "file"
     """partition: the values are those of NAME=VALUE in the paths of the files, as Hive and Spark
     write them (day=2024-01-01/part-0.parquet); files need no such column."""
@@ -144,7 +156,7 @@ class FeatureColumns:
 
     @property
     def label(self) -> ColumnConfig:
-        """The label's column."""
+        """The column of the label, or of the first of several."""
         return self.of_role("label")[0]
 
     def numeric_of(self, column: ColumnConfig) -> NumericAs:

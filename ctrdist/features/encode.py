@@ -38,6 +38,37 @@ class LocalRows:
     """(n,) uint64 hash of the key of a split by hash."""
     crosses: dict[str, np.ndarray] = field(default_factory=dict)
     """Cross → (n,) int32 ids."""
+    weight: np.ndarray | None = None
+    """(n,) float64 weights, 0 or more."""
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    """Further label → (n,) float32, 0 or 1."""
+
+    def filter(self, keep: np.ndarray) -> "LocalRows":
+        """The rows where `keep`, (n,) bool, is true."""
+
+        def of(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[keep]
+
+        def all_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: array[keep] for name, array in arrays.items()}
+
+        lists = {}
+        for name, (ends, ids) in self.lists.items():
+            lengths = np.diff(ends)
+            offsets = np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int32)
+            lists[name] = offsets, ids[ends[0] : ends[-1]][np.repeat(keep, lengths)]
+        return LocalRows(
+            label=self.label[keep],
+            numbers=all_of(self.numbers),
+            local_ids=all_of(self.local_ids),
+            lists=lists,
+            timestamp=of(self.timestamp),
+            user=of(self.user),
+            row_hash=of(self.row_hash),
+            crosses=all_of(self.crosses),
+            weight=of(self.weight),
+            labels=all_of(self.labels),
+        )
 
 
 @dataclass(frozen=True)
@@ -52,12 +83,16 @@ class Encoded:
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
-    """Columns of the Parquet files: label, numeric, categorical, user, timestamp; none nullable."""
+    """Columns of the Parquet files, none nullable.
+
+    They are label, numeric, categorical, user, timestamp, weight, and further labels.
+    """
     ids = pa.list_(pa.field("element", pa.int32(), nullable=False))
     columns: list[tuple[str, pa.DataType]] = [(schema.label, pa.float32())]
     columns += [(name, pa.float32()) for name in schema.numeric]
     columns += [(f.name, ids if f.multi_valued else pa.int32()) for f in schema.categorical]
     columns += [(name, pa.int64()) for name in (schema.user, schema.timestamp) if name]
+    columns += [(name, pa.float32()) for name in (schema.weight, *schema.labels[1:]) if name]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
 
@@ -99,4 +134,7 @@ def encode(
         else:
             columns.append(pa.array(found))
     columns += [pa.array(values) for values in (rows.user, rows.timestamp) if values is not None]
+    if rows.weight is not None:
+        columns.append(pa.array(rows.weight.astype(np.float32)))
+    columns += [pa.array(rows.labels[column.name]) for column in fitted.of_role("label")[1:]]
     return Encoded(pa.Table.from_arrays(columns, schema=target), ids, missing)

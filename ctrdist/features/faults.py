@@ -49,6 +49,8 @@ def _wanted(column: ColumnConfig) -> str:
     match column.role:
         case "label":
             return "0 or 1" if column.threshold is None else "a finite number"
+        case "weight":
+            return "a number from 0 to 3.4e38"
         case "numeric":
             return "an integer" if column.type == "integer" else "a finite number"
         case "timestamp" if column.format is not None:

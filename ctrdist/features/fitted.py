@@ -11,6 +11,7 @@ from ctrdist.errors import DataError
 from ctrdist.features.columns import (
     LABEL,
     USER,
+    WEIGHT,
     ColumnConfig,
     CrossConfig,
     FeatureColumns,
@@ -51,6 +52,7 @@ class FittedFeatures(FeatureColumns):
         sizes += [(name, self.sizes[name], False) for name in self.derived]
         sizes += [(c.name, c.num_buckets, False) for c in self.crosses]
         timestamp = self.of_role("timestamp")
+        labels = tuple(column.name for column in self.of_role("label"))
         return Schema(
             name=name or "unnamed",
             label=LABEL,
@@ -61,6 +63,8 @@ class FittedFeatures(FeatureColumns):
             ),
             user=USER if self.of_role("user") else None,
             timestamp=timestamp[0].name if timestamp else None,
+            weight=WEIGHT if self.of_role("weight") else None,
+            labels=labels if len(labels) > 1 else (),
         )
 
     def to_json(self) -> str:

@@ -38,6 +38,10 @@ class TypedColumns:
     """(n,) int64 seconds since 1970."""
     user: np.ndarray | None = None
     """(n,) int64 hash of the raw user."""
+    weight: np.ndarray | None = None
+    """(n,) float64, 0 or more."""
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    """Further label → (n,) float32, 0 or 1."""
 
 
 def read_typed_columns(
@@ -64,8 +68,11 @@ def read_typed_columns(
         return values
 
     typed = TypedColumns(label=checked(columns.label))
+    typed.labels = {column.name: checked(column) for column in columns.of_role("label")[1:]}
     for column in columns.of_role("timestamp"):
         typed.timestamp = checked(column)
+    for column in columns.of_role("weight"):
+        typed.weight = checked(column)
     measured = {column.name for column in columns.measured}
     for column in columns.of_role("numeric"):
         values = checked(column)
@@ -98,6 +105,9 @@ def read_values(array: pa.Array, column: ColumnConfig) -> tuple[Any, np.ndarray]
             return read_seconds(array, column)
         case "numeric":
             return read_numbers(array, whole=column.type == "integer")
+        case "weight":
+            values, bad = read_numbers(array)
+            return values, bad | ~(values >= 0)
         case "multi_valued":
             return read_lists(array, column)
     return read_texts(array)

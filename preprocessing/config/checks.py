@@ -4,8 +4,9 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from ctrdist.errors import ConfigError
-from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, bucket_name, is_iso8601
+from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, WEIGHT, bucket_name, is_iso8601
 from ctrdist.schema import FIRST_VALUE_ID, file_stem
+from preprocessing.config.rows import conditions
 from preprocessing.config.settings import PreprocessConfig
 
 JOINED_ROLES = ("numeric", "categorical", "multi_valued", "ignore")
@@ -23,6 +24,7 @@ def check_config(config: PreprocessConfig) -> None:
     _check_columns(config)
     _check_values(config)
     _check_split(config)
+    _check_rows(config)
     _check_encodings(config)
     for name in ("min_count", "row_group_size", "shard_bytes"):
         if getattr(config, name) < 1:
@@ -38,13 +40,15 @@ def _check_columns(config: PreprocessConfig) -> None:
         raise ConfigError(
             "no columns: give --config a data-set YAML, such as jobs/configs/data/criteo.yaml."
         )
-    for kind in ("label", "user", "timestamp"):
+    for kind in ("user", "timestamp", "weight"):
         given = [c.name for c in config.columns if c.role == kind]
-        if len(given) > 1 or (kind == "label" and not given):
+        if len(given) > 1:
             raise ConfigError(
-                f"columns: {len(given)} with role {kind} ({', '.join(given) or 'none'}); "
-                f"a data set has {'exactly' if kind == 'label' else 'at most'} one."
+                f"columns: {len(given)} with role {kind} ({', '.join(given)}); "
+                "a data set has at most one."
             )
+    if not config.of_role("label"):
+        raise ConfigError("columns: 0 with role label (none); a data set has at least one.")
     if not config.of_role(*FEATURE_ROLES):
         raise ConfigError(
             "columns: no feature; one at least must be numeric, categorical, multi_valued or user."
@@ -57,13 +61,14 @@ def _check_columns(config: PreprocessConfig) -> None:
     if repeated:
         raise ConfigError(f"columns: each name may occur once, repeated: {', '.join(repeated)}.")
     columns = *config.numeric, *config.categorical, *config.of_role("timestamp")
+    columns = *columns, *config.of_role("label")[1:]
     written = [*(c.name for c in columns), *crosses]
     for name in written:
         _check_name(name)
-    reserved = [name for name in (LABEL, USER) if name in written]
+    reserved = [name for name in (LABEL, USER, WEIGHT) if name in written]
     if reserved:
         raise ConfigError(
-            f"columns: a field may not be called {reserved[0]}: "
+            f"columns: a field or a further label may not be called {reserved[0]}: "
             "the output has a column of that name."
         )
 
@@ -166,6 +171,30 @@ def _check_number(kind: str, of: str, name: str, value: int | None, least: int) 
         raise ConfigError(
             f"{kind}: {name} of {of} is {value:,}; ids are 32-bit integers, so give at most "
             f"{MOST_BUCKETS:,}."
+        )
+
+
+def _check_rows(config: PreprocessConfig) -> None:
+    """Checks which rows are taken."""
+    names = [column.name for column in config.columns]
+    names += [column.name for join in config.joins for column in join.columns]
+    for condition in conditions(config.where):
+        if condition.column not in names:
+            raise ConfigError(
+                f"where: there is no column {condition.column}; `columns` has {', '.join(names)}. "
+                "A column that is no feature may have the role ignore."
+            )
+    sample, labels = config.sample, [column.name for column in config.of_role("label")]
+    if not 0 < sample.negatives <= 1 or not sample.splits:
+        raise ConfigError(
+            f"sample: negatives is {sample.negatives} and splits is {sample.splits}; give a share "
+            "above 0 and at most 1, and at least one split."
+        )
+    if sample.draws and len(labels) > 1:
+        raise ConfigError(
+            f"sample: the labels {', '.join(labels)} have different rows with label 0, so no "
+            "correction of probabilities would be exact for all. Give one of them the role label, "
+            "and ignore the others."
         )
 
 

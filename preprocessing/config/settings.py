@@ -16,6 +16,7 @@ from ctrdist.config.parse import to_dict
 from ctrdist.config.paths import IS_PATH
 from ctrdist.features.columns import ColumnConfig, CrossConfig, FeatureColumns, NumericAs
 from preprocessing.config.patterns import implied_options
+from preprocessing.config.rows import SampleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,12 @@ class PreprocessConfig(FeatureColumns):
     """Side tables, which add columns."""
     crosses: list[CrossConfig] = field(default_factory=list)
     """Fields made from several columns; they follow the other fields."""
+    where: list[dict[str, Any]] = field(default_factory=list)
+    """Conditions that a row must meet to be taken, such as {column: country, in: [DE, FR]},
+    {column: bot, not_in: [1, null]}, where null is a missing value, or {column: age, min: 18,
+    max: 99}. The column is one of the log or of a side table, and may have the role ignore."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """A draw among the rows with label 0."""
     bad_rows: BadRowsConfig = field(default_factory=BadRowsConfig)
     """The treatment of bad rows."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -193,7 +200,8 @@ class PreprocessConfig(FeatureColumns):
         if self.split.key:
             return tuple(self.split.key)
         joined_by = {join.key for join in self.joins}
-        own = (c for c in self.columns if c.role not in ("label", "ignore") or c.name in joined_by)
+        others = ("label", "weight", "ignore")
+        own = (c for c in self.columns if c.role not in others or c.name in joined_by)
         return tuple(c.name for c in own)
 
     def for_manifest(self) -> dict[str, Any]:
@@ -202,8 +210,12 @@ class PreprocessConfig(FeatureColumns):
         for name in ("output", "overwrite", "workers", "work", "parent", "defaults"):
             del values[name]
         values["input"] = [posixpath.basename(path.rstrip("/")) for path in values["input"]]
-        if not values["split"]["key"]:  # younger than data sets that must keep their bytes
+        # settings that are younger than data sets that must keep their bytes
+        if not values["split"]["key"]:
             del values["split"]["key"]
+        for name, default in {"where": [], "sample": to_dict(SampleConfig())}.items():
+            if values[name] == default:
+                del values[name]
         for join in values["joins"]:
             join["file"] = posixpath.basename(join["file"])
         return values

@@ -38,6 +38,17 @@ class Making:
     """See :func:`preprocessing.report.warnings.join_warnings`."""
     warnings: Sequence[dict[str, Any]] = ()
     """Warnings that the profile does not tell; those of a column name it."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Setting → rows that were left out by it."""
+    negatives_kept: Sequence[float] = (1.0,) * len(SPLITS)
+    """Share of each split's rows with label 0 that was drawn."""
+
+    @property
+    def cell_weights(self) -> np.ndarray | int:
+        """(2 · splits,): what a row of each split and label stands for; 1 without a draw."""
+        if all(share == 1 for share in self.negatives_kept):
+            return 1
+        return np.array([w for share in self.negatives_kept for w in (1 / share, 1.0)])
 
 
 def build_report(
@@ -58,13 +69,15 @@ def build_report(
         JSON's types: summary (for trackers; it has no values of the log), quarantine, series, and
         columns, those that need attention first.
     """
-    columns = [_number(name, profile) for name in profile.schema.numeric]
+    making = making or Making()
+    weights = making.cell_weights
+    columns = [_number(name, profile, weights) for name in profile.schema.numeric]
     top = TOP_WHEN_WIDE if profile.schema.num_fields > WIDE else TOP
-    columns += [_field(f, profile, top_values, top) for f in profile.schema.categorical]
-    splits, making = _splits(profile), making or Making()
-    kept, train_rows = int(profile.groups.sum()), splits[SPLITS[0]]["rows"]
-    warnings = list(split_warnings(splits, rows_read, sum(quarantined.values())))
-    warnings += join_warnings(making.joins, kept)
+    columns += [_field(f, profile, top_values, top, weights) for f in profile.schema.categorical]
+    splits, bad = _splits(profile), sum(quarantined.values())
+    train_rows = splits[SPLITS[0]]["rows"]
+    warnings = list(split_warnings(splits, rows_read, bad, making.negatives_kept))
+    warnings += join_warnings(making.joins)
     if profile.series.time:
         column_name = profile.schema.timestamp or ""
         warnings += time_warnings(profile.series, column_name, making.unit)
@@ -76,6 +89,7 @@ def build_report(
         warnings += [
             {"column": column["name"], "place": index, **one} for one in column["warnings"]
         ]
+    left_out = {name: rows for name, rows in making.left_out.items() if rows}
     columns.sort(key=lambda column: (-column["attention"], column["place"]))
     warnings.sort(key=lambda one: -one["weight"])
     return {
@@ -84,8 +98,9 @@ def build_report(
             "name": profile.schema.name,
             "fingerprint": fingerprint,
             "rows_read": rows_read,
-            "rows_kept": kept,
-            "rows_quarantined": sum(quarantined.values()),
+            "rows_kept": int(profile.groups.sum()),
+            "rows_quarantined": bad,
+            **({"rows_left_out": left_out} if left_out else {}),
             "splits": splits,
             "warnings": warnings,
             "columns": {
@@ -111,7 +126,7 @@ def _splits(profile: Profile) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _number(name: str, profile: Profile) -> dict[str, Any]:
+def _number(name: str, profile: Profile, weights: np.ndarray | int) -> dict[str, Any]:
     numbers = profile.numbers[name]
     rows = int(profile.groups.sum())
     total = numbers.counts.sum(axis=1)
@@ -128,7 +143,7 @@ def _number(name: str, profile: Profile) -> dict[str, Any]:
         "at_least": not (constant or single.all()),
         "constant": constant and count == rows,
         "dominant": _share(int(total[single].max(initial=0)), rows),
-        "psi": _drift(measures.psi_cells_of_numbers(numbers)),
+        "psi": _drift(measures.psi_cells_of_numbers(numbers, weights)),
         "auc": _short(measures.area_of_numbers(numbers)),
         "least": short(numbers.least, 15) if count else None,
         "greatest": short(numbers.greatest, 15) if count else None,
@@ -141,7 +156,11 @@ def _number(name: str, profile: Profile) -> dict[str, Any]:
 
 
 def _field(
-    field: CategoricalField, profile: Profile, top_values: TopValues, top: int
+    field: CategoricalField,
+    profile: Profile,
+    top_values: TopValues,
+    top: int,
+    weights: np.ndarray | int,
 ) -> dict[str, Any]:
     table = profile.ids[field.name]
     splits = by_split(table)
@@ -164,7 +183,7 @@ def _field(
         "hashed": field.name in profile.hashed,
         "constant": bool(np.count_nonzero(splits.any(axis=1)) == 1 and not beyond.any()),
         "dominant": _share(int(single.max()), int(total.sum())),
-        "psi": _drift(measures.psi_cells_of_values(splits)),
+        "psi": _drift(measures.psi_cells_of_values(by_split(table * weights))),
         "auc": _short(measures.area_of_values(table)),
         "mean_length": short(total.sum() / max(1, rows)) if field.multi_valued else None,
         "top": [] if shared else _top(field, profile, top_values, top),

@@ -81,14 +81,17 @@ def psi_cells_of_values(splits: np.ndarray) -> np.ndarray:
     return np.vstack([splits[1:2], head, rest.sum(axis=0, keepdims=True)])
 
 
-def psi_cells_of_numbers(numbers: NumberCounts) -> np.ndarray:
-    """Counts by tenth of the training rows' numbers, and of missing numbers: (11, S)."""
-    splits = by_split(numbers.counts)
+def psi_cells_of_numbers(numbers: NumberCounts, weights: np.ndarray | int = 1) -> np.ndarray:
+    """Counts by tenth of the training rows' numbers, and of missing numbers: (11, S).
+
+    `weights`, (6,), are what a row of each split and label stands for.
+    """
+    splits = by_split(numbers.counts * weights)
     train = splits[:, 0]
-    part = (np.cumsum(train) - train) * PSI_PARTS // max(1, train.sum())
-    cells = np.zeros((PSI_PARTS + 1, splits.shape[1]), np.int64)
+    part = ((np.cumsum(train) - train) * PSI_PARTS // max(1, train.sum())).astype(np.int64)
+    cells = np.zeros((PSI_PARTS + 1, splits.shape[1]), splits.dtype)
     np.add.at(cells, np.minimum(part, PSI_PARTS - 1), splits)
-    cells[-1] = by_split(numbers.missing)
+    cells[-1] = by_split(numbers.missing * weights)
     return cells
 
 

@@ -4,7 +4,7 @@ Each is a dict with kind, text and weight; the heaviest come first.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 LEAK_AUC = 0.95
@@ -19,9 +19,16 @@ JOINED_SHARE = 0.5
 
 
 def split_warnings(
-    splits: dict[str, dict[str, Any]], rows_read: int, quarantined: int
+    splits: dict[str, dict[str, Any]],
+    rows_read: int,
+    quarantined: int,
+    kept: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Iterator[dict[str, Any]]:
-    """Warnings of the splits and of rows that were left out."""
+    """Warnings of the splits and of rows that were left out.
+
+    `kept` are the shares of rows with label 0 that were drawn for each split: click rates are
+    compared as they were before.
+    """
     if quarantined:
         share = percent(quarantined / max(1, rows_read))
         text = f"{quarantined:,} rows ({share}) were left out; see quarantine/ for which and why."
@@ -36,7 +43,11 @@ def split_warnings(
                 "Correct the label's column, or change `split`."
             )
             yield warning("one_label", text, 9)
-    filled = [(name, split) for name, split in splits.items() if split["rows"]]
+    filled = [
+        (name, _before_the_draw(split, share))
+        for (name, split), share in zip(splits.items(), kept, strict=True)
+        if split["rows"]
+    ]
     for two, b in filled[1:]:
         one, a = filled[0]
         mean = (a["clicks"] + b["clicks"]) / (a["rows"] + b["rows"])
@@ -93,22 +104,31 @@ def column_warnings(
         yield warning("dominant", text, 1)
 
 
-def join_warnings(joins: Mapping[str, Mapping[str, Any]], rows: int) -> Iterator[dict[str, Any]]:
-    """Warnings of side tables, by file: their key, rows of the log that matched, one that did not.
+def join_warnings(joins: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Warnings of side tables, by file.
 
-    `rows` are those of the log; see :class:`preprocessing.sources.side_tables.Matches`.
+    Each has its key, the share of the log's rows that matched, a key of the log that it lacks, and
+    an example of its own.
     """
     for file, join in joins.items():
-        share = join["matched"] / max(1, rows)
+        share = join["matched"]
         if share >= JOINED_SHARE:
             continue
-        found = "None" if not join["matched"] else f"Only {percent(share)}"
+        found = f"Only {percent(share)}" if share else "None"
         text = (
             f"{found} of the rows found {join['key']} in {file}: its columns are missing there. "
             f'The log has "{join["lacking"]}", {file} has "{join["example"]}". Correct the key, or '
             "the format of one of the two."
         )
-        yield warning("join", text, 9 if not join["matched"] else 6)
+        yield warning("join", text, 6 if share else 9)
+
+
+def _before_the_draw(split: dict[str, Any], share: float) -> dict[str, Any]:
+    """A split with the number of rows and the click rate that it had without a draw."""
+    if share == 1:
+        return split
+    rows = split["clicks"] + (split["rows"] - split["clicks"]) / share
+    return {"rows": rows, "clicks": split["clicks"], "click_rate": split["clicks"] / rows}
 
 
 def _unknown_advice(column: dict[str, Any], split_by: str, train_rows: int) -> str:

@@ -89,7 +89,9 @@ def _arrays(rows: LocalRows) -> Iterator[tuple[str, np.ndarray]]:
     for name, (ends, local_ids) in rows.lists.items():
         yield f"ends {name}", ends - ends[0]
         yield f"list {name}", local_ids[ends[0] : ends[-1]]
+    yield from ((f"further {name}", label.astype(np.int8)) for name, label in rows.labels.items())
     single = {"timestamp": rows.timestamp, "user": rows.user, "hash": rows.row_hash}
+    single["weight"] = rows.weight
     yield from ((title, array) for title, array in single.items() if array is not None)
 
 
@@ -105,6 +107,10 @@ def _rows(arrays: dict[str, np.ndarray]) -> LocalRows:
             rows.lists[name] = (array.astype(np.int32), arrays[f"list {name}"])
         elif kind == "cross":
             rows.crosses[name] = array.astype(np.int32)
+        elif kind == "further":
+            rows.labels[name] = array.astype(np.float32)
     rows.timestamp, rows.user = arrays.get("timestamp"), arrays.get("user")
     rows.row_hash = arrays.get("hash")
+    if "weight" in arrays:
+        rows.weight = arrays["weight"].astype(np.float64, copy=False)
     return rows

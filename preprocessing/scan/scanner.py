@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from ctrdist.features.columns import ColumnConfig, bucket_name
 from ctrdist.features.encode import LocalRows
@@ -15,11 +16,13 @@ from ctrdist.features.transforms import bucket_numbers
 from ctrdist.features.typed_columns import read_typed_columns
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
 from ctrdist.native.strings import Dictionary, new_dictionary
+from preprocessing.config.rows import conditions
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
 from preprocessing.sources.raw_block import Block, missing_texts
 from preprocessing.sources.reader import RawBlock
 from preprocessing.sources.side_tables import Matches, SideTable, attach
+from preprocessing.sources.where import rows_that_meet
 from preprocessing.split.assign import row_hash, row_hash_key
 
 _MOST_BYTES = 2**31 - 1
@@ -39,6 +42,9 @@ class Scanner:
         """Field of FeatureColumns.counted → its values."""
         self.matches = [Matches() for _ in side_tables]
         """Rows that each side table has been joined to."""
+        self.conditions = conditions(config.where)
+        self.left_out = 0
+        """Rows that do not meet the conditions."""
         self._plain = _plain(config) and has_scan()
 
     def scan(self, block: RawBlock) -> LocalRows | None:
@@ -71,17 +77,19 @@ class Scanner:
             DataError: a value is not of its column's kind; the message names its row.
         """
         config = self.config
+        block = self._rows_taken(block)
         hashed = config.split.by == "hash"
         key = block.table.select(config.split_key) if hashed else None
         rows = None if key is None else row_hash(key, config.split.seed)
-        table = attach(block.table, self.side_tables, self.matches)
-        typed = read_typed_columns(table, config, block.where)
+        typed = read_typed_columns(block.table, config, block.where)
         found = LocalRows(
             typed.label,
             typed.numbers,
             timestamp=typed.timestamp,
             user=typed.user,
             row_hash=rows,
+            weight=typed.weight,
+            labels=typed.labels,
         )
         for column in config.counted:
             texts, dictionary = typed.texts[column.name], self.dictionaries[column.name]
@@ -90,6 +98,17 @@ class Scanner:
             else:
                 found.local_ids[column.name] = dictionary.add(texts)
         return found
+
+    def _rows_taken(self, block: Block) -> Block:
+        """The rows that meet the conditions, with the columns of the side tables."""
+        table = attach(block.table, self.side_tables, self.matches)
+        if not self.conditions:
+            return Block(table, block.where)
+        columns = [*self.config.columns, *(c for join in self.config.joins for c in join.columns)]
+        keep = rows_that_meet(table, self.conditions, columns, block.where)
+        self.left_out += int(np.count_nonzero(~keep))
+        taken = np.flatnonzero(keep)
+        return Block(table.filter(pa.array(keep)), lambda row: block.where(int(taken[row])))
 
     def _scan(self, raw: bytes, n: int, names: list[str]) -> LocalRows | None:
         hashed = self.config.split.by == "hash"
@@ -137,7 +156,13 @@ class Scanner:
             return ScanColumn(kind="categorical", out=texts[name][0], dictionary=texts[name][1])
         match config.role:
             case "label":
-                return ScanColumn(kind="label", out=scanned.label, threshold=config.threshold)
+                label = scanned.label
+                if name != self.config.label.name:
+                    label = scanned.labels[name] = np.empty(n, np.float32)
+                return ScanColumn(kind="label", out=label, threshold=config.threshold)
+            case "weight":
+                scanned.weight = np.empty(n, np.float64)
+                return ScanColumn(kind="number", out=scanned.weight)
             case "timestamp":
                 scanned.timestamp = np.empty(n, np.int64)
                 return ScanColumn(kind="timestamp", out=scanned.timestamp)
@@ -172,9 +197,16 @@ class Scanner:
     def _finish(self, scanned: LocalRows, texts: dict[str, tuple[np.ndarray, Dictionary]]) -> bool:
         """Reads labels and times, adds buckets of numbers, and trims lists; False for a bad one."""
         config = self.config
-        for column in config.of_role("label") if config.label.positive else ():
-            local_ids, found = texts[column.name]
-            scanned.label = np.array([*positives(_texts(found), column), 0], np.float32)[local_ids]
+        if scanned.weight is not None and not (scanned.weight >= 0).all():
+            return False
+        for column in config.of_role("label"):
+            if column.positive:
+                local_ids, found = texts[column.name]
+                label = np.array([*positives(_texts(found), column), 0], np.float32)[local_ids]
+                if column == config.label:
+                    scanned.label = label
+                else:
+                    scanned.labels[column.name] = label
         for column in config.of_role("timestamp"):
             if column.format:
                 local_ids, found = texts[column.name]
@@ -213,7 +245,7 @@ def _texts(dictionary: Dictionary) -> list[str]:
 def _plain(config: PreprocessConfig) -> bool:
     """True if the C code can read the layout and all columns."""
     layout = config.format
-    if not INPUT_FORMATS[layout.type].separator or config.joins:
+    if not INPUT_FORMATS[layout.type].separator or config.joins or config.where:
         return False
     if any(c.source == "partition" or c.text == "json" for c in config.columns):
         return False

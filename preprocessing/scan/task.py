@@ -25,7 +25,7 @@ from preprocessing.sources.quarantine import BadRow, clean
 from preprocessing.sources.reader import RawBlock, read_raw_blocks
 from preprocessing.sources.shards import InputSplit, versions
 from preprocessing.sources.side_tables import Matches, SideTable
-from preprocessing.split.plan import Assigner, SplitCounts, SplitPlan
+from preprocessing.split.plan import LEFT_OUT, Assigner, SplitCounts, SplitPlan
 from preprocessing.statistics.numeric import NumberStatistics
 
 Words = Mapping[str, Dictionary]
@@ -59,11 +59,13 @@ class ShardSummary:
     numbers: NumberStatistics
     """Statistics of the same rows."""
     rows: list[int] | None
-    """Rows of each of SPLITS; None while unknown."""
+    """Rows of each of SPLITS, without those that were not drawn; None while unknown."""
     split: str | None
     """The split of all its rows, where whole files are assigned to splits."""
     matches: list[Matches] = field(default_factory=list)
     """Rows that each side table was joined to."""
+    left_out: int = 0
+    """Rows that do not meet the conditions of `where`."""
 
     @property
     def training_rows(self) -> int:
@@ -108,7 +110,9 @@ def known_split_plan(config: PreprocessConfig, part: InputSplit) -> SplitPlan | 
     """The split plan of an input split, where it does not depend on others."""
     split = config.split
     alone = part.split is not None or split.by == "hash" or (split.by == "time" and split.times)
-    return SplitPlan.of(split, [SplitCounts()], [part.split]) if alone else None
+    if not alone or config.sample.draws:  # a draw needs the row's index in the whole log
+        return None
+    return SplitPlan.of(split, [SplitCounts()], [part.split])
 
 
 def _scan_shard(
@@ -141,7 +145,9 @@ def _scan_shard(
     index, numbers, rows_of = _count(plan, name, assigner, values, f"values/{name}")
     reasons = Counter(row.reason for row in bad)
     return ShardSummary(
-        *(name, taken, counts, reasons, index, numbers, rows_of, split.split, scanner.matches)
+        *(name, taken, counts, reasons, index, numbers, rows_of, split.split),
+        matches=scanner.matches,
+        left_out=scanner.left_out,
     )
 
 
@@ -180,7 +186,7 @@ def _count(
         if assigner is not None:
             chosen = assigner.next(rows)
             train = chosen == 0
-            rows_of += np.bincount(chosen, minlength=len(SPLITS))
+            rows_of += np.bincount(chosen - LEFT_OUT, minlength=len(SPLITS) + 1)[1:]
             train = None if train.all() else train
         numbers.add(rows.numbers, train, config)
         for name_of, found in parts.items():

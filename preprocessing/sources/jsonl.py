@@ -172,7 +172,7 @@ def _kind(column: ColumnConfig) -> pa.DataType:
             return pa.list_(pa.string())
         case "timestamp" if column.format is None:
             return pa.int64()
-        case "numeric":
+        case "numeric" | "weight":
             return pa.float64()
         case "label" if not column.positive:
             return pa.float64()

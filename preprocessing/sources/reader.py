@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from ctrdist.errors import ConfigError
 from preprocessing.config.patterns import WILD, match_columns
+from preprocessing.config.rows import conditions
 from preprocessing.config.settings import INPUT_FORMATS, FormatConfig, PreprocessConfig
 from preprocessing.sources.parquet import ParquetBlock
 from preprocessing.sources.raw_block import Block, TableConfig
@@ -85,6 +86,7 @@ def _column_names(file: ByteRange, layout: FormatConfig) -> list[str]:
 def _wanted_columns(config: PreprocessConfig) -> list[str]:
     """The columns of the log that are to be read."""
     needed = {join.key for join in config.joins}
+    needed.update(condition.column for condition in conditions(config.where))
     if config.split.by == "hash":
         needed.update(config.split_key)
     return [c.name for c in config.columns if c.role != "ignore" or c.name in needed]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
+from preprocessing.config.rows import conditions
 from preprocessing.config.settings import JoinConfig, PreprocessConfig
 from preprocessing.sources.raw_block import TableConfig
 from preprocessing.sources.reader import raw_blocks
@@ -32,18 +33,22 @@ class Matches:
     """Rows of the log whose key a side table has."""
 
     rows: int = 0
+    of: int = 0
+    """Rows of the log."""
     lacking: str | None = None
     """The key of the first row that it lacks."""
 
     def add(self, keys: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
         """Counts (n,) keys of the log by their (n,) rows in the side table, null for none."""
         self.rows += len(found) - found.null_count
+        self.of += len(found)
         if found.null_count and self.lacking is None:
             self.lacking = keys.filter(pc.is_null(found))[0].as_py() or ""
 
     def merge(self, other: "Matches") -> None:
         """Adds the counts of later rows."""
         self.rows += other.rows
+        self.of += other.of
         self.lacking = other.lacking if self.lacking is None else self.lacking
 
 
@@ -63,7 +68,8 @@ def load_side_tables(config: PreprocessConfig) -> list[SideTable]:
 
 def _load(join: JoinConfig, config: PreprocessConfig) -> SideTable:
     file = find_beside(join.file, config)
-    wanted = [c.name for c in join.columns if c.role != "ignore" or c.name == join.key]
+    needed = {join.key, *(condition.column for condition in conditions(config.where))}
+    wanted = [c.name for c in join.columns if c.role != "ignore" or c.name in needed]
     settings = TableConfig(join.format or config.format, join.columns, wanted)
     blocks = [raw.parse() for raw in raw_blocks(file, settings)]
     if not blocks:

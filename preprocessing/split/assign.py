@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctrdist.features.hashing import FNV_OFFSET, FNV_PRIME, hash_values
+from preprocessing.config.rows import SampleConfig
 from preprocessing.config.settings import SplitConfig
 
 
@@ -56,6 +57,14 @@ def by_draw(positions: np.ndarray, total: int, config: SplitConfig, stream: int)
     `stream` selects the permutation.
     """
     return by_edges(_permuted(positions, total, config.seed, stream), bounds(config, total))
+
+
+def is_drawn(index: np.ndarray, sample: SampleConfig) -> np.ndarray:
+    """(n,) bool: which rows with label 0 are kept, by their (n,) int64 indices in the log."""
+    key = hashlib.sha256(f"sample {sample.seed}".encode()).digest()
+    hashes = splitmix64(index.astype(np.uint64) + np.frombuffer(key[:8], "<u8"))
+    kept: np.ndarray = (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53 < sample.negatives
+    return kept
 
 
 def _permuted(positions: np.ndarray, total: int, seed: int, stream: int) -> np.ndarray:

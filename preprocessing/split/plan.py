@@ -15,11 +15,14 @@ import numpy as np
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.features.encode import LocalRows
+from preprocessing.config.rows import SampleConfig
 from preprocessing.config.settings import SplitConfig
 from preprocessing.split import assign
 
 SHARD_BINS = 4096
 """Upper bound of the bins of a shard's histogram of times."""
+LEFT_OUT = -1
+"""Stands in place of a split where a row is not drawn."""
 TOTAL_BINS = 2**20
 """Upper bound of the bins of all shards together."""
 
@@ -112,10 +115,15 @@ class SplitPlan:
     """The split of each shard, where whole files are assigned to splits."""
     edges: tuple[int, int] = (0, 0)
     """First row, or first second, of valid and of test."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
 
     @classmethod
     def of(
-        cls, config: SplitConfig, counts: Sequence[SplitCounts], names: Sequence[str | None]
+        cls,
+        config: SplitConfig,
+        counts: Sequence[SplitCounts],
+        names: Sequence[str | None],
+        sample: SampleConfig | None = None,
     ) -> SplitPlan:
         """Makes the plan from the counts of all shards in the order of the log."""
         rows = tuple(itertools.accumulate((c.rows for c in counts), initial=0))
@@ -125,10 +133,12 @@ class SplitPlan:
             edges = assign.bounds(config, rows[-1])
         elif config.by == "time":
             edges = _time_edges(config, counts)
-        return cls(config, rows, positives, tuple(names), edges)
+        return cls(config, rows, positives, tuple(names), edges, sample or SampleConfig())
 
     def all_train(self, index: int) -> bool:
-        """Tells whether it is known without its rows that a shard is for training only."""
+        """Tells whether it is known without its rows that all of a shard is for training."""
+        if self.sample.draws:
+            return False
         return self.config.by == "position" and self.rows[index + 1] <= self.edges[0]
 
 
@@ -143,7 +153,17 @@ class Assigner:
     _positives: int = 0
 
     def next(self, rows: LocalRows) -> np.ndarray:
-        """The splits of the next n rows, (n,) int8 indices into SPLITS."""
+        """The splits of the next n rows, (n,) int8 indices into SPLITS, or LEFT_OUT."""
+        sample, first = self.plan.sample, self.plan.rows[self.index] + self._seen
+        chosen = self._splits(rows)
+        if sample.draws:
+            drawn = np.isin(chosen, [SPLITS.index(name) for name in sample.splits])
+            drawn &= rows.label == 0
+            index = first + np.flatnonzero(drawn)
+            chosen[drawn] = np.where(assign.is_drawn(index, sample), chosen[drawn], LEFT_OUT)
+        return chosen
+
+    def _splits(self, rows: LocalRows) -> np.ndarray:
         label = rows.label
         plan, config = self.plan, self.plan.config
         first = plan.rows[self.index] + self._seen

@@ -123,11 +123,10 @@ class Profile:
             Series(time=schema.timestamp is not None),
         )
 
-    def add(self, split: np.ndarray, rows: LocalRows, encoded: Encoded, first_row: int = 0) -> None:
+    def add(self, split: np.ndarray, rows: LocalRows, encoded: Encoded, index: np.ndarray) -> None:
         """Counts a block of rows, whose splits are (n,) int8 indices into SPLITS.
 
-        `encoded` are the same rows as they are stored. `first_row` is the index of the first of
-        them in the log.
+        `encoded` are the same rows as they are stored; `index`, (n,) int64, their place in the log.
         """
         group = (2 * split + (rows.label > 0.5)).astype(np.uint8)
         self.groups += np.bincount(group, minlength=GROUPS)
@@ -143,7 +142,7 @@ class Profile:
             else:
                 self.missing[name] += int(np.sum(encoded.missing.get(name, 0)))
                 self._count(name, table, given, group)
-        at = rows.timestamp if self.series.time else np.arange(first_row, first_row + len(group))
+        at = rows.timestamp if self.series.time else index
         assert at is not None, "the schema has a timestamp"
         self.series.add(at, group)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ctrdist.data.manifest import Manifest
+from ctrdist.data.manifest import SPLITS, Manifest
 from ctrdist.schema import Schema
 from ctrdist.storage import Store
 from ctrdist.strict_json import to_text
@@ -37,17 +37,21 @@ def write_report(
     for shard in shards:
         reasons.update(shard.bad_rows)
     rows = sum(split.rows for split in manifest.splits.values())
+    conditioned = sum(shard.left_out for shard in shards)
+    not_drawn = sum(shard.split_counts.rows for shard in shards) - rows
     units = [None if column.format else column.unit for column in config.of_role("timestamp")]
     content = build_report(
         profile,
         fingerprint=manifest.fingerprint,
-        rows_read=rows + sum(reasons.values()),
+        rows_read=rows + conditioned + not_drawn + sum(reasons.values()),
         quarantined=reasons,
         top_values=top_values,
         making=Making(
             split_by=config.split.by,
             unit=units[0] if units else None,
             joins=_joins(config, shards, side_tables),
+            left_out={"where": conditioned, "sample": not_drawn},
+            negatives_kept=[config.sample.share(name) for name in SPLITS],
             warnings=label_warnings(store, schema, manifest),
         ),
     )
@@ -58,7 +62,7 @@ def write_report(
 def _joins(
     config: PreprocessConfig, shards: Sequence[ShardSummary], side_tables: Sequence[SideTable]
 ) -> dict[str, dict[str, Any]]:
-    """Side table → its key, one of its values, rows that it was joined to, a key that it lacks."""
+    """Side table → its key, one of its values, share of rows it has, and a key that it lacks."""
     joins = {}
     for index, (join, side) in enumerate(zip(config.joins, side_tables, strict=True)):
         matches = Matches()
@@ -66,7 +70,7 @@ def _joins(
             matches.merge(shard.matches[index])
         joins[join.file] = {
             "key": side.key,
-            "matched": matches.rows,
+            "matched": matches.rows / max(1, matches.of),
             "lacking": matches.lacking,
             "example": side.keys[0].as_py() or "",
         }

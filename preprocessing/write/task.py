@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from preprocessing.runtime.work_dir import WorkDir, from_json, to_json
 from preprocessing.scan.scan_file import read_scan_file
 from preprocessing.scan.shard_values import ValuesIndex
 from preprocessing.scan.task import ShardSummary, scan_file_name
-from preprocessing.split.plan import Assigner, SplitPlan
+from preprocessing.split.plan import LEFT_OUT, Assigner, SplitPlan
 from preprocessing.statistics.profile import Profile
 from preprocessing.vocabulary.assign_ids import ShardIds, hashed_id_table, id_tables
 from preprocessing.write.output_dir import Output
@@ -46,7 +46,31 @@ class Part:
 
     split: str
     file: DataFile
-    positives: int
+    totals: "Totals"
+
+
+@dataclass
+class Totals:
+    """Sums over the rows of a file."""
+
+    positives: int = 0
+    """Rows with label 1."""
+    weight: float = 0.0
+    """Sum of the rows' weights, where they have any."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """Further label → rows where it is 1."""
+
+    def add(self, table: pa.Table, schema: Schema) -> None:
+        """Adds rows as they are stored."""
+        self.positives += _ones(table, schema.label)
+        if schema.weight:
+            self.weight += float(table.column(schema.weight).to_numpy().sum(dtype=np.float64))
+        for name in schema.labels[1:]:
+            self.labels[name] = self.labels.get(name, 0) + _ones(table, name)
+
+
+def _ones(table: pa.Table, label: str) -> int:
+    return int(np.count_nonzero(table.column(label).to_numpy()))
 
 
 @dataclass
@@ -119,7 +143,7 @@ def write_data(
 
 
 def write_shard(
-    writing: Writing, index: int, name: str, values: ValuesIndex, size: int, files: dict[str, str]
+    writing: Writing, shard: int, name: str, values: ValuesIndex, size: int, files: dict[str, str]
 ) -> Iterator[Step | WrittenShard]:
     """Encodes a shard, which takes `size` bytes of the log.
 
@@ -128,11 +152,11 @@ def write_shard(
     """
     config, store = writing.config, writing.work.store
     target = arrow_schema(writing.schema)
-    tables = _id_tables(writing, index, values)
-    assigner = Assigner(writing.split_plan, index)
+    tables = _id_tables(writing, shard, values)
+    assigner = Assigner(writing.split_plan, shard)
     profile = writing.new_profile()
-    first, end = writing.split_plan.rows[index : index + 2]
-    total, positives = end - first, dict.fromkeys(files, 0)
+    first, end = writing.split_plan.rows[shard : shard + 2]
+    total, totals = end - first, {split: Totals() for split in files}
     parts: dict[str, ParquetWriter] = {}
     scattered: list[pa.Table] = []
     with ExitStack() as stack:
@@ -141,20 +165,23 @@ def write_shard(
             parts[split] = stack.enter_context(new)
         for rows in read_scan_file(store, scan_file_name(name)):
             chosen = assigner.next(rows)
+            n, index = len(chosen), first + np.arange(len(chosen))
+            first += n
+            kept = chosen != LEFT_OUT
+            if not kept.all():
+                rows, chosen, index = rows.filter(kept), chosen[kept], index[kept]
             encoded = encode(rows, tables, writing.fitted, target)
-            profile.add(chosen, rows, encoded, first)
+            profile.add(chosen, rows, encoded, index)
             for found in np.unique(chosen):
                 mask, split = chosen == found, SPLITS[found]
                 mine = encoded.table if mask.all() else encoded.table.filter(pa.array(mask))
                 if split == TRAIN and writing.buckets:
-                    row_index = pa.array(first + np.flatnonzero(mask))
-                    scattered.append(mine.append_column(ROW_INDEX, row_index))
+                    scattered.append(mine.append_column(ROW_INDEX, pa.array(index[mask])))
                     continue
                 parts[split].write(mine)
-                positives[split] += int(np.count_nonzero(rows.label[mask]))
-            first += len(chosen)
-            yield Step(len(chosen), size * len(chosen) // max(1, total))
-    result = WrittenShard([_part(s, files[s], part, positives[s]) for s, part in parts.items()])
+                totals[split].add(mine, writing.schema)
+            yield Step(n, size * n // max(1, total))
+    result = WrittenShard([_part(s, files[s], part, totals[s]) for s, part in parts.items()])
     store.put(_profile_file(name), to_json(profile))
     if writing.buckets:
         scatter_file, seed = _scatter_file(name), config.split.seed
@@ -172,8 +199,9 @@ def gather_buckets(writing: Writing, scattered: Scattered, buckets: range) -> li
         file = _file(TRAIN, bucket)
         with new_parquet_file(writing.output.store, file, target, config.row_group_size) as part:
             part.write(rows)
-        positives = int(np.count_nonzero(rows.column(0).to_numpy()))
-        parts.append(_part(TRAIN, file, part, positives))
+        totals = Totals()
+        totals.add(rows, writing.schema)
+        parts.append(_part(TRAIN, file, part, totals))
     return parts
 
 
@@ -235,9 +263,9 @@ def _id_tables(writing: Writing, index: int, values: ValuesIndex) -> dict[str, n
     return tables
 
 
-def _part(split: str, name: str, written: ParquetWriter, positives: int) -> Part:
+def _part(split: str, name: str, written: ParquetWriter, totals: Totals) -> Part:
     groups = tuple(written.row_groups)
-    return Part(split, DataFile(path=name, row_groups=groups, sha256=written.sha256), positives)
+    return Part(split, DataFile(path=name, row_groups=groups, sha256=written.sha256), totals)
 
 
 def _file(split: str, number: int) -> str:

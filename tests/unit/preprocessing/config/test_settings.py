@@ -7,6 +7,7 @@ import pytest
 from ctrdist.config.parse import parse
 from ctrdist.errors import ConfigError
 from preprocessing.config.checks import check_config
+from preprocessing.config.rows import SampleConfig
 from preprocessing.config.settings import (
     ColumnConfig,
     CrossConfig,
@@ -50,6 +51,18 @@ def test_paths_after_one_flag_become_a_list():
         ({"columns": [LABEL, C], "split": SplitConfig(fractions=[0.5, 0.1, 0.1])}, "fractions"),
         ({"columns": [LABEL, C], "split": SplitConfig(key=["c"])}, "split.by to hash"),
         ({"columns": [LABEL, C], "split": SplitConfig(by="hash", key=["d"])}, "label, c"),
+        ({"columns": [LABEL, C], "where": [{"column": "c"}]}, "is no condition"),
+        ({"columns": [LABEL, C], "where": [{"column": "c", "is": [1]}]}, "is no condition"),
+        ({"columns": [LABEL, C], "where": [{"column": "c", "in": 1}]}, "give a list"),
+        ({"columns": [LABEL, C], "where": [{"column": "c", "in": [1], "min": 1}]}, "for each"),
+        ({"columns": [LABEL, C], "where": [{"column": "c", "min": "a"}]}, "give a number"),
+        ({"columns": [LABEL, C], "where": [{"column": "d", "min": 1}]}, "has label, c"),
+        ({"columns": [LABEL, C], "sample": SampleConfig(negatives=0)}, "above 0 and at most 1"),
+        ({"columns": [LABEL, C, ColumnConfig(name="z", role="label")],
+          "sample": SampleConfig(negatives=0.5)}, "the labels label, z"),
+        ({"columns": [LABEL, C, *(ColumnConfig(name=n, role="weight") for n in "wv")]},
+         "2 with role weight"),
+        ({"columns": [ColumnConfig(name="z", role="label"), C, LABEL]}, "may not be called label"),
         ({"columns": [LABEL, C], "min_count": 0}, "min_count"),
         ({"columns": [LABEL, C], "joins": [JoinConfig(file="f", key="k", columns=[C])]}, "key k"),
         ({"columns": [LABEL, C], "joins": [JoinConfig(file="f", key="c", columns=[C, LABEL])]},

@@ -41,7 +41,7 @@ def report_of(numbers, ids, *, split, label, missing=None, hashed=(), top=None, 
     profile = Profile.empty(schema, hashed)
     time = np.arange(len(label)) * 60 + 1_700_000_000 if schema.timestamp else None
     rows = LocalRows(np.asarray(label, np.float32), numbers, timestamp=time)
-    profile.add(split, rows, Encoded(pa.table({}), ids, missing or {}))
+    profile.add(split, rows, Encoded(pa.table({}), ids, missing or {}), np.arange(len(label)))
     return build_report(
         profile,
         fingerprint="0123abcd",

@@ -116,12 +116,12 @@ def test_rows_without_a_partner_in_a_side_table_are_counted():
     keys = pa.table({"user": ["01", "02", "2", None]})
     joined = attach(keys, [side], [matches])
     assert joined.column("age").to_pylist() == [None, None, 40, None]
-    assert matches == Matches(rows=1, lacking="01")
-    matches.merge(Matches(rows=1, lacking="9"))
-    assert matches == Matches(rows=2, lacking="01")
+    assert matches == Matches(rows=1, of=4, lacking="01")
+    matches.merge(Matches(rows=1, of=2, lacking="9"))
+    assert matches == Matches(rows=2, of=6, lacking="01")
     join = {"key": "user", "lacking": "01", "example": "1"}
-    (none,) = join_warnings({"users.csv": {**join, "matched": 0}}, 4)
+    (none,) = join_warnings({"users.csv": {**join, "matched": 0.0}})
     assert "None of the rows found user in users.csv" in none["text"] and '"01"' in none["text"]
-    (few,) = join_warnings({"users.csv": {**join, "matched": 1}}, 4)
+    (few,) = join_warnings({"users.csv": {**join, "matched": 0.25}})
     assert "Only 25.0 %" in few["text"] and few["weight"] < none["weight"]
-    assert not list(join_warnings({"users.csv": {**join, "matched": 2}}, 4))
+    assert not list(join_warnings({"users.csv": {**join, "matched": 0.5}}))

@@ -40,6 +40,8 @@ ALL = [
     ColumnConfig(name="tags", role="multi_valued", max_length=3),
     ColumnConfig(name="member", role="user"),
     ColumnConfig(name="time", role="timestamp", unit="ms"),
+    ColumnConfig(name="counts", role="weight"),
+    ColumnConfig(name="bought", role="label"),
 ]
 """A column of each kind."""
 TEXTS = ["", "NA", "a", "b", "0", "é", "eight by", "eight byt", "longer than sixteen", "\\N"]
@@ -59,6 +61,8 @@ def value(column: ColumnConfig, config: PreprocessConfig, random: Random) -> str
         return random.choice(["0", "1"] if column.threshold is None else NUMBERS)
     if column.role == "timestamp":
         return random.choice(INTEGERS)
+    if column.role == "weight":
+        return random.choice(["0", "1", "0.25", "1e3"])
     if column.role == "numeric":
         known = INTEGERS if column.type == "integer" else NUMBERS
         return random.choice([*config.format.missing, *known])
@@ -274,7 +278,7 @@ def test_hashes_of_users_and_rows_are_those_of_their_values(key, hashed):
 
 
 def test_milliseconds_become_seconds_towards_the_past():
-    config = PreprocessConfig(columns=[LABEL, ALL[-1], ColumnConfig(name="c")])
+    config = PreprocessConfig(columns=[LABEL, ALL[-3], ColumnConfig(name="c")])
     raw = text_block(b"1\t1999\ta\n1\t-1\ta\n")
     for scanned in (
         fast_scan(Scanner(config), raw),
@@ -339,7 +343,7 @@ def test_joined_columns_are_scanned_from_the_table_and_are_no_part_of_the_row_ha
 
 def test_without_a_compiler_the_slow_scan_does_all(drop_compiler):
     config = PreprocessConfig(columns=ALL)
-    raw = text_block(b"1\t5\t1.5\t\t9\ta\t\tz\tp|q\tu1\t1000\n")
+    raw = text_block(b"1\t5\t1.5\t\t9\ta\t\tz\tp|q\tu1\t1000\t2\t0\n")
     expected = fast_scan(Scanner(config), raw)
     drop_compiler()
     without = Scanner(config)

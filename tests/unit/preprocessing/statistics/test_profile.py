@@ -48,7 +48,7 @@ def add(profile: Profile, made: dict[str, np.ndarray], begin: int, end: int) -> 
             {**ids, "tags": (offsets[begin : end + 1], tags)},
             {"small": part["null"]},
         ),
-        first_row=begin,
+        np.arange(begin, end),
     )
 
 

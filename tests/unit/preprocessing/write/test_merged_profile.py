@@ -40,7 +40,7 @@ def test_profiles_are_merged_in_a_tree(tmp_path, rng, monkeypatch):
         numbers, ids = {"x": rng.integers(0, 9, 20).astype(float)}, rng.integers(1, 9, 20)
         label = np.ones(20, np.float32)
         encoded = Encoded(pa.table({}), {"c": ids.astype(np.int32)}, {})
-        part.add(split, LocalRows(label, numbers), encoded, first_row=20 * k)
+        part.add(split, LocalRows(label, numbers), encoded, index=20 * k + np.arange(len(label)))
         store.put(name, to_json(part))
         whole.merge(part)
     monkeypatch.setattr(task, "PROFILES_PER_TASK", 3)

@@ -53,7 +53,7 @@ def line_fault(line: bytes, layout: FormatConfig, names: Sequence[str]) -> Fault
         )
     count, opened = text.count(separator) + 1, False
     if quote and quote in text:
-        fields, opened = _taken_apart(text, layout)
+        fields, opened = split_line(text, layout)
         count = len(fields)
     if opened:
         return Fault(
@@ -197,7 +197,7 @@ def _header(block: TextBlock, layout: FormatConfig, needed: Sequence[str]) -> li
         text = line.decode(_codec(layout.encoding))
     except UnicodeError as error:
         raise not_decoded(layout, error).error(block.where(0)) from error
-    fields, opened = _taken_apart(text, layout)
+    fields, opened = split_line(text, layout)
     if opened:
         quote = quote_of(layout)
         raise DataError(f"{block.where(0)}: a quote ({quote}) stays open in the header. Fix it.")
@@ -213,7 +213,7 @@ def _without_header(block: TextBlock) -> tuple[bytes, int]:
     return b"\n".join(lines[first + 1 :]), block.skipped + first + 1
 
 
-def _taken_apart(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
+def split_line(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
     """The values of a line, and whether a quote stays open."""
     separator, quote = separator_of(layout), quote_of(layout)
     if not quote:

@@ -88,6 +88,11 @@ def find_input_splits(config: PreprocessConfig) -> list[InputSplit]:
     return splits
 
 
+def find_input_files(paths: Sequence[str]) -> list[ByteRange]:
+    """The files of some paths, folders or globs in log order; raises DataError where none is."""
+    return [*chain.from_iterable(map(_expand, paths))]
+
+
 def versions(splits: Sequence[InputSplit]) -> list[Any]:
     """Values that change when the input splits or their files do; without directories."""
     return [

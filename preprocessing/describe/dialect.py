@@ -1,0 +1,155 @@
+"""Guesses how a text separates its columns: encoding, separator, quote and header."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ctrdist.errors import DataError
+from preprocessing.config.settings import FormatConfig
+from preprocessing.describe.names import is_known
+from preprocessing.sources.delimited import split_line
+
+SEPARATORS = ("\t", "\x01", "::", ",", ";", "|", "^", "~", " ", ":")
+_CERTAIN = SEPARATORS[:3]
+"""They occur in texts for no other reason, so they go before the others."""
+_WEAK = SEPARATORS[-4:]
+"""They often occur within values, so they come last."""
+_MOST_LINES = 1000
+_CONSISTENT = 0.98
+_LEAST = 0.8
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_TIME = re.compile(r"\d{2,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The layout of a text with separators."""
+
+    layout: FormatConfig
+    columns: int
+    consistent: float
+    """Share of the lines that have so many columns."""
+    open_quotes: int
+    """Lines with a quote that stays open."""
+
+
+def encoding_of(lines: Sequence[bytes]) -> tuple[str, str]:
+    """The encoding of some lines, and a doubt about it, which is empty for UTF-8."""
+    wrong = [line for line in lines if not _is(line, "utf-8")]
+    if not wrong:
+        return "utf-8", ""
+    if len(wrong) < 0.01 * sum(not line.isascii() for line in lines):
+        return "utf-8", f"{len(wrong):,} sampled lines are not UTF-8"
+    text = b"\n".join(wrong)
+    byte = next(b for b in text if b > 127)
+    doubt = f"byte 0x{byte:02X} is not UTF-8; single-byte encodings cannot be told apart"
+    if _is(text, "gb2312"):
+        return "gb18030", f"byte 0x{byte:02X} is not UTF-8; pairs of such bytes, as in Chinese"
+    if any(0x80 <= b < 0xA0 for b in text) and _is(text, "cp1252"):
+        return "cp1252", doubt
+    return "latin-1", doubt
+
+
+def dialect_of(lines: Sequence[str]) -> Dialect:
+    """The separator and quote under which the lines have the same number of columns.
+
+    Raises:
+        DataError: there is none.
+    """
+    lines = lines[:: -(-len(lines) // _MOST_LINES)]
+    quotes = ['"', ""] if any('"' in line for line in lines) else [""]
+    candidates = [
+        _try(lines, separator, quote)
+        for separator in SEPARATORS
+        if sum(separator in line for line in lines) >= _LEAST * len(lines)
+        for quote in quotes
+    ]
+    good = [c for c in candidates if c.columns > 1 and c.consistent >= _LEAST]
+    if not good:
+        raise DataError(
+            f"no separator gives the sampled lines the same number of columns; the first is "
+            f"{lines[0][:200]!r}. Give a log of delimited text, JSON lines or Parquet."
+        )
+    best = max(good, key=lambda c: _rank(c, lines))
+    return replace(best, layout=_written(best.layout, lines))
+
+
+def header_of(first: Sequence[str], body: Sequence[Sequence[str]]) -> tuple[bool, str]:
+    """Tells whether the first line of a file names the columns, and the reason.
+
+    Args:
+        first: its values.
+        body: (n, C) values of other lines.
+    """
+    if len(first) > 3 and [*first] == [str(i) for i in range(len(first))]:
+        return True, "it numbers the columns from 0"
+    names = [name for name in first if name]
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    if numbers or len(set(names)) < max(1, len(first) - 1) or not body:
+        return False, f"the first line has {numbers[0]!r}" if numbers else "values repeat in it"
+    columns = [*zip(*body, strict=True)]
+    for name, column in zip(first, columns, strict=True):
+        values = [value for value in column if value]
+        typed = sum(bool(NUMBER.fullmatch(v) or _TIME.fullmatch(v)) for v in values)
+        if name and values and typed > 0.9 * len(values):
+            return True, f"{name!r} stands above numbers"
+    known = [name for name in names if is_known(name)]
+    if len(known) > len(names) / 3:
+        return True, f"{known[0]!r} is the name of a column"
+    new = all(name not in column for name, column in zip(first, columns, strict=True))
+    repeats = any(len(set(column)) < len(column) / 2 for column in columns)
+    is_words = all(re.fullmatch(r"[^\W\d][\w .-]{0,60}", name) for name in names)
+    if new and repeats and is_words:
+        return True, "its words occur nowhere below"
+    return False, "the first line is like the others"
+
+
+def _is(text: bytes, encoding: str) -> bool:
+    try:
+        text.decode(encoding)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _try(lines: Sequence[str], separator: str, quote: str) -> Dialect:
+    layout = FormatConfig(type="csv", separator=separator, quote=quote)
+    counts: Counter[int] = Counter()
+    opened = 0
+    for line in lines:
+        fields, is_open = split_line(line, layout)
+        opened += is_open
+        counts[0 if is_open else len(fields)] += 1
+    columns, hits = max(counts.items(), key=lambda item: (item[1], item[0]))
+    return Dialect(layout, columns, hits / len(lines), opened)
+
+
+def _rank(found: Dialect, lines: Sequence[str]) -> tuple[bool | int | float, ...]:
+    separator, quote = found.layout.separator, found.layout.quote
+    first = len(split_line(lines[0], found.layout)[0]) == found.columns
+    is_quoted = any(
+        re.search(f'(^|{re.escape(separator or "")})"', line) for line in lines if '"' in line
+    )
+    return (
+        found.consistent >= _CONSISTENT,
+        separator in _CERTAIN,
+        separator not in _WEAK,
+        first,
+        found.columns if separator not in _CERTAIN else 0,
+        found.consistent,
+        bool(quote) == is_quoted,
+    )
+
+
+def _written(layout: FormatConfig, lines: Sequence[str]) -> FormatConfig:
+    """The layout as a YAML has it, without what its type implies."""
+    separator, quote = layout.separator, layout.quote
+    if separator == "\t":
+        return FormatConfig(type="tsv", quote=quote or None)
+    used = any('"' in line for line in lines)
+    return FormatConfig(
+        type="csv",
+        separator=None if separator == "," else separator,
+        quote="" if (used and not quote) or separator in _CERTAIN else None,
+    )

@@ -1,0 +1,77 @@
+"""The members of sampled JSON lines as columns."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ctrdist.errors import DataError
+
+NESTED = pa.struct([])
+"""Type of a member that preprocessing does not read: an object, or a list of lists."""
+
+
+class _Number(str):
+    """A number as it is written."""
+
+
+_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+
+
+def is_json(lines: Sequence[bytes]) -> bool:
+    """True where lines are JSON objects.
+
+    Raises:
+        DataError: the file is JSON, but does not have one object on each line.
+    """
+    first = lines[0].strip()
+    if first[:1] == b"[" and first[1:].strip()[:1] in (b"{", b""):
+        raise DataError("a JSON array; write one object per line: jq -c '.[]' IN > OUT")
+    if first == b"{":
+        raise DataError("JSON over several lines; write one object per line: jq -c . IN > OUT")
+    step = -(-len(lines) // 100)
+    chosen = lines[::step]
+    return sum(_is_object(line) for line in chosen) > 0.8 * len(chosen)
+
+
+def read_members(lines: Sequence[bytes], encoding: str) -> tuple[dict[str, pa.Array], int]:
+    """Member → its values in all lines, null where absent; and the lines that are no objects."""
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            row = _DECODER.decode(line.decode(encoding))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: _column([row.get(name) for row in rows]) for name in names}, len(lines) - len(
+        rows
+    )
+
+
+def _column(values: list[Any]) -> pa.Array:
+    items = [item for v in values for item in (v if isinstance(v, list) else [v])]
+    if any(isinstance(item, (dict, list)) for item in items):
+        return pa.nulls(len(values), NESTED)
+    if items and all(isinstance(item, bool) or item is None for item in values):
+        return pa.array(values, pa.bool_())
+    if any(isinstance(value, list) for value in values):
+        lists = [None if v is None else _texts(v if isinstance(v, list) else [v]) for v in values]
+        return pa.array(lists, pa.list_(pa.string()))
+    return pa.array(_texts(values), pa.string())
+
+
+def _texts(values: list[Any]) -> list[str | None]:
+    return [str(v).lower() if isinstance(v, bool) else v for v in values]
+
+
+def _is_object(line: bytes) -> bool:
+    line = line.strip()
+    if not (line.startswith(b"{") and line.endswith(b"}")):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

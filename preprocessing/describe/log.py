@@ -1,0 +1,85 @@
+"""Describes a log: from a sample to the guesses of which a YAML is drafted."""
+
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from preprocessing.config.describe import DescribeConfig
+from preprocessing.describe.draft import Guesses
+from preprocessing.describe.facts import Facts, facts_of
+from preprocessing.describe.labels import LabelGuess, find_label
+from preprocessing.describe.roles import Choice, choose_roles
+from preprocessing.describe.splits import choose_split
+from preprocessing.describe.table import Sample, read_sample
+from preprocessing.sources.shards import ByteRange, find_input_files
+
+_NEW_NAMES = {"label": "label", "timestamp": "time", "user": "user"}
+"""Role → name of its column in a log that names none."""
+
+
+def describe_log(config: DescribeConfig) -> tuple[Guesses, list[str]]:
+    """The guesses about a log, and the inputs to which they apply.
+
+    Raises:
+        DataError: files that cannot be read, or that are not one log.
+        ConfigError: the label that was asked for cannot be it.
+    """
+    files = [file for file in find_input_files(config.input) if file.end]
+    inputs, notes = list(config.input), []
+    sample, facts, label = _examined(files, config)
+    lacking = sample.absent.get(label.name, [])
+    if lacking:  # for instance the test file of a competition
+        shown = ", ".join([*lacking[:3], "…"] if len(lacking) > 3 else lacking)
+        notes.append(f"left out, as without the label {label.name}: {shown}")
+        files = [file for file in files if file.name not in set(lacking)]
+        inputs = [file.url for file in files]
+        sample, facts, label = _examined(files, config)
+    named = is_named(sample)
+    choices = choose_roles(facts, label, sample.absent, is_named=named)
+    times = [len(facts[c.name].values) for c in choices if c.role == "timestamp"]
+    split = choose_split(files, choices, times[0] if times else 0)
+    if not named:
+        new = {c.name: _NEW_NAMES.get(c.role, c.name) for c in choices}
+        facts = {new[name]: replace(f, name=new[name]) for name, f in facts.items()}
+        choices = [replace(c, name=new[c.name]) for c in choices]
+    guesses = Guesses(
+        name=config.name or _name_of(config.input[0]),
+        files=len(files),
+        sample=sample,
+        facts=facts,
+        label=label,
+        choices=[_named_once(c) for c in choices],
+        split=split,
+        notes=notes,
+    )
+    return guesses, inputs
+
+
+def is_named(sample: Sample) -> bool:
+    """The log names its columns."""
+    return sample.layout.header or sample.layout.type not in ("csv", "tsv")
+
+
+def _examined(
+    files: Sequence[ByteRange], config: DescribeConfig
+) -> tuple[Sample, dict[str, Facts], LabelGuess]:
+    """A sample of the files, the facts about its columns, and the label."""
+    sample = read_sample(files, config.sample_bytes)
+    facts = {name: facts_of(name, array) for name, array in sample.columns.items()}
+    return sample, facts, find_label(facts, config.label, is_named=is_named(sample))
+
+
+def _named_once(choice: Choice) -> Choice:
+    """The choice; without an entry where the header has the column's name already."""
+    name = choice.name.split("\0")[0]
+    if name == choice.name:
+        return choice
+    return Choice(name, "ignore", "the header has its name twice", written=False)
+
+
+def _name_of(path: str) -> str:
+    """A name for the data set of a file, a folder or a glob."""
+    parts = [part for part in path.split("/") if part and not re.search(r"[*?[]|:$", part)]
+    base = posixpath.basename(parts[-1]) if parts else "log"
+    return re.sub(r"\W+", "_", base.split(".")[0]).strip("_") or "log"

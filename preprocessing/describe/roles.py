@@ -1,0 +1,225 @@
+"""Guesses the role of each column."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from preprocessing.describe.facts import Facts
+from preprocessing.describe.labels import LabelGuess
+from preprocessing.describe.names import TIMES, USERS, flat, says_amount, says_id
+from preprocessing.describe.times import TimeGuess, time_of
+
+_SEPARATORS = ("|", "^", "\x02", "#", ";", ", ", ",", " ")
+_SURE_SEPARATORS = _SEPARATORS[:4]
+_ID_PIECE = re.compile(r"[0-9a-fA-F_:-]+")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_LONG_TEXT = 60
+_LONG_LIST = 100
+_FEW = 3
+_MANY = 30
+"""More different integers than this are rather numbers, if they lie like counts."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The role of a column, and why."""
+
+    name: str
+    role: str
+    reason: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    doubt: str = ""
+    written: bool = True
+    """The YAML names it. false: only a comment does, as preprocessing cannot read it."""
+
+
+def choose_roles(
+    facts: Mapping[str, Facts],
+    label: LabelGuess,
+    absent: Mapping[str, Sequence[str]],
+    *,
+    is_named: bool,
+) -> list[Choice]:
+    """A choice for each column, in order.
+
+    Args:
+        facts: those of all columns.
+        label: the label, or the columns that may be it.
+        absent: columns that some files lack, with their names.
+        is_named: the log names its columns.
+    """
+    times = {n: g for n, f in facts.items() if (g := time_of(f, is_named=is_named))}
+    outcomes = {label.name, *label.others}
+    time = _first_time(
+        {n: g for n, g in times.items() if not facts[n].missing and n not in outcomes}
+    )
+    user = _user(facts, label, is_named=is_named)
+    result = []
+    for name, f in facts.items():
+        choice = _choose(f)
+        if name == label.name:
+            doubt = label.doubt
+            if f.missing:
+                doubt = f"{f.missing / f.rows:.2%} of the rows have no label, and are left out"
+            choice = Choice(name, "label", label.reason, dict(label.settings), doubt)
+        elif name in label.others:
+            reason = "another outcome of the row; as a feature it would tell the label"
+            choice = Choice(name, "ignore", reason)
+        elif name in absent:
+            choice = Choice(name, "ignore", f"not in {absent[name][0]}", written=False)
+        elif name == time:
+            choice = _time(name, times[name])
+        elif name in times and not f.is_nested and choice.role != "ignore":
+            why = "some rows have no time" if f.missing else "the data set has one time"
+            choice = Choice(name, "ignore", f"a time too, and {why}", doubt=times[name].doubt)
+        elif name == user:
+            doubt = "" if is_named else "the first column of such a log is mostly the user"
+            choice = Choice(name, "user", f"its name; {f.describe()}", doubt=doubt)
+            if not is_named:
+                choice = replace(choice, reason=f.describe())
+        if name in label.candidates:
+            choice = replace(choice, doubt=f"the label? {f.describe()}")
+        result.append(choice)
+    return result
+
+
+def _choose(f: Facts) -> Choice:
+    """The role of a column that is neither label, user nor time."""
+    if f.is_nested:
+        return Choice(f.name, "ignore", "nested, or of a type that is not read", written=False)
+    if not f.values:
+        return Choice(f.name, "ignore", "always missing in the sample")
+    if f.is_list:
+        return _multi_valued(f, {}, f.longest)
+    if len(f.values) == 1 and not f.missing:
+        return Choice(f.name, "ignore", f"always {f.values[0]!r:.40} in the sample")
+    if f.numbers is not None:
+        return _number_or_category(f)
+    if found := _as_list(f):
+        return found
+    if f.is_unique:
+        return Choice(f.name, "ignore", f"another value in each row: {f.values[0]!r:.40}")
+    if np.average([len(v) for v in f.values], weights=f.counts) > _LONG_TEXT:
+        return Choice(f.name, "ignore", f"long texts: {f.values[0][:30]!r}", doubt="or categorical")
+    doubt = ""
+    for pattern, what in ((_THOUSANDS, "thousands' commas"), (_DECIMAL_COMMA, "decimal commas")):
+        if sum(bool(pattern.fullmatch(v)) for v in f.values) > 0.5 * len(f.values):
+            doubt = f"numbers with {what}, which are read as texts"
+    return Choice(f.name, "categorical", f.describe(), doubt=doubt)
+
+
+def _number_or_category(f: Facts) -> Choice:
+    """The role of a column of numbers; f.numbers is given."""
+    numbers, counts = f.numbers, f.counts
+    assert numbers is not None
+    known = ~np.isnan(numbers)
+    numbers, counts = numbers[known], counts[known]
+    if not f.whole:
+        return Choice(f.name, "numeric", f"with fractions: {f.describe()}")
+    is_id, is_amount = says_id(f.name), says_amount(f.name)
+    if f.is_counter or (f.is_unique and not is_amount):
+        doubt = "" if f.is_counter or is_id else "or numeric"
+        return Choice(f.name, "ignore", f"another integer in each row: {f.values[0]}", doubt=doubt)
+    if is_amount and not is_id and len(numbers) > _FEW:
+        return Choice(f.name, "numeric", f"its name; {f.describe()}")
+    if is_id and not is_amount:
+        return Choice(f.name, "categorical", f"its name; {f.describe()}")
+    sizes = {len(value) for value in f.values}
+    if any(len(v) > 1 and v[0] == "0" and v.isdigit() for v in f.values):
+        return Choice(f.name, "categorical", f"with leading zeros: {f.describe()}")
+    if numbers.min() < 0 and len(numbers) > _FEW and not _is_sentinel(numbers):
+        return Choice(f.name, "numeric", f"with negative ones: {f.describe()}")
+    if len(numbers) > _MANY and sizes and min(sizes) == max(sizes) >= 6:
+        return Choice(f.name, "categorical", f"ids of one length: {f.describe()}")
+    order = np.argsort(numbers)
+    ranked, weights = numbers[order], counts[order]
+    middle = ranked[np.searchsorted(np.cumsum(weights), weights.sum() / 2)]
+    if ranked[0] <= 1 and ranked[-1] >= 20 and ranked[-1] >= 5 * max(1.0, middle):
+        # Counts are mostly small, and the greater the rarer.
+        low = weights[ranked <= middle].sum() / max(1, (ranked <= middle).sum())
+        high = weights[ranked > middle].sum() / max(1, (ranked > middle).sum())
+        if low > 3 * high:
+            return Choice(f.name, "numeric", f"small ones are frequent: {f.describe()}")
+    doubt = "or numeric" if len(numbers) > _MANY else ""
+    return Choice(f.name, "categorical", f"integers: {f.describe()}", doubt=doubt)
+
+
+def _is_sentinel(numbers: np.ndarray) -> bool:
+    """True where -1 is the only negative number and the others are far from it."""
+    others = numbers[numbers >= 0]
+    return bool((numbers < 0).sum() == 1 and numbers.min() == -1 and others.min() >= 10)
+
+
+def _as_list(f: Facts) -> Choice | None:
+    """The choice for texts that are lists; None for others."""
+    tried = [value.strip() for value in f.values[:2000]]
+    if sum(v.startswith("[") and v.endswith("]") for v in tried) > 0.95 * len(tried):
+        try:
+            longest = max(len(json.loads(value)) for value in tried)
+        except ValueError:
+            reason = f"lists that are no JSON: {tried[0]:.40}"
+            return Choice(f.name, "ignore", reason, doubt="write them as JSON, or with separators")
+        return _multi_valued(f, {"text": "json"}, longest)
+    for separator in _SEPARATORS:
+        parts = [value.split(separator) for value in tried]
+        lengths = np.array([len(part) for part in parts])
+        rows = f.counts[: len(tried)]
+        if rows[lengths > 1].sum() < 0.01 * rows.sum() or len(set(lengths.tolist())) < 2:
+            continue
+        counts = Counter(piece for part in parts for piece in part)
+        pieces = [piece for part in parts if len(part) > 1 for piece in part]
+        recurring = sum(counts[piece] > 1 for piece in pieces) / len(pieces)
+        if recurring < (0.5 if separator in _SURE_SEPARATORS else 0.9):
+            continue
+        if separator == " " and not all(_ID_PIECE.fullmatch(piece) for piece in pieces):
+            continue
+        if separator == "," and all(re.fullmatch(r"[+-]?[\d.]+(,\d+)?", value) for value in tried):
+            continue  # decimal commas
+        settings = {} if separator == "|" else {"separator": separator}
+        return _multi_valued(f, settings, int(lengths.max()), f"values separated by {separator!r}")
+    return None
+
+
+def _multi_valued(f: Facts, settings: dict[str, Any], longest: int, why: str = "lists") -> Choice:
+    reason = f"{why}, up to {longest:,}: {f.describe()}"
+    if longest > _LONG_LIST:
+        settings = settings | {"max_length": _LONG_LIST}
+    return Choice(f.name, "multi_valued", reason, settings)
+
+
+def _time(name: str, guess: TimeGuess) -> Choice:
+    settings = dict(guess.settings)
+    parts = []
+    if np.any(guess.seconds % 86400):
+        parts.append("hour")
+    if np.ptp(guess.seconds) >= 14 * 86400:
+        parts.append("weekday")
+    if parts:
+        settings["derive"] = parts
+    return Choice(name, "timestamp", guess.reason, settings, guess.doubt)
+
+
+def _first_time(times: Mapping[str, TimeGuess]) -> str:
+    """The column of the time of the row; empty where there is none."""
+    named = [name for known in TIMES for name in times if flat(name) == known]
+    return next(iter([*named, *times]), "")
+
+
+def _user(facts: Mapping[str, Facts], label: LabelGuess, *, is_named: bool) -> str:
+    """The column of the user; empty where there is none."""
+    able = {
+        n: f
+        for n, f in facts.items()
+        if len(f.values) > 1 and not (f.is_unique or f.is_list or f.is_nested) and n != label.name
+    }
+    if is_named:
+        return next((n for known in USERS for n in able if flat(n) == known), "")
+    first = next(iter(facts), "")
+    whole = first in able and (able[first].numbers is None or able[first].whole)
+    return first if whole and label.reason.startswith(("rating", "behaviour")) else ""

@@ -1,0 +1,119 @@
+"""Guesses how a column writes a time."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from preprocessing.describe.facts import Facts
+from preprocessing.describe.names import TIMES, flat, says_id, words
+
+FIRST, LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_DIGITS = {8: ("%Y%m%d", "%y%m%d%H"), 10: ("%Y%m%d%H",), 12: ("%Y%m%d%H%M",), 14: ("%Y%m%d%H%M%S",)}
+"""Number of digits → formats of them."""
+_DATES = ("%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%d %b %Y", "%d-%b-%Y")
+_CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_OTHERS = ("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%Y-%m-%d-%H", "%Y-%m-%d:%H:%M:%S")
+FORMATS = (*_OTHERS, *(date + clock for date in _DATES for clock in _CLOCKS))
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?(Z|[+-]\d\d(:?\d\d)?)?")
+_TRIED = 200
+_YEARS = 20
+_YEAR_S = 365 * 86400
+
+
+@dataclass(frozen=True)
+class TimeGuess:
+    """How a column writes a time, and which one."""
+
+    settings: dict[str, Any]
+    """Settings of the column but for its role."""
+    reason: str
+    seconds: np.ndarray
+    """(k,) seconds since 1970 of some of its values."""
+    doubt: str = ""
+
+
+def time_of(facts: Facts, *, is_named: bool) -> TimeGuess | None:
+    """The way in which a column writes a time; None for a column that holds none."""
+    if facts.is_list or not facts.values or facts.wrong:
+        return None
+    hinted = flat(facts.name) in TIMES
+    hinted |= not {"time", "date", "timestamp"}.isdisjoint(
+        words(facts.name)
+    )
+    if facts.is_time:
+        seconds = _seconds([_parsed(value, "iso8601") for value in facts.values[:_TRIED]])
+        return TimeGuess({}, "of a time's type", seconds)
+    if facts.numbers is not None:
+        return _of_digits(facts, hinted) or _of_unit(facts, hinted, is_named)
+    tried = facts.values[:_TRIED]
+    if not all(any(c.isdigit() for c in value) for value in tried):
+        return None
+    if all(_ISO.fullmatch(value) for value in tried):
+        return _of_format(tried, "iso8601")
+    found = [guess for form in FORMATS if (guess := _of_format(tried, form))]
+    if len(found) > 1:
+        others = ", ".join(str(guess.settings["format"]) for guess in found[1:])
+        return TimeGuess(found[0].settings, found[0].reason, found[0].seconds, f"or {others}")
+    return found[0] if found else None
+
+
+def _of_unit(facts: Facts, hinted: bool, is_named: bool) -> TimeGuess | None:
+    numbers = facts.numbers
+    if numbers is None or not facts.whole or (says_id(facts.name) and not hinted):
+        return None
+    for unit, per_second in _UNITS.items():
+        seconds = numbers / per_second
+        if FIRST.timestamp() <= seconds.min() and seconds.max() < LAST.timestamp():
+            years = (seconds.max() - seconds.min()) / _YEAR_S
+            if not hinted and (is_named or years > _YEARS or len(numbers) < 3):
+                return None
+            day = datetime.fromtimestamp(float(seconds.min()), UTC).date()
+            last = datetime.fromtimestamp(float(seconds.max()), UTC).date()
+            doubt = "" if hinted else "these integers may be ids"
+            settings = {} if unit == "s" else {"unit": unit}
+            return TimeGuess(settings, f"{unit} since 1970: {day} to {last}", seconds, doubt)
+    return None
+
+
+def _of_digits(facts: Facts, hinted: bool) -> TimeGuess | None:
+    if not all(value.isascii() and value.isdigit() for value in facts.values[:_TRIED]):
+        return None
+    sizes = {len(value) for value in facts.values}
+    if len(sizes) > 1 or (says_id(facts.name) and not hinted):
+        return None
+    for form in _DIGITS.get(sizes.pop(), ()):
+        if guess := _of_format(facts.values[:_TRIED], form):
+            return guess
+    return None
+
+
+def _of_format(values: list[str], form: str) -> TimeGuess | None:
+    times = []
+    for value in values:
+        time = _parsed(value, form)
+        if time is None or not FIRST <= time < LAST:
+            return None
+        times.append(time)
+    seconds = _seconds(times)
+    first, last = (datetime.fromtimestamp(t, UTC).date() for t in (seconds.min(), seconds.max()))
+    return TimeGuess({"format": form}, f"dates such as {values[0]}: {first} to {last}", seconds)
+
+
+def _parsed(text: str, form: str) -> datetime | None:
+    try:
+        if form == "iso8601":
+            time = datetime.fromisoformat(text[:10] + text[10:].replace(" ", "T", 1))
+        else:
+            time = datetime.strptime(text, form)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _seconds(times: Sequence[datetime | None]) -> np.ndarray:
+    return np.array([time.timestamp() for time in times if time], np.float64)

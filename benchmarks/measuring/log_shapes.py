@@ -341,7 +341,7 @@ def unknown_label(folder: Path, rng: np.random.Generator, rows: int) -> Truth:
 SHAPES: dict[str, Shape] = {
     shape.__name__: shape
     for shape in (
-        criteo, criteo_with_header, avazu, taobao, movielens, kkbox, json_lines, parquet, orc_file,
+        criteo, criteo_with_header, avazu, taobao, movielens, kkbox, json_lines, parquet,
         spark, hive, german, warehouse, unknown_label,
     )
 }  # fmt: skip

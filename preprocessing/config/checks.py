@@ -38,7 +38,13 @@ def check_config(config: PreprocessConfig) -> None:
 def _check_columns(config: PreprocessConfig) -> None:
     if not config.columns:
         raise ConfigError(
-            "no columns: give --config a data-set YAML, such as jobs/configs/data/criteo.yaml."
+            "no columns: give --config a data-set YAML, such as jobs/configs/data/criteo.yaml. "
+            "`python jobs/describe.py --input LOG > clicks.yaml` drafts one from the log."
+        )
+    if not config.of_role("label"):
+        raise ConfigError(
+            "columns: none has the role label. Write `role: label` at the column that says whether "
+            "the row is a click (jobs/describe.py names those that may be it)."
         )
     for kind in ("user", "timestamp", "weight"):
         given = [c.name for c in config.columns if c.role == kind]

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from preprocessing.config.settings import FormatConfig
-from preprocessing.describe.facts import Facts
+from preprocessing.describe.facts import NULLS, Facts
 from preprocessing.describe.labels import LabelGuess
 from preprocessing.describe.roles import Choice
 from preprocessing.describe.splits import SplitGuess
@@ -75,7 +75,7 @@ def draft(guesses: Guesses) -> str:
     lines.append("columns:")
     if not guesses.label.name:
         lines.append(f"  # ? {_safe(_question(guesses.label))}")
-    for run in _runs(guesses.choices):
+    for run in _runs([_with_missing_texts(c, guesses.facts) for c in guesses.choices]):
         lines.append(_entry(run))
     return "\n".join(lines) + "\n"
 
@@ -88,7 +88,7 @@ def bad_rows(guesses: Guesses) -> tuple[float, str] | None:
         found.append((sample.bad_rows, "lines that are no rows"))
     for choice in guesses.choices:
         f = guesses.facts[choice.name]
-        if choice.role == "label" and f.missing:
+        if choice.role == "label" and f.missing and "positive" not in choice.settings:
             found.append((f.missing, f"rows without {choice.name}"))
         if choice.role == "numeric" and f.wrong:
             found.append((f.wrong, f"rows where {choice.name} is no number"))
@@ -102,11 +102,18 @@ def _layout(guesses: Guesses) -> dict[str, Any]:
     default = FormatConfig()
     layout = guesses.sample.layout
     used = [c for c in guesses.choices if c.role != "ignore"]
-    nulls = sorted({text for c in used for text in guesses.facts[c.name].nulls})
+    nulls = sorted({text for c in used for text in guesses.facts[c.name].nulls if text in NULLS})
     if nulls:
         layout = replace(layout, missing=["", *nulls])
     given = {k: v for k, v in asdict(layout).items() if v != getattr(default, k)}
     return {"type": layout.type} | given
+
+
+def _with_missing_texts(choice: Choice, facts: Mapping[str, Facts]) -> Choice:
+    own = sorted(facts[choice.name].nulls.difference(NULLS)) if choice.written else []
+    if not own or choice.role == "ignore":
+        return choice
+    return replace(choice, settings=choice.settings | {"missing_texts": own})
 
 
 def _question(label: LabelGuess) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctrdist.features.typed_columns import cast_where_possible
+from ctrdist.features.raw_values import cast_where_possible, plain_array, read_texts
 
 # n rows of the sample, v distinct values
 
@@ -81,23 +81,20 @@ class Facts:
 
 def facts_of(name: str, array: pa.Array) -> Facts:
     """The facts about a column of any type."""
+    array = plain_array(array)
     kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if pa.types.is_list(kind):
         return _of_lists(name, array)
-    if pa.types.is_temporal(kind) and not pa.types.is_time(kind) and not pa.types.is_duration(kind):
-        found = _of_texts(name, array.cast(pa.string()))
-        return Facts(name, len(array), found.values, found.counts, array.null_count, is_time=True)
-    if pa.types.is_nested(kind) or pa.types.is_duration(kind):
+    if pa.types.is_nested(kind) or pa.types.is_duration(kind) or pa.types.is_time(kind):
         return _nested(name, array)
-    if pa.types.is_floating(kind):
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, kind), array)
-        values = array.drop_null().to_numpy(zero_copy_only=False)
-        if len(values) and np.all(values == np.trunc(values)) and np.abs(values).max() < 2**63:
-            array = array.cast(pa.int64())
-    if pa.types.is_boolean(kind):
-        return replace(_of_texts(name, array.cast(pa.string())), is_boolean=True)
-    texts, bad = cast_where_possible(array, pa.string())
-    return _nested(name, array) if bad.any() else _of_texts(name, texts)
+    texts, bad = read_texts(array)
+    if bad.any():
+        return _nested(name, array)
+    return replace(
+        _of_texts(name, texts),
+        is_boolean=pa.types.is_boolean(kind),
+        is_time=pa.types.is_temporal(kind),
+    )
 
 
 def _of_texts(name: str, texts: pa.Array) -> Facts:
@@ -148,7 +145,7 @@ def _of_lists(name: str, array: pa.Array) -> Facts:
     items = pc.list_flatten(array)
     if pa.types.is_nested(items.type):
         return _nested(name, array)
-    texts, bad = cast_where_possible(items, pa.string())
+    texts, bad = read_texts(items)
     if bad.any():
         return _nested(name, array)
     inner = _of_texts(name, texts)

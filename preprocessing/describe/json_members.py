@@ -7,16 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from ctrdist.errors import DataError
+from ctrdist.features.json_values import DECODER, json_text
 
 NESTED = pa.struct([])
 """Type of a member that preprocessing does not read: an object, or a list of lists."""
-
-
-class _Number(str):
-    """A number as it is written."""
-
-
-_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
 
 
 def is_json(lines: Sequence[bytes]) -> bool:
@@ -40,15 +34,14 @@ def read_members(lines: Sequence[bytes], encoding: str) -> tuple[dict[str, pa.Ar
     rows: list[dict[str, Any]] = []
     for line in lines:
         try:
-            row = _DECODER.decode(line.decode(encoding))
+            row = DECODER.decode(line.decode(encoding))
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: _column([row.get(name) for row in rows]) for name in names}, len(lines) - len(
-        rows
-    )
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    return columns, len(lines) - len(rows)
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -58,13 +51,10 @@ def _column(values: list[Any]) -> pa.Array:
     if items and all(isinstance(item, bool) or item is None for item in values):
         return pa.array(values, pa.bool_())
     if any(isinstance(value, list) for value in values):
-        lists = [None if v is None else _texts(v if isinstance(v, list) else [v]) for v in values]
-        return pa.array(lists, pa.list_(pa.string()))
-    return pa.array(_texts(values), pa.string())
-
-
-def _texts(values: list[Any]) -> list[str | None]:
-    return [str(v).lower() if isinstance(v, bool) else v for v in values]
+        lists = [v if v is None or isinstance(v, list) else [v] for v in values]
+        texts = [None if v is None else [*map(json_text, v)] for v in lists]
+        return pa.array(texts, pa.list_(pa.string()))
+    return pa.array([json_text(value) for value in values], pa.string())
 
 
 def _is_object(line: bytes) -> bool:

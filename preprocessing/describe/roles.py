@@ -1,6 +1,5 @@
 """Guesses the role of each column."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ctrdist.features.json_values import parse_list
 from preprocessing.describe.facts import Facts
 from preprocessing.describe.labels import LabelGuess
 from preprocessing.describe.names import TIMES, USERS, flat, says_amount, says_id
@@ -22,6 +22,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _LONG_TEXT = 60
 _LONG_LIST = 100
 _FEW = 3
+_SKEWED = 50
 _MANY = 30
 """More different integers than this are rather numbers, if they lie like counts."""
 
@@ -65,7 +66,7 @@ def choose_roles(
         choice = _choose(f)
         if name == label.name:
             doubt = label.doubt
-            if f.missing:
+            if f.missing and "positive" not in label.settings:
                 doubt = f"{f.missing / f.rows:.2%} of the rows have no label, and are left out"
             choice = Choice(name, "label", label.reason, dict(label.settings), doubt)
         elif name in label.others:
@@ -137,17 +138,22 @@ def _number_or_category(f: Facts) -> Choice:
         return Choice(f.name, "numeric", f"with negative ones: {f.describe()}")
     if len(numbers) > _MANY and sizes and min(sizes) == max(sizes) >= 6:
         return Choice(f.name, "categorical", f"ids of one length: {f.describe()}")
-    order = np.argsort(numbers)
-    ranked, weights = numbers[order], counts[order]
-    middle = ranked[np.searchsorted(np.cumsum(weights), weights.sum() / 2)]
-    if ranked[0] <= 1 and ranked[-1] >= 20 and ranked[-1] >= 5 * max(1.0, middle):
-        # Counts are mostly small, and the greater the rarer.
-        low = weights[ranked <= middle].sum() / max(1, (ranked <= middle).sum())
-        high = weights[ranked > middle].sum() / max(1, (ranked > middle).sum())
-        if low > 3 * high:
-            return Choice(f.name, "numeric", f"small ones are frequent: {f.describe()}")
+    if _lie_like_counts(numbers, counts):
+        return Choice(f.name, "numeric", f"small ones are frequent: {f.describe()}")
     doubt = "or numeric" if len(numbers) > _MANY else ""
     return Choice(f.name, "categorical", f"integers: {f.describe()}", doubt=doubt)
+
+
+def _lie_like_counts(numbers: np.ndarray, counts: np.ndarray) -> bool:
+    """True where numbers are mostly small, and the greater the rarer; ids lie more evenly."""
+    order = np.argsort(numbers)
+    numbers, counts = numbers[order], counts[order]
+    middle = numbers[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]
+    skew = numbers[-1] / max(1.0, middle)
+    if numbers[0] > 1 or numbers[-1] < 20 or skew < 5:
+        return False
+    small = numbers <= middle
+    return bool(skew > _SKEWED or counts[small].mean() > 3 * counts[~small].mean())
 
 
 def _is_sentinel(numbers: np.ndarray) -> bool:
@@ -160,11 +166,12 @@ def _as_list(f: Facts) -> Choice | None:
     """The choice for texts that are lists; None for others."""
     tried = [value.strip() for value in f.values[:2000]]
     if sum(v.startswith("[") and v.endswith("]") for v in tried) > 0.95 * len(tried):
-        try:
-            longest = max(len(json.loads(value)) for value in tried)
-        except ValueError:
-            reason = f"lists that are no JSON: {tried[0]:.40}"
-            return Choice(f.name, "ignore", reason, doubt="write them as JSON, or with separators")
+        lists = [parse_list(value) for value in tried]
+        if None in lists:
+            wrong = tried[lists.index(None)]
+            doubt = "lists that cannot be read; write them as JSON, or with separators"
+            return Choice(f.name, "ignore", f"{wrong:.40}", doubt=doubt)
+        longest = max(len(items or ()) for items in lists)
         return _multi_valued(f, {"text": "json"}, longest)
     for separator in _SEPARATORS:
         parts = [value.split(separator) for value in tried]

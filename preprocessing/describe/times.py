@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ctrdist.features.raw_values import UNITS, parse_times
 from preprocessing.describe.facts import Facts
 from preprocessing.describe.names import TIMES, flat, says_id, words
 
-FIRST, LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+FIRST = datetime(1990, 1, 1, tzinfo=UTC).timestamp()
+LAST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _DIGITS = {8: ("%Y%m%d", "%y%m%d%H"), 10: ("%Y%m%d%H",), 12: ("%Y%m%d%H%M",), 14: ("%Y%m%d%H%M%S",)}
 """Number of digits → formats of them."""
 _DATES = ("%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%d %b %Y", "%d-%b-%Y")
@@ -20,6 +21,7 @@ _CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p
 _OTHERS = ("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%Y-%m-%d-%H", "%Y-%m-%d:%H:%M:%S")
 FORMATS = (*_OTHERS, *(date + clock for date in _DATES for clock in _CLOCKS))
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?(Z|[+-]\d\d(:?\d\d)?)?")
+ISO = "iso8601"
 _TRIED = 200
 _YEARS = 20
 _YEAR_S = 365 * 86400
@@ -42,19 +44,18 @@ def time_of(facts: Facts, *, is_named: bool) -> TimeGuess | None:
     if facts.is_list or not facts.values or facts.wrong:
         return None
     hinted = flat(facts.name) in TIMES
-    hinted |= not {"time", "date", "timestamp"}.isdisjoint(
-        words(facts.name)
-    )
+    hinted |= not {"time", "date", "timestamp"}.isdisjoint(words(facts.name))
     if facts.is_time:
-        seconds = _seconds([_parsed(value, "iso8601") for value in facts.values[:_TRIED]])
-        return TimeGuess({}, "of a time's type", seconds)
+        times = parse_times(facts.values[:_TRIED], ISO)
+        seconds = np.array([time for time in times if time is not None], np.float64)
+        return TimeGuess({}, "of a time's type", seconds) if len(seconds) else None
     if facts.numbers is not None:
         return _of_digits(facts, hinted) or _of_unit(facts, hinted, is_named)
     tried = facts.values[:_TRIED]
     if not all(any(c.isdigit() for c in value) for value in tried):
         return None
     if all(_ISO.fullmatch(value) for value in tried):
-        return _of_format(tried, "iso8601")
+        return _of_format(tried, ISO)
     found = [guess for form in FORMATS if (guess := _of_format(tried, form))]
     if len(found) > 1:
         others = ", ".join(str(guess.settings["format"]) for guess in found[1:])
@@ -66,17 +67,15 @@ def _of_unit(facts: Facts, hinted: bool, is_named: bool) -> TimeGuess | None:
     numbers = facts.numbers
     if numbers is None or not facts.whole or (says_id(facts.name) and not hinted):
         return None
-    for unit, per_second in _UNITS.items():
+    for unit, per_second in UNITS.items():
         seconds = numbers / per_second
-        if FIRST.timestamp() <= seconds.min() and seconds.max() < LAST.timestamp():
+        if seconds.min() >= FIRST and seconds.max() < LAST:
             years = (seconds.max() - seconds.min()) / _YEAR_S
             if not hinted and (is_named or years > _YEARS or len(numbers) < 3):
                 return None
-            day = datetime.fromtimestamp(float(seconds.min()), UTC).date()
-            last = datetime.fromtimestamp(float(seconds.max()), UTC).date()
             doubt = "" if hinted else "these integers may be ids"
             settings = {} if unit == "s" else {"unit": unit}
-            return TimeGuess(settings, f"{unit} since 1970: {day} to {last}", seconds, doubt)
+            return TimeGuess(settings, f"{unit} since 1970: {_days(seconds)}", seconds, doubt)
     return None
 
 
@@ -93,27 +92,27 @@ def _of_digits(facts: Facts, hinted: bool) -> TimeGuess | None:
 
 
 def _of_format(values: list[str], form: str) -> TimeGuess | None:
-    times = []
-    for value in values:
-        time = _parsed(value, form)
-        if time is None or not FIRST <= time < LAST:
-            return None
-        times.append(time)
-    seconds = _seconds(times)
-    first, last = (datetime.fromtimestamp(t, UTC).date() for t in (seconds.min(), seconds.max()))
-    return TimeGuess({"format": form}, f"dates such as {values[0]}: {first} to {last}", seconds)
-
-
-def _parsed(text: str, form: str) -> datetime | None:
-    try:
-        if form == "iso8601":
-            time = datetime.fromisoformat(text[:10] + text[10:].replace(" ", "T", 1))
-        else:
-            time = datetime.strptime(text, form)
-    except ValueError:
+    if form != ISO and not _fits(values[0], form):
         return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    times = parse_times(values, form)
+    if not _is_sane(times):
+        return None
+    seconds = np.array(times, np.float64)
+    reason = f"dates such as {values[0]}: {_days(seconds)}"
+    return TimeGuess({"format": form}, reason, seconds)
 
 
-def _seconds(times: Sequence[datetime | None]) -> np.ndarray:
-    return np.array([time.timestamp() for time in times if time], np.float64)
+def _fits(text: str, form: str) -> bool:
+    try:
+        return bool(datetime.strptime(text, form))
+    except ValueError:
+        return False
+
+
+def _is_sane(times: Sequence[int | None]) -> bool:
+    return all(time is not None and FIRST <= time < LAST for time in times)
+
+
+def _days(seconds: np.ndarray) -> str:
+    first, last = (datetime.fromtimestamp(t, UTC).date() for t in (seconds.min(), seconds.max()))
+    return f"{first} to {last}"

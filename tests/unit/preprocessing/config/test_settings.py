@@ -43,7 +43,7 @@ def test_paths_after_one_flag_become_a_list():
     ("settings", "message"),
     [
         ({"columns": []}, "no columns"),
-        ({"columns": [C]}, "0 with role label"),
+        ({"columns": [C]}, "none has the role label"),
         ({"columns": [LABEL]}, "no feature"),
         ({"columns": [LABEL, C, C]}, "repeated: c"),
         ({"columns": [ColumnConfig(name="y", role="label"), ColumnConfig(name="label")]},

@@ -36,8 +36,6 @@ from ctrdist.log import setup
 
 setup(0)  # before torchrec is imported
 
-from torch.profiler import ProfilerActivity, profile
-
 from benchmarks.measuring.gpu_cases import (
     TOWERS,
     Case,
@@ -46,6 +44,7 @@ from benchmarks.measuring.gpu_cases import (
     schema_of,
     write_rows,
 )
+from benchmarks.measuring.profiles import profiled
 from ctrdist.batch import Batch
 from ctrdist.config.experiment import LoaderConfig
 from ctrdist.data.loader import Loader
@@ -205,18 +204,6 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def profiled(run: Callable[[int], None], device: torch.device, rows: int) -> str:
-    """A table of what one step spends its time on."""
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as profiler:
-        run(1)
-        synchronise(device)
-    by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=60)
-
-
 def measured(
     built: tuple[Engine, Prefetcher], size: int, args: argparse.Namespace, limits: Limits
 ) -> dict[str, float]:
@@ -282,6 +269,7 @@ def show(case: Case, size: int, found: Any) -> None:
     name = (
         f"{case.tower}, dim {case.dim}, batch {size:,}, {case.precision}, {case.tables}, pipeline "
         f"{case.pipeline}{'' if case.compile == 'no' else f', compiled ({case.compile})'}"
+        f"{'' if case.kernels == 'pytorch' else ', kernels of our own'}"
     )
     if isinstance(found, str):
         print(f"{name}: {found}", flush=True)
@@ -339,7 +327,7 @@ def run_all(args: argparse.Namespace, world: World) -> list[dict[str, Any]]:
                 f"a {precision} matrix product makes {limits[precision].flops_per_s / 1e12:.2f} "
                 f"TFLOP/s here, a copy {limits[precision].bytes_per_s / 1e9:.0f} GB/s"
             )
-    names = ("tower", "dim", "precision", "pipeline", "compile", "tables")
+    names = ("tower", "dim", "precision", "pipeline", "compile", "kernels", "tables")
     results = []
     for values in itertools.product(*(getattr(args, name) for name in names)):
         case = Case(**dict(zip(names, values, strict=True)))
@@ -362,6 +350,7 @@ def main() -> None:
     )
     parser.add_argument("--pipeline", nargs="+", default=["auto"], help="auto none sparse_dist")
     parser.add_argument("--compile", nargs="+", default=["no"], help="no yes graphs")
+    parser.add_argument("--kernels", nargs="+", default=["pytorch"], help="pytorch triton")
     parser.add_argument(
         "--tables", nargs="+", default=["adagrad"], help="optimisers; adam is not fused"
     )

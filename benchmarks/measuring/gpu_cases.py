@@ -52,6 +52,8 @@ class Case:
     pipeline: str
     compile: str
     """no; yes: torch.compile; graphs: with CUDA graphs."""
+    kernels: str
+    """pytorch or triton."""
     tables: str
     """Their optimiser: adam is dense, the others are fused into the backward pass."""
 
@@ -146,8 +148,11 @@ def build(
     tower, config = tower_of(case, settings)
     manifest = Manifest(schema_fingerprint="", splits={})
     train = TrainConfig(
-        precision=case.precision, compile=case.compile != "no", pipeline=case.pipeline
-    )  # type: ignore[arg-type]
+        precision=case.precision,  # type: ignore[arg-type]
+        compile=case.compile != "no",
+        kernels=case.kernels,  # type: ignore[arg-type]
+        pipeline=case.pipeline,  # type: ignore[arg-type]
+    )
     experiment = Experiment(
         model_name=case.tower, model=config, optim=optim, sharding=sharding, train=train
     )

@@ -182,6 +182,9 @@ class TrainConfig:
     fewer digits on an NVIDIA GPU."""
     compile: bool = False
     """torch.compile of the tower: slow first steps, for a long run. Needs a C++ compiler."""
+    kernels: Literal["pytorch", "triton"] = "pytorch"
+    """Products of the many tiny matrices in DLF, DEA-R and the transformer. triton: kernels of our
+    own, on an NVIDIA GPU. They have been checked in Triton's interpreter, and not yet on a GPU."""
     pipeline: Literal["auto", "none", "sparse_dist"] = "auto"
     """Work on the next batch during a step. sparse_dist copies it to the device and sends its ids
     to the workers that hold their rows. auto: sparse_dist on a GPU, none on CPUs."""

@@ -1,7 +1,8 @@
-"""Operations on many tiny matrices, with kernels of their own on a GPU that has Triton.
+"""Operations on many tiny matrices, for which a GPU with Triton has kernels of our own.
 
-PyTorch sees each as one operation, so torch.compile works around it. The kernels are imported when
-the first of them runs: on a CPU nothing needs Triton.
+The setting train.kernels switches them on. PyTorch sees each kernel as one operation, so
+torch.compile works around it. They are imported when the first of them runs: on a CPU nothing needs
+Triton.
 """
 
 # B batch, I blocks (as queries), J blocks (as keys), M tokens per block, H heads, E width of a
@@ -14,20 +15,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_TRITON = importlib.util.find_spec("triton") is not None
+from ctrdist.errors import ConfigError
+
+_enabled = False
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_TOKENS, _MOST_QUERIES, _MOST_WIDTH = 64, 256, 64
 """Largest M, I · M, and E, D or R of a kernel, whose tiles lie in registers."""
 
 
+def use_kernels(on: bool) -> None:
+    """Switches the kernels on or off in this process.
+
+    Raises:
+        ConfigError: there is no Triton.
+    """
+    global _enabled
+    if on and importlib.util.find_spec("triton") is None:
+        raise ConfigError(
+            "train.kernels = triton, and Triton is not installed here. It comes with PyTorch for "
+            "NVIDIA GPUs: install that, or leave train.kernels out."
+        )
+    _enabled = on
+
+
+def uses_kernels(x: Tensor) -> bool:
+    """Tells whether operations on x use kernels where they can."""
+    return _enabled and x.is_cuda
+
+
 def fits_attention(x: Tensor, blocks: int, tokens: int) -> bool:
     """Tells whether :func:`attention` can compute this; the last axis of x is a head's width."""
     small = tokens <= _MOST_TOKENS and blocks * tokens <= _MOST_QUERIES
-    return _has_kernel(x) and small and x.shape[-1] <= _MOST_WIDTH
-
-
-def _has_kernel(x: Tensor) -> bool:
-    return _TRITON and x.is_cuda and x.dtype in _TYPES
+    return uses_kernels(x) and x.dtype in _TYPES and small and x.shape[-1] <= _MOST_WIDTH
 
 
 def attention(qkv_IBM3HE: Tensor) -> Tensor:
@@ -46,7 +65,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     """
     tokens, inner = left.shape[-2:]
     small = tokens <= _MOST_QUERIES and max(inner, right.shape[-1]) <= _MOST_WIDTH
-    if not (small and _has_kernel(right)):
+    if not (small and uses_kernels(right) and right.dtype in _TYPES):
         return left @ right
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else right.dtype
     left_BND, right_BDR = (_dense(x.to(dtype).flatten(0, -3)) for x in (left, right))
@@ -60,7 +79,7 @@ def _dense(x_BND: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, index_M: Tensor, places_NT: Tensor) -> Tensor:
-    """x[..., index_M], of which a GPU computes the gradient by reading instead of adding in place.
+    """x[..., index_M], of which a GPU may compute the gradient by reading instead of adding.
 
     Args:
         x: (…, N).
@@ -68,7 +87,7 @@ def pick(x: Tensor, index_M: Tensor, places_NT: Tensor) -> Tensor:
         places_NT: the places of each of the N numbers in the result, up to T; filled up with M.
             See :func:`places_of`.
     """
-    if not x.is_cuda:
+    if not uses_kernels(x):
         return x.index_select(-1, index_M)
     return _Pick.apply(x, index_M, places_NT)
 
@@ -97,28 +116,28 @@ class _Pick(torch.autograd.Function):
         return sum(read[1:], read[0]), None, None
 
 
-@torch.library.custom_op("ctrdist::attention", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("ctrdist::attention", mutates_args=())
 def _attention(qkv: Tensor) -> Tensor:
     from ctrdist.models.triton_kernels import attention_forward
 
     return attention_forward(qkv)
 
 
-@torch.library.custom_op("ctrdist::attention_backward", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("ctrdist::attention_backward", mutates_args=())
 def _attention_backward(qkv: Tensor, grad: Tensor) -> Tensor:
     from ctrdist.models.triton_kernels import attention_backward
 
     return attention_backward(qkv, grad.contiguous())
 
 
-@torch.library.custom_op("ctrdist::product", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("ctrdist::product", mutates_args=())
 def _product(left: Tensor, right: Tensor) -> Tensor:
     from ctrdist.models.triton_kernels import product_forward
 
     return product_forward(left, right)
 
 
-@torch.library.custom_op("ctrdist::product_backward", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("ctrdist::product_backward", mutates_args=())
 def _product_backward(left: Tensor, right: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     from ctrdist.models.triton_kernels import product_backward
 

@@ -20,6 +20,7 @@ from ctrdist.data.counts import read_counts
 from ctrdist.data.manifest import Dataset
 from ctrdist.distributed.process_group import World, run_on_main
 from ctrdist.errors import CheckpointError, ConfigError
+from ctrdist.models import gpu_ops
 from ctrdist.models.ctr import CTRModel
 from ctrdist.models.id_counts import InverseCounts
 from ctrdist.models.registry import build_tower, check_loss
@@ -204,6 +205,11 @@ def prepare_device(experiment: Experiment, device: str) -> None:
             "train.precision = tf32 needs an NVIDIA GPU: CPUs have no such products. Use bfloat16 "
             "or float32."
         )
+    if train.kernels == "triton" and device == "cpu":
+        raise ConfigError(
+            "train.kernels = triton needs an NVIDIA GPU. Leave train.kernels out on CPUs."
+        )
+    gpu_ops.use_kernels(train.kernels == "triton")
     torch.set_float32_matmul_precision("high" if train.precision == "tf32" else "highest")
     if not 1 <= loader.accumulate <= loader.batch_size:
         raise ConfigError(

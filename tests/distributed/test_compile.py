@@ -62,6 +62,7 @@ def test_what_the_device_lacks_is_refused(monkeypatch):
     for experiment, message in (
         (Experiment(train=TrainConfig(compile=True)), "needs a C\\+\\+ compiler"),
         (Experiment(train=TrainConfig(precision="float16")), "float16 needs a GPU"),
+        (Experiment(train=TrainConfig(kernels="triton")), "kernels = triton needs an NVIDIA GPU"),
         (Experiment(loader=LoaderConfig(accumulate=0)), "from 1 to"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -5,12 +5,16 @@ interpreter, where Triton is installed.
 """
 
 import os
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ctrdist.models import gpu_ops
+from ctrdist.models.dlf.settings import DLFConfig
+from ctrdist.models.dual_attention.settings import DualAttentionConfig, TransformerConfig
+from ctrdist.models.registry import build_tower
 
 DEVICE = os.environ.get("CTRDIST_TEST_DEVICE", "cuda")
 kernels = pytest.importorskip("ctrdist.models.triton_kernels", exc_type=ImportError)
@@ -79,17 +83,24 @@ class Both(nn.Module):
         return attended, gpu_ops.product(left[:, :, ::2], right.transpose(1, 2))
 
 
-@ON_GPU_ONLY
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_autograd(compiled):
+@pytest.fixture
+def on(monkeypatch) -> None:
+    monkeypatch.setattr(gpu_ops, "uses_kernels", lambda x: True)
+
+
+COMPILED = ["no", "aot_eager", pytest.param("inductor", marks=[ON_GPU_ONLY, pytest.mark.slow])]
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_autograd(compiled, on):
     sizes = [(9, 2, 6, 3, 2, 8), (9, 7, 8), (9, 5, 4)]
-    inputs = [torch.randn(size, device="cuda", requires_grad=True) for size in sizes]
+    inputs = [torch.randn(size, device=DEVICE, requires_grad=True) for size in sizes]
     exact = [part.detach().double().requires_grad_() for part in inputs]
     qkv, left, right = exact
     expected = attention(qkv.transpose(0, 1)), left[:, :, ::2] @ right.transpose(1, 2)
     module = Both()
-    if compiled:
-        module.compile(dynamic=False)
+    if compiled != "no":
+        module.compile(dynamic=False, backend=compiled)
     found = module(*inputs)
     grads = [torch.randn_like(part) for part in found]
     torch.autograd.backward(found, grads)
@@ -100,9 +111,36 @@ def test_autograd(compiled):
             assert_close(ours.grad, theirs.grad, torch.float32)
 
 
-@ON_GPU_ONLY
-def test_what_a_kernel_refuses():
-    wide = torch.zeros(1, 2, 80, 3, 1, 8, device="cuda")
+TOWERS: dict[str, Any] = {
+    "dlf": DLFConfig(embedding_dim=8, num_layers=2, tokens_per_block=4, rank=3, hidden_dim=16),
+    "dual_attention": DualAttentionConfig(embedding_dim=8, frequency=False, hidden_dims=(16,)),
+    "transformer": TransformerConfig(embedding_dim=8, hidden_dims=(16,)),
+}
+
+
+@pytest.mark.parametrize("name", list(TOWERS))
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_a_tower_with_kernels_is_the_same_tower(name, compiled, on, monkeypatch):
+    torch.manual_seed(0)
+    tower = build_tower(name, TOWERS[name], 5).to(DEVICE)
+    with_kernels = build_tower(name, TOWERS[name], 5).to(DEVICE)
+    with_kernels.load_state_dict(tower.state_dict())
+    if compiled != "no":
+        with_kernels.compile(dynamic=False, backend=compiled)
+    emb = {"tokens": torch.randn(7, 5, 8, device=DEVICE)}
+    emb["pairs"] = torch.randn(7, 4, 5, 5, device=DEVICE)
+    used = with_kernels(emb).logits_B
+    monkeypatch.setattr(gpu_ops, "uses_kernels", lambda x: False)
+    plain = tower(emb).logits_B
+    torch.testing.assert_close(used, plain, rtol=1e-4, atol=1e-5)
+    for logits in (used, plain):
+        logits.square().sum().backward()
+    for ours, theirs in zip(with_kernels.parameters(), tower.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_kernel_refuses(on):
+    wide = torch.zeros(1, 2, 80, 3, 1, 8, device=DEVICE)
     assert not gpu_ops.fits_attention(wide, 1, 80)
     assert not gpu_ops.fits_attention(wide.double(), 1, 8)
     assert gpu_ops.fits_attention(wide, 1, 39)

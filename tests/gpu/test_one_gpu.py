@@ -129,6 +129,17 @@ def test_a_gpu_trains_as_a_cpu_does(data, tmp_path, model):
 
 
 @ON_GPU_ONLY
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["dlf", "dual_attention", "transformer"])
+def test_a_run_with_kernels_is_the_same_run(data, tmp_path, model, compiled):
+    plain = experiment_for(data, model)
+    train = replace(plain.train, kernels="triton", compile=compiled)
+    one = run("cuda", plain, tmp_path / "plain")
+    other = run("cuda", replace(plain, train=train), tmp_path / "kernels")
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=5e-4)
+
+
+@ON_GPU_ONLY
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tokens", [16, 65])
 def test_attention_takes_more_rows_than_a_fused_kernel(precision, tokens):

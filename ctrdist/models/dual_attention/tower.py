@@ -183,7 +183,7 @@ class Fusion(nn.Module):
 
     def _gate(self, pair_BHFF: Tensor, score_BHFF: Tensor) -> Tensor:
         """MLP[B ‖ S] of each pair, (B, H, F, F)."""
-        if pair_BHFF.is_cuda and torch.compiler.is_compiling():
+        if gpu_ops.uses_kernels(pair_BHFF) and torch.compiler.is_compiling():
             # maps of two numbers to four, and of four to one, leave a product's kernels idle
             weight_W2, weight_W = self.hidden.weight, self.gate.weight[0]
             of_pair = pair_BHFF.unsqueeze(-1) * weight_W2[:, 0]

@@ -28,7 +28,7 @@ USER = "__user"
 """Name of the column with the 64-bit hashes of the users."""
 WEIGHT = "__weight"
 """Name of the column with the weights of the rows."""
-_ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[0-7]{3})")
+_ESCAPE = re.compile(r"\\(?:[\\tnr]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[0-7]{3})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class CrossConfig:
 def without_escapes(text: str) -> str:
     r"""The characters that a text from a YAML means: '\t' in single quotes has two, and is a tab.
 
-    So are \x01, \u0001 and \001; any other backslash stays.
+    So are \x01, \u0001 and \001, and two backslashes are one; any other backslash stays.
     """
     return _ESCAPE.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
 

@@ -7,7 +7,7 @@ from ctrdist.errors import ConfigError
 from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, WEIGHT, bucket_name, is_iso8601
 from ctrdist.schema import FIRST_VALUE_ID, file_stem
 from preprocessing.config.rows import conditions
-from preprocessing.config.settings import PreprocessConfig
+from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 
 JOINED_ROLES = ("numeric", "categorical", "multi_valued", "ignore")
 MOST_NAME_BYTES = 200
@@ -21,6 +21,7 @@ _LEAST = {"num_buckets": 1, "max_size": 1, "min_count": 1, "max_length": 1, "num
 def check_config(config: PreprocessConfig) -> None:
     """Refuses settings that cannot work; raises ConfigError."""
     _check_joins(config)
+    _check_format(config)
     _check_columns(config)
     _check_values(config)
     _check_split(config)
@@ -32,6 +33,16 @@ def check_config(config: PreprocessConfig) -> None:
     if config.workers < 0:
         raise ConfigError(
             f"workers is {config.workers}; give 0 for one per CPU, or a positive number."
+        )
+
+
+def _check_format(config: PreprocessConfig) -> None:
+    layout = config.format
+    given = [name for name in ("escape", "skip_blank") if getattr(layout, name)]
+    if given and not INPUT_FORMATS[layout.type].separator:
+        raise ConfigError(
+            f"format.{given[0]} is given, and format.type is {layout.type}: it is for text with "
+            "separators. Remove it."
         )
 
 

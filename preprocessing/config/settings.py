@@ -59,6 +59,9 @@ class FormatConfig:
     quote: str | None = None
     """Character around values that contain the separator; empty for none. null: " for csv, none for
     tsv."""
+    escape: str = ""
+    """Character that makes the next one a part of the value: a quote, a separator or itself; empty
+    for none. A value that is it and N, as databases write a missing one, stays that text."""
     missing: list[str] = field(default_factory=lambda: [""])
     """Texts that stand for a missing value."""
     skip_blank: bool = False

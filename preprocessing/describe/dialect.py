@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ctrdist.errors import DataError
 from preprocessing.config.settings import FormatConfig
 from preprocessing.describe.names import is_known
-from preprocessing.sources.delimited import split_line
+from preprocessing.sources.dialect import split_line
 
 SEPARATORS = ("\t", "\x01", "::", ",", ";", "|", "^", "~", " ", ":")
 _CERTAIN = SEPARATORS[:3]

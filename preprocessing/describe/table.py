@@ -21,7 +21,8 @@ from preprocessing.describe.sample import (
     read_pieces,
     spread,
 )
-from preprocessing.sources.delimited import line_fault, parse_lines, split_line
+from preprocessing.sources.delimited import line_fault, parse_lines
+from preprocessing.sources.dialect import split_line
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import open_stored
 

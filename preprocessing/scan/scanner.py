@@ -18,7 +18,8 @@ from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, 
 from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.rows import conditions
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
-from preprocessing.sources.delimited import DelimitedBlock, quote_of, separator_of
+from preprocessing.sources.delimited import DelimitedBlock
+from preprocessing.sources.dialect import is_plain, quote_of, separator_of
 from preprocessing.sources.raw_block import Block, missing_texts
 from preprocessing.sources.reader import RawBlock
 from preprocessing.sources.side_tables import Matches, SideTable, attach
@@ -60,6 +61,8 @@ class Scanner:
             return None
         found = inspect_text(raw, quote_of(self.config.format))
         if found.nul or found.quote or not raw.endswith(b"\n") or raw.startswith(_BOM):
+            return None
+        if not is_plain(raw, self.config.format):
             return None
         if found.carriage_return and raw.count(b"\r") != raw.count(b"\r\n"):
             return None

@@ -1,7 +1,6 @@
 """Rows of text whose columns are separated by a character, and the faults of lines."""
 
 import codecs
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,35 +8,40 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from ctrdist.errors import ConfigError, DataError
 from ctrdist.features.faults import Fault
-from preprocessing.config.settings import INPUT_FORMATS, FormatConfig
+from preprocessing.config.settings import FormatConfig
+from preprocessing.sources.dialect import (
+    STAND_IN,
+    escape_of,
+    escapes_line_end,
+    for_arrow,
+    is_replaced,
+    quote_of,
+    separator_of,
+    split_line,
+)
 from preprocessing.sources.raw_block import TableConfig, check_names
 from preprocessing.sources.shards import ByteRange
 from preprocessing.sources.text_blocks import (
-    MAX_LINE_BYTES,
     LinesOfFormat,
     TextBlock,
     read_text,
     without_blank_lines,
 )
 
-_STAND_IN = "\x1f"
-"""Arrow separates at one byte; it replaces longer separators."""
 _HEADER_BYTES = 2**16
-
-csv.field_size_limit(MAX_LINE_BYTES)
 
 
 def line_fault(line: bytes, layout: FormatConfig, names: Sequence[str]) -> Fault | None:
     """The fault of a line of a file with these columns; None for one that parse_lines reads.
 
-    The line is as in the file, without its line feed. Python's csv module splits lines as Arrow
-    does; a test holds that.
+    The line is as in the file, without its line feed.
     """
-    quote, separator = quote_of(layout), separator_of(layout)
+    quote, escape, separator = quote_of(layout), escape_of(layout), separator_of(layout)
     by = {"\t": "tab"}.get(separator, separator)
     try:
         text = line.removesuffix(b"\r").decode(_codec(layout.encoding))
@@ -45,14 +49,16 @@ def line_fault(line: bytes, layout: FormatConfig, names: Sequence[str]) -> Fault
         return not_decoded(layout, error)
     if "\r" in text:
         return Fault("a carriage return within the line", "Fix the row.")
-    if _replaced(separator) and _STAND_IN in text:
+    if is_replaced(separator) and STAND_IN in text:
         return Fault(
             "the character 0x1F, which may not occur where the separator is longer than one "
             f"character ({by})",
             "Remove it from the row.",
         )
     count, opened = text.count(separator) + 1, False
-    if quote and quote in text:
+    if escapes_line_end(text.encode(), layout):
+        return Fault(f"an escape ({escape}) before the end of the line", "Fix the row.")
+    if (quote and quote in text) or (escape and escape in text):
         fields, opened = split_line(text, layout)
         count = len(fields)
     if opened:
@@ -102,7 +108,8 @@ def raw_blocks(
     """Blocks of a byte range without the header.
 
     Raises:
-        DataError: the header lacks a column or has one twice, or see :func:`read_text`.
+        DataError: the header lacks a column or has one twice, or see :func:`read_text`. A file
+            without lines has no rows, as Spark writes one for an empty part.
     """
     needed = [c.name for c in table.columns]
     names = None if table.layout.header else needed
@@ -116,11 +123,6 @@ def raw_blocks(
             raw, skipped = _without_header(text)
         if names is not None:
             yield DelimitedBlock(byte_range, raw, skipped, text.consumed, table, names)
-    if names is None:
-        raise DataError(
-            f"{byte_range.name}: empty; it should begin with a header. Set `format.header` if it "
-            "has none."
-        )
 
 
 def column_names(byte_range: ByteRange, layout: FormatConfig) -> list[str]:
@@ -145,24 +147,29 @@ def parse_lines(
     rows = raw.count(b"\n")
     if rows == 0:
         return pa.table({name: pa.array([], pa.string()) for name in wanted})
-    separator, quote = separator_of(config), quote_of(config)
+    separator, quote, escape = separator_of(config), quote_of(config), escape_of(config)
     if b"\r" in raw and raw.count(b"\r") != raw.count(b"\r\n"):
         return None
     last = raw[raw.rfind(b"\n", 0, -1) + 1 : -1]
     if quote and quote.encode() in last and line_fault(last, config, names):
         return None  # Arrow takes a quote that is open at the end for a value with a line end
+    if escapes_line_end(raw, config):
+        return None
     try:
         raw = decoded(raw, config)
-        if _replaced(separator):
-            if _STAND_IN.encode() in raw:
+        if is_replaced(separator):
+            if STAND_IN.encode() in raw:
                 return None
-            raw, separator = raw.replace(separator.encode(), _STAND_IN.encode()), _STAND_IN
+            raw, separator = raw.replace(separator.encode(), STAND_IN.encode()), STAND_IN
+        raw = for_arrow(raw, config)
         table = pa_csv.read_csv(
             pa.BufferReader(raw),
             read_options=pa_csv.ReadOptions(
                 column_names=list(names), block_size=len(raw) + 1, use_threads=False
             ),
-            parse_options=pa_csv.ParseOptions(delimiter=separator, quote_char=quote or False),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=separator, quote_char=quote or False, escape_char=escape or False
+            ),
             convert_options=pa_csv.ConvertOptions(
                 column_types={name: pa.string() for name in wanted},
                 include_columns=list(wanted),
@@ -172,7 +179,12 @@ def parse_lines(
     except (pa.ArrowInvalid, UnicodeError):
         return None
     # Fewer rows than lines: an opened quote swallowed line ends.
-    return table.combine_chunks() if table.num_rows == rows else None
+    if table.num_rows != rows:
+        return None
+    if config.skip_blank:
+        columns = [pc.utf8_trim(column, characters=" ") for column in table.columns]
+        table = pa.table(columns, names=table.column_names)
+    return table.combine_chunks()
 
 
 def not_decoded(layout: FormatConfig, error: UnicodeError) -> Fault:
@@ -201,6 +213,8 @@ def _header(block: TextBlock, layout: FormatConfig, needed: Sequence[str]) -> li
     if opened:
         quote = quote_of(layout)
         raise DataError(f"{block.where(0)}: a quote ({quote}) stays open in the header. Fix it.")
+    if layout.skip_blank:
+        fields = [field.strip(" ") for field in fields]
     check_names(f"{block.where(0)}: the header has", fields, needed)
     counts = Counter(fields)
     return [name if counts[name] == 1 else f"{name}\0{i}" for i, name in enumerate(fields)]
@@ -211,20 +225,6 @@ def _without_header(block: TextBlock) -> tuple[bytes, int]:
     lines = block.raw.split(b"\n")
     first = next(i for i, line in enumerate(lines) if line.strip(b"\r"))
     return b"\n".join(lines[first + 1 :]), block.skipped + first + 1
-
-
-def split_line(line: str, layout: FormatConfig) -> tuple[list[str], bool]:
-    """The values of a line, and whether a quote stays open."""
-    separator, quote = separator_of(layout), quote_of(layout)
-    if not quote:
-        return line.split(separator), False
-    if _replaced(separator):
-        line, separator = line.replace(separator, _STAND_IN), _STAND_IN
-    try:
-        rows = csv.reader(iter([line, ""]), delimiter=separator, quotechar=quote)
-        return next(rows), rows.line_num > 1
-    except csv.Error:
-        return [], True
 
 
 @lru_cache
@@ -239,26 +239,3 @@ def _codec(encoding: str) -> str:
         f"format.encoding is {encoding}; give one of Python's encodings that keep ASCII, such as "
         "utf-8 or latin-1, and convert other files."
     )
-
-
-def separator_of(layout: FormatConfig) -> str:
-    """The text between two columns."""
-    separator = layout.separator or INPUT_FORMATS[layout.type].separator
-    if "\n" in separator or "\r" in separator:
-        raise ConfigError("format.separator has a line end in it; rows end there. Give another.")
-    return separator
-
-
-def _replaced(separator: str) -> bool:
-    return len(separator.encode()) > 1
-
-
-def quote_of(layout: FormatConfig) -> str:
-    """The character around values that contain the separator; empty for none."""
-    quote = INPUT_FORMATS[layout.type].quote if layout.quote is None else layout.quote
-    if len(quote.encode()) > 1 or (quote and quote in "\r\n" + separator_of(layout)):
-        raise ConfigError(
-            f"format.quote is {quote!r}; give one ASCII character that is not in the separator, "
-            "or '' for none."
-        )
-    return quote

@@ -55,8 +55,13 @@ def with_matched_columns(
         ConfigError: a pattern matches nothing, or the files name no columns.
         DataError: a file cannot be read.
     """
-    first = inputs[0].ranges[0]
-    columns = match_columns(config.columns, lambda: _column_names(first, config.format), first.name)
+    files = [file for one in inputs for file in one.ranges]
+
+    def first_names() -> list[str]:
+        found = (_column_names(file, config.format) for file in files)
+        return next(filter(None, found), [])  # an empty part has none
+
+    columns = match_columns(config.columns, first_names, files[0].name)
     joins = []
     for join in config.joins:
         layout = join.format or config.format

@@ -18,11 +18,11 @@ import pyarrow as pa
 from ctrdist.errors import DataError
 from ctrdist.features.faults import Fault
 from ctrdist.storage import open_file, retry_unreachable_s3
+from preprocessing.sources.dialect import MAX_LINE_BYTES
 from preprocessing.sources.raw_block import Block, TableConfig, with_nulls
 from preprocessing.sources.shards import ByteRange, compression
 
 BLOCK_BYTES = 16 * 2**20
-MAX_LINE_BYTES = 64 * 2**20
 _PART_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
 

@@ -46,6 +46,7 @@ ALL = [
 """A column of each kind."""
 TEXTS = ["", "NA", "a", "b", "0", "é", "eight by", "eight byt", "longer than sixteen", "\\N"]
 INTEGERS = ["0", "1", "-7", "007", "12345678", "123456789", "-123456789012345678", "99", "-0"]
+DATES = ["2024-01-31", "1969-12-31T23:59:59.5", "2024-01-31 10:00:00+02:00"]
 NUMBERS = [*INTEGERS[:4], "-0", "0.1", "-2.50", "1e3", "1.5E-7", "123456789.012345", "1e22", "0e+5"]
 ODD = [
     *("+1", "1.", ".5", "1e23", "1234567890123456789", "0.30000000000000000004", "inf", "nan"),
@@ -58,9 +59,11 @@ ODD = [
 def value(column: ColumnConfig, config: PreprocessConfig, random: Random) -> str:
     """A value as it should be."""
     if column.role == "label":
-        return random.choice(["0", "1"] if column.threshold is None else NUMBERS)
+        if column.positive:
+            return random.choice([*TEXTS, *NUMBERS, "FALSE"])
+        return random.choice(["0", "1", "True", "false"] if column.threshold is None else NUMBERS)
     if column.role == "timestamp":
-        return random.choice(INTEGERS)
+        return random.choice(INTEGERS if column.format is None else DATES)
     if column.role == "weight":
         return random.choice(["0", "1", "0.25", "1e3"])
     if column.role == "numeric":
@@ -76,11 +79,23 @@ def value(column: ColumnConfig, config: PreprocessConfig, random: Random) -> str
 def logs(draw: st.DrawFn, odd: bool) -> tuple[PreprocessConfig, list[bytes]]:
     """A data set and blocks of it, with odd values or without any."""
     random = Random(draw(st.integers(0, 2**32)))  # a draw of hypothesis for each value takes long
-    label = random.choice([LABEL, replace(LABEL, threshold=0.5)])
+    label = random.choice(
+        [LABEL, replace(LABEL, threshold=0.5), replace(LABEL, positive=["0", 7, "false"])]
+    )
     columns = [label, ALL[5], *random.sample(ALL[6:] + ALL[1:5], random.randrange(10))]
     random.shuffle(columns)
+    if random.random() < 0.5:
+        columns = [replace(c, format="iso8601") if c.role == "timestamp" else c for c in columns]
+    needed = ("label", "timestamp")
+    columns = [
+        c if c.role in needed else replace(c, missing_texts=random.choice([[], ["b", "0"]]))
+        for c in columns
+    ]
     layout = FormatConfig(
-        type=random.choice(["tsv", "csv"]), missing=random.choice([[""], ["", "NA"], ["NA"]])
+        type=random.choice(["tsv", "csv"]),
+        missing=random.choice([[""], ["", "NA"], ["NA"]]),
+        skip_blank=random.choice([False, True]),
+        escape=random.choice(["", "\\"]) if odd else "",
     )
     key = random.sample([c.name for c in columns], random.randint(0, min(3, len(columns))))
     split = random.choice([SplitConfig(), SplitConfig(by="hash", key=key)])
@@ -91,6 +106,11 @@ def logs(draw: st.DrawFn, odd: bool) -> tuple[PreprocessConfig, list[bytes]]:
         rows = [[value(c, config, random) for c in columns] for _ in range(random.randint(1, 12))]
         for _ in range(random.randrange(3) if odd else 0):
             random.choice(rows)[random.randrange(len(columns))] = random.choice(ODD)
+        if layout.skip_blank:
+            rows = [
+                [random.choice(["", " "]) + v + random.choice(["", "  "]) for v in row]
+                for row in rows
+            ]
         end = random.choice(["\n", "\r\n"])
         text = "".join(separator.join(row) + end for row in rows)
         blocks.append(text.encode(errors="surrogateescape"))

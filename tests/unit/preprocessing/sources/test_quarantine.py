@@ -103,7 +103,13 @@ PIECES = st.sampled_from(
         b"\xff",
         b"\0",
         b"nan",
+        b"\\",
+        b" ",
+        b"\\N",
     ]
+)
+LAYOUTS = st.fixed_dictionaries(
+    {}, optional={"quote": st.just(""), "escape": st.just("\\"), "skip_blank": st.just(True)}
 )
 LINES = st.one_of(
     st.lists(PIECES, max_size=12).map(b"".join),
@@ -117,12 +123,12 @@ LINES = st.one_of(
 )
 
 
-@given(st.lists(LINES, max_size=8), st.sampled_from([b"\n", b"\r\n"]), st.booleans())
-@example([b'1,2,3,a,"7', b"1,2,3,a,7"], b"\n", True)
-@example([b'1,2,3,"a', b'b",7', b"1,2,3,a\r,7"], b"\n", True)
+@given(st.lists(LINES, max_size=8), st.sampled_from([b"\n", b"\r\n"]), LAYOUTS)
+@example([b'1,2,3,a,"7', b"1,2,3,a,7"], b"\n", {})
+@example([b'1,2,3,"a', b'b",7', b"1,2,3,a\r,7"], b"\n", {})
 @settings(max_examples=60, deadline=None)
-def test_a_row_is_good_or_bad_on_its_own(lines, ending, quoted):
-    settings = config("csv", quote=None if quoted else "")
+def test_a_row_is_good_or_bad_on_its_own(lines, ending, layout):
+    settings = config("csv", **layout)
     raw = b"".join(line + ending for line in lines)
     rows, bad = cleaned(raw, settings)
     alone = [cleaned(line + ending, settings) for line in lines]

@@ -154,18 +154,23 @@ def read_lists(array: pa.Array, column: ColumnConfig) -> tuple[pa.Array, np.ndar
     """(n,) list of string of a multi-valued column, null within it where an item is missing."""
     array = plain_array(array)
     if pa.types.is_list(array.type):
-        items, bad_items = read_texts(array.flatten())
-        bad = np.zeros(len(array), bool)
-        if bad_items.any():
-            bad[pc.list_parent_indices(array).to_numpy()[bad_items]] = True
-        lengths = pc.list_value_length(array).fill_null(0).to_numpy()
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), items), bad
+        return list_texts(array)
     texts, bad = read_texts(array)
     if column.text == "json":
         lists = _map_distinct(texts, lambda t: list(map(parse_list, t)), pa.list_(pa.string()))
         return lists, bad | (texts.is_valid() & lists.is_null()).to_numpy(zero_copy_only=False)
     return pc.split_pattern(texts, pattern=column.item_separator), bad
+
+
+def list_texts(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """(n,) list of string of (n,) lists; a missing list is empty."""
+    items, bad_items = read_texts(array.flatten())
+    bad = np.zeros(len(array), bool)
+    if bad_items.any():
+        bad[pc.list_parent_indices(array).to_numpy()[bad_items]] = True
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), items), bad
 
 
 def positives(texts: list[str], column: ColumnConfig) -> list[float]:

@@ -14,10 +14,15 @@ from ctrdist.schema import FIRST_VALUE_ID
 
 Fitted = Mapping[str, Any]
 """Parameters of one numeric column: mean and deviation, low and high, edges of its quantiles."""
+BOUND = 1e3
+"""Standardised values are cut to ±BOUND deviations, so that no outlier of a later day reaches a
+tower as it is; those of real logs lie far within."""
 _DAY = 86_400
 _THURSDAY = 3
 """Weekday of 1 January 1970; Monday is 0."""
 _KNOWN_BUCKETS = 2**14
+_LEAST = -(2.0**62)
+"""Lower numbers have its bucket: buckets are int64."""
 
 
 def before_standardising(values: np.ndarray, column: ColumnConfig) -> np.ndarray:
@@ -37,7 +42,7 @@ def transformed(values: np.ndarray, column: ColumnConfig, fitted: Fitted) -> np.
         values = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
     elif column.transform != "raw":
         shaped = before_standardising(values, column)
-        values = (shaped - fitted["mean"]) / fitted["deviation"]
+        values = np.clip((shaped - fitted["mean"]) / fitted["deviation"], -BOUND, BOUND)
     return np.nan_to_num(values, nan=0.0).astype(np.float32)
 
 
@@ -71,7 +76,7 @@ def _known_buckets() -> np.ndarray:
 
 
 def _bucket_formula(values: np.ndarray) -> np.ndarray:
-    out, large = values.copy(), values > 2
+    out, large = np.maximum(values, _LEAST), values > 2
     out[large] = np.floor(np.log(values[large]) ** 2)
     return out.astype(np.int64)
 

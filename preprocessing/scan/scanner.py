@@ -81,16 +81,15 @@ class Scanner:
         """
         config = self.config
         block = self._rows_taken(block)
+        typed = read_typed_columns(block.table, config, block.where)
         hashed = config.split.by == "hash"
         key = block.table.select(config.split_key) if hashed else None
-        rows = None if key is None else row_hash(key, config.split.seed)
-        typed = read_typed_columns(block.table, config, block.where)
         found = LocalRows(
             typed.label,
             typed.numbers,
             timestamp=typed.timestamp,
             user=typed.user,
-            row_hash=rows,
+            row_hash=None if key is None else row_hash(key, config.split.seed),
             weight=typed.weight,
             labels=typed.labels,
         )

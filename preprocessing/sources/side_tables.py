@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctrdist.errors import DataError
+from ctrdist.features.hashing import one_array
+from ctrdist.features.raw_values import read_texts
 from preprocessing.config.rows import conditions
 from preprocessing.config.settings import JoinConfig, PreprocessConfig
 from preprocessing.sources.raw_block import TableConfig
@@ -38,7 +40,7 @@ class Matches:
     lacking: str | None = None
     """The key of the first row that it lacks."""
 
-    def add(self, keys: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
+    def add(self, keys: pa.Array, found: pa.Array) -> None:
         """Counts (n,) keys of the log by their (n,) rows in the side table, null for none."""
         self.rows += len(found) - found.null_count
         self.of += len(found)
@@ -75,7 +77,7 @@ def _load(join: JoinConfig, config: PreprocessConfig) -> SideTable:
     if not blocks:
         raise DataError(f"{file.name}: no rows; it is joined to the log. Give a file with rows.")
     table = pa.concat_tables(block.table for block in blocks).combine_chunks()
-    keys = table.column(join.key).cast(pa.string()).combine_chunks()
+    keys = _key_texts(table, join.key)
     counts = pc.value_counts(keys)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
@@ -88,6 +90,10 @@ def _load(join: JoinConfig, config: PreprocessConfig) -> SideTable:
     return SideTable(join.key, keys, table.drop_columns([join.key]), file.version)
 
 
+def _key_texts(table: pa.Table, key: str) -> pa.Array:
+    return read_texts(one_array(table.column(key)))[0]
+
+
 def attach(
     table: pa.Table, side_tables: Sequence[SideTable], matches: Sequence[Matches]
 ) -> pa.Table:
@@ -96,7 +102,7 @@ def attach(
     `matches` counts the rows of each side table.
     """
     for side, counted in zip(side_tables, matches, strict=True):
-        keys = table.column(side.key).cast(pa.string())
+        keys = _key_texts(table, side.key)
         found = pc.index_in(keys, value_set=side.keys)
         counted.add(keys, found)
         joined = side.columns.take(found)

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctrdist.features.hashing import FNV_OFFSET, FNV_PRIME, hash_values
+from ctrdist.features.hashing import FNV_OFFSET, FNV_PRIME, hash_values, one_array
+from ctrdist.features.raw_values import list_texts, plain_array, read_texts
 from preprocessing.config.rows import SampleConfig
 from preprocessing.config.settings import SplitConfig
 
@@ -34,10 +35,12 @@ def row_hash(table: pa.Table, seed: int) -> np.ndarray:
     key = row_hash_key(seed)
     state = np.full(table.num_rows, FNV_OFFSET, np.uint64)
     for column in table.columns:
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            texts = column.cast(pa.list_(pa.string()))
-            column = pc.binary_join(texts, pa.scalar("\0")).fill_null("\0")
-        state = (state ^ hash_values(column, key)) * FNV_PRIME
+        array = plain_array(one_array(column))
+        if pa.types.is_list(array.type):
+            texts = pc.binary_join(list_texts(array)[0], pa.scalar("\0")).fill_null("\0")
+        else:
+            texts = read_texts(array)[0]
+        state = (state ^ hash_values(texts, key)) * FNV_PRIME
     return state
 
 

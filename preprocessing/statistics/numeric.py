@@ -15,6 +15,8 @@ from preprocessing.statistics.histogram import NumberCounts, quantiles
 
 QUANTILE_BITS = 9
 """Quantiles are exact to 0.2 %, and for integers up to 1,024."""
+RESIDUE = 1e-12
+"""Share of the mean up to which a deviation is the rounding of doubles, about 1e-16 of each."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,12 @@ class Moments:
 
     @property
     def deviation(self) -> float:
-        """Population standard deviation; 1 where all values are equal, as it is a divisor."""
-        return math.sqrt(self.squares / self.count) if self.count and self.squares > 0 else 1.0
+        """Population standard deviation; 1 where all values are equal, as it is a divisor.
+
+        They are where it is no more than the rounding of the mean, which a sum of equal values has.
+        """
+        found = math.sqrt(self.squares / self.count) if self.count else 0.0
+        return found if found > RESIDUE * abs(self.mean) else 1.0
 
 
 @dataclass

@@ -86,7 +86,7 @@ def logs(draw: st.DrawFn, odd: bool) -> tuple[PreprocessConfig, list[bytes]]:
     random.shuffle(columns)
     if random.random() < 0.5:
         columns = [replace(c, format="iso8601") if c.role == "timestamp" else c for c in columns]
-    needed = ("label", "timestamp")
+    needed = ("label", "timestamp", "weight")
     columns = [
         c if c.role in needed else replace(c, missing_texts=random.choice([[], ["b", "0"]]))
         for c in columns

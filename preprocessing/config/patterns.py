@@ -50,7 +50,7 @@ def write_out(
     return [
         {**defaults.get(column.get("role", "categorical"), {}), **column, "name": name}
         for column in columns
-        for name in _names(column["name"])
+        for name in names_of_range(column["name"])
     ]
 
 
@@ -98,8 +98,12 @@ def match_columns(
     return result
 
 
-def _names(name: Any) -> list[Any]:
-    """The names of a range such as C1..C26; any other name by itself."""
+def names_of_range(name: Any) -> list[Any]:
+    """The names of a range such as C1..C26; any other name by itself.
+
+    Raises:
+        ConfigError: a range of no columns, or of too many.
+    """
     match = _RANGE.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         return [name]

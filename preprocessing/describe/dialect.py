@@ -29,7 +29,9 @@ class Dialect:
     layout: FormatConfig
     columns: int
     consistent: float
-    """Share of the lines that have so many columns."""
+    """Share of the lines that have as many columns as most of their file."""
+    explained: float
+    """The same, with lines that are halves of a row whose quoted value has a line end."""
     open_quotes: int
     """Lines with a quote that stays open."""
 
@@ -51,16 +53,21 @@ def encoding_of(lines: Sequence[bytes]) -> tuple[str, str]:
     return "latin-1", doubt
 
 
-def dialect_of(lines: Sequence[str]) -> Dialect:
-    """The separator and quote under which the lines have the same number of columns.
+def dialect_of(groups: Sequence[Sequence[str]]) -> Dialect:
+    """The separator and quote under which the lines of each file have the same number of columns.
+
+    Args:
+        groups: lines of each file; the first line of the first file comes first.
 
     Raises:
         DataError: there is none.
     """
-    lines = lines[:: -(-len(lines) // _MOST_LINES)]
+    most = max(10, _MOST_LINES // len(groups))
+    groups = [_some(lines, most) for lines in groups]
+    lines = [line for group in groups for line in group]
     quotes = ['"', ""] if any('"' in line for line in lines) else [""]
     candidates = [
-        _try(lines, separator, quote)
+        _try(groups, separator, quote)
         for separator in SEPARATORS
         if sum(separator in line for line in lines) >= _LEAST * len(lines)
         for quote in quotes
@@ -68,7 +75,7 @@ def dialect_of(lines: Sequence[str]) -> Dialect:
     good = [c for c in candidates if c.columns > 1 and c.consistent >= _LEAST]
     if not good:
         raise DataError(
-            f"no separator gives the sampled lines the same number of columns; the first is "
+            "no separator gives the sampled lines the same number of columns; the first is "
             f"{lines[0][:200]!r}. Give a log of delimited text, JSON lines or Parquet."
         )
     best = max(good, key=lambda c: _rank(c, lines))
@@ -86,17 +93,21 @@ def header_of(first: Sequence[str], body: Sequence[Sequence[str]]) -> tuple[bool
         return True, "it numbers the columns from 0"
     names = [name for name in first if name]
     numbers = [name for name in names if NUMBER.fullmatch(name)]
-    if numbers or len(set(names)) < max(1, len(first) - 1) or not body:
-        return False, f"the first line has {numbers[0]!r}" if numbers else "values repeat in it"
-    columns = [*zip(*body, strict=True)]
+    if numbers:
+        return False, f"the first line has numbers, such as {numbers[0]!r}"
+    if not names:
+        return False, "the first line is empty"
+    columns = [*zip(*body, strict=True)] or [()] * len(first)
     for name, column in zip(first, columns, strict=True):
         values = [value for value in column if value]
         typed = sum(bool(NUMBER.fullmatch(v) or _TIME.fullmatch(v)) for v in values)
         if name and values and typed > 0.9 * len(values):
             return True, f"{name!r} stands above numbers"
     known = [name for name in names if is_known(name)]
-    if len(known) > len(names) / 3:
+    if len(known) >= len(names) / 3:
         return True, f"{known[0]!r} is the name of a column"
+    if len(set(names)) < len(names):
+        return False, "a value occurs twice in the first line"
     new = all(name not in column for name, column in zip(first, columns, strict=True))
     repeats = any(len(set(column)) < len(column) / 2 for column in columns)
     is_words = all(re.fullmatch(r"[^\W\d][\w .-]{0,60}", name) for name in names)
@@ -113,16 +124,32 @@ def _is(text: bytes, encoding: str) -> bool:
     return True
 
 
-def _try(lines: Sequence[str], separator: str, quote: str) -> Dialect:
+def _some(lines: Sequence[str], most: int) -> list[str]:
+    """Lines of the beginning, the middle and the end, with those that follow them."""
+    if len(lines) <= most:
+        return [*lines]
+    third = most // 3
+    starts = (0, (len(lines) - third) // 2, len(lines) - third)
+    return [line for start in starts for line in lines[start : start + third]]
+
+
+def _try(groups: Sequence[Sequence[str]], separator: str, quote: str) -> Dialect:
     layout = FormatConfig(type="csv", separator=separator, quote=quote)
-    counts: Counter[int] = Counter()
-    opened = 0
-    for line in lines:
-        fields, is_open = split_line(line, layout)
-        opened += is_open
-        counts[0 if is_open else len(fields)] += 1
-    columns, hits = max(counts.items(), key=lambda item: (item[1], item[0]))
-    return Dialect(layout, columns, hits / len(lines), opened)
+    most, hits, opened, odd = [], 0, 0, 0
+    for lines in groups:
+        counts: Counter[int] = Counter()
+        for line in lines:
+            fields, is_open = split_line(line, layout)
+            opened += is_open
+            odd += bool(quote) and line.count(quote) % 2
+            counts[0 if is_open else len(fields)] += 1
+        columns, count = max(counts.items(), key=lambda item: (item[1], item[0]))
+        most.append(columns)
+        hits += count
+    # A quoted line end leaves two lines with one quote each, of which the first stays open.
+    torn = 2 * opened if opened and abs(odd - 2 * opened) <= 0.2 * odd else 0
+    total = sum(map(len, groups))
+    return Dialect(layout, most[0], hits / total, min(1.0, (hits + torn) / total), opened)
 
 
 def _rank(found: Dialect, lines: Sequence[str]) -> tuple[bool | int | float, ...]:
@@ -132,12 +159,12 @@ def _rank(found: Dialect, lines: Sequence[str]) -> tuple[bool | int | float, ...
         re.search(f'(^|{re.escape(separator or "")})"', line) for line in lines if '"' in line
     )
     return (
-        found.consistent >= _CONSISTENT,
+        found.explained >= _CONSISTENT,
         separator in _CERTAIN,
         separator not in _WEAK,
         first,
         found.columns if separator not in _CERTAIN else 0,
-        found.consistent,
+        found.explained,
         bool(quote) == is_quoted,
     )
 

@@ -87,6 +87,8 @@ def bad_rows(guesses: Guesses) -> tuple[float, str] | None:
     if sample.bad_rows:
         found.append((sample.bad_rows, "lines that are no rows"))
     for choice in guesses.choices:
+        if choice.role not in ("label", "numeric"):
+            continue
         f = guesses.facts[choice.name]
         if choice.role == "label" and f.missing and "positive" not in choice.settings:
             found.append((f.missing, f"rows without {choice.name}"))

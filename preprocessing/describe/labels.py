@@ -14,6 +14,9 @@ _NO = ("false", "f", "no", "n", "noclick", "notclicked", "negative", "neg")
 _OUTCOMES = frozenset(
     {*LABELS, "clicks", "conversions", "purchases", "order", "orders", "ordered", "paid", "sale"}
 )
+_CLICKS = ("click", "clicked", "clk")
+_MARKS = frozenset({"is", "has", "label"})
+"""Words beside an outcome's that make it the name of a label."""
 _MOST_RATINGS = 21
 
 
@@ -101,13 +104,13 @@ def _of_numbers(facts: Facts) -> tuple[dict[str, Any], str, str] | None:
         return {}, f"0 or 1; {share}", ""
     if len(numbers) == 2:
         return {"threshold": _plain(high)}, f"{low:g} or {high:g}; {share}", ""
+    if low == 0 and facts.whole and _tells_outcome(words(facts.name)):
+        return {"threshold": 1}, f"counts from 0 to {high:g}", "any count above 0 is a click"
     halves = bool((numbers * 2 == (numbers * 2).round()).all())
     if low >= 0 and 3 <= high <= 10 and halves and len(numbers) <= _MOST_RATINGS:
         threshold = _plain(math.ceil(high * 0.8))
         doubt = f"{threshold} and more count as a click; choose another threshold if you like"
         return {"threshold": threshold}, f"rating from {low:g} to {high:g}", doubt
-    if low == 0 and facts.whole and len(_OUTCOMES.intersection(words(facts.name))):
-        return {"threshold": 1}, f"counts from 0 to {high:g}", "any count above 0 is a click"
     return None
 
 
@@ -122,9 +125,10 @@ def _outcomes(facts: Mapping[str, Facts], usable: Mapping[str, Any]) -> list[str
 
 
 def _tells_outcome(parts: Sequence[str]) -> bool:
-    """True for the words of is_click, click_label or orders."""
-    outcome = not _OUTCOMES.isdisjoint(parts)
-    return outcome and (len(parts) == 1 or not {"is", "has", "label"}.isdisjoint(parts))
+    """True for the words of is_click, clicked_on_ad or orders."""
+    if _OUTCOMES.isdisjoint(parts):
+        return False
+    return len(parts) == 1 or parts[0] in _CLICKS or not _MARKS.isdisjoint(parts)
 
 
 def _groups(facts: Facts) -> list[list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from preprocessing.config.describe import DescribeConfig
+from preprocessing.config.patterns import names_of_range
 from preprocessing.describe.draft import Guesses
 from preprocessing.describe.facts import Facts, facts_of
 from preprocessing.describe.labels import LabelGuess, find_label
@@ -49,7 +50,7 @@ def describe_log(config: DescribeConfig) -> tuple[Guesses, list[str]]:
         sample=sample,
         facts=facts,
         label=label,
-        choices=[_named_once(c) for c in choices],
+        choices=[_writable(c) for c in choices],
         split=split,
         notes=notes,
     )
@@ -70,12 +71,18 @@ def _examined(
     return sample, facts, find_label(facts, config.label, is_named=is_named(sample))
 
 
-def _named_once(choice: Choice) -> Choice:
-    """The choice; without an entry where the header has the column's name already."""
+def _writable(choice: Choice) -> Choice:
+    """The choice; without an entry where the YAML cannot name its column."""
     name = choice.name.split("\0")[0]
-    if name == choice.name:
+    if name != choice.name:
+        reason = "the header has its name twice"
+    elif not name:
+        reason = "it has no name"
+    elif choice.written and names_of_range(name) != [name]:
+        reason = "its name reads as a range"
+    else:
         return choice
-    return Choice(name, "ignore", "the header has its name twice", written=False)
+    return Choice(name or "''", "ignore", reason, written=False)
 
 
 def _name_of(path: str) -> str:

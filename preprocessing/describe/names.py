@@ -5,7 +5,8 @@ import re
 LABELS = (
     "label", "click", "clicked", "isclick", "isclicked", "clk", "target", "y", "isattributed",
     "conversion", "converted", "isconverted", "purchase", "purchased", "buy", "isbuy", "bought",
-    "like", "liked", "islike", "isliked", "response", "outcome", "clicklabel", "ctr", "istrade",
+    "like", "liked", "islike", "isliked", "response", "outcome", "clicklabel", "klick", "点击",
+    "ctr", "istrade",
 )  # fmt: skip
 """Names of a column of clicks, without separators, the surest first."""
 RATINGS = ("rating", "ratings", "score", "stars", "star", "overall", "grade")
@@ -20,24 +21,30 @@ BEHAVIOURS = (
 USERS = (
     "user", "userid", "uid", "usr", "memberid", "member", "msno", "customer", "customerid",
     "visitor", "visitorid", "cookie", "cookieid", "buyer", "buyerid", "client", "clientid",
-    "viewer", "viewerid", "reviewer", "reviewerid", "userhash", "username", "account", "accountid",
+    "viewer", "viewerid", "reviewer", "reviewerid", "userhash", "username", "account",
+    "accountid",
 )  # fmt: skip
 TIMES = (
     "timestamp", "time", "datetime", "ts", "date", "eventtime", "clicktime", "createdat", "hour",
-    "dt", "unixtime", "day", "timems", "servertime", "impressiontime", "logtime", "unixreviewtime",
+    "dt", "t", "unixtime", "day", "timems", "servertime", "impressiontime", "logtime",
+    "unixreviewtime",
 )  # fmt: skip
 """Names of a time, the surest first."""
 _ID_WORDS = frozenset({
-    "id", "ids", "code", "category", "categories", "cat", "cate", "type", "brand", "zip", "zipcode",
+    "id", "ids", "code", "category", "categories", "cat", "cate", "type", "brand", "zip",
+    "zipcode",
     "campaign", "adgroup", "ad", "creative", "device", "os", "browser", "channel", "app", "ip",
     "site", "domain", "hash", "gender", "sex", "country", "region", "city", "province", "state",
-    "weekday", "weekend", "hour", "month", "day", "model", "network", "carrier", "language", "lang",
+    "weekday", "weekend", "hour", "month", "day", "model", "network", "carrier", "language",
+    "lang",
     "item", "product", "sku", "shop", "store", "seller", "movie", "song", "artist", "genre",
-    "genres", "tag", "tags", "keyword", "query", "url", "page", "position", "pos", "slot", "banner",
+    "genres", "tag", "tags", "keyword", "query", "url", "page", "position", "pos", "slot",
+    "banner",
     "segment", "group", "class", "pid", "uid", "cid", "level", "occupation",
 })  # fmt: skip
 _AMOUNT_WORDS = frozenset({
-    "count", "counts", "cnt", "num", "number", "n", "amount", "amt", "price", "cost", "bid", "age",
+    "count", "counts", "cnt", "num", "number", "n", "amount", "amt", "price", "cost", "bid",
+    "age",
     "score", "ratio", "rate", "avg", "average", "mean", "sum", "total", "days", "duration", "len",
     "length", "size", "freq", "frequency", "pv", "uv", "balance", "height", "width", "salary",
     "income", "quantity", "qty", "revenue", "spend", "value", "weight", "seconds", "minutes",

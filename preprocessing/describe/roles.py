@@ -21,6 +21,7 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _LONG_TEXT = 60
 _LONG_LIST = 100
+_LEAST_ROWS = 20
 _FEW = 3
 _SKEWED = 50
 _MANY = 30
@@ -55,7 +56,7 @@ def choose_roles(
         absent: columns that some files lack, with their names.
         is_named: the log names its columns.
     """
-    times = {n: g for n, f in facts.items() if (g := time_of(f, is_named=is_named))}
+    times = {n: g for n, f in facts.items() if (g := time_of(f))}
     outcomes = {label.name, *label.others}
     time = _first_time(
         {n: g for n, g in times.items() if not facts[n].missing and n not in outcomes}
@@ -98,7 +99,7 @@ def _choose(f: Facts) -> Choice:
         return Choice(f.name, "ignore", "always missing in the sample")
     if f.is_list:
         return _multi_valued(f, {}, f.longest)
-    if len(f.values) == 1 and not f.missing:
+    if len(f.values) == 1 and not f.missing and f.rows >= _LEAST_ROWS:
         return Choice(f.name, "ignore", f"always {f.values[0]!r:.40} in the sample")
     if f.numbers is not None:
         return _number_or_category(f)

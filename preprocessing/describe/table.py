@@ -91,11 +91,13 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
         [line.removesuffix(b"\r").decode(encoding, "replace") for line in piece.lines]
         for piece in pieces
     ]
-    start = next((i for i, piece in enumerate(pieces) if piece.is_start), 0)
-    ordered = [*texts[start], *(t for i, one in enumerate(texts) if i != start for t in one)]
-    dialect = dialect_of(ordered)
+    of_file: dict[str, list[str]] = {}
+    for piece, lines in zip(pieces, texts, strict=True):
+        of_file.setdefault(piece.file.name, []).extend(lines)
+    groups = [*of_file.values()]
+    dialect = dialect_of(groups)
     layout = replace(dialect.layout, encoding=encoding)
-    split = [split_line(line, layout)[0] for line in ordered[:5000]]
+    split = [split_line(line, layout)[0] for line in groups[0][:5000]]
     body = [values for values in split[1:] if len(values) == dialect.columns]
     has_header, why = header_of(split[0], body)
     layout = replace(layout, header=has_header)
@@ -105,8 +107,8 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
     sample.reasons.append(f"header {str(has_header).lower()}: {why}")
     if dialect.open_quotes:
         sample.doubts.append(
-            f"{dialect.open_quotes:,} sampled lines have a quote that stays open; a quoted value "
-            "may hold no line end"
+            f"a quote stays open in {dialect.open_quotes:,} of the lines examined; rows with a "
+            "line end in a quoted value are not read"
         )
     headers = _headers(files, layout, split[0]) if has_header else {}
     _check_one_log(pieces, texts, layout, dialect.columns, headers)
@@ -119,8 +121,10 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
         table, bad = _parsed(piece, lines, layout, names)
         tables.append(table)
         sample.bad_rows += bad
+    if not any(map(len, tables)):
+        raise DataError(f"{pieces[0].file.name}: no rows below the header. Give files with rows.")
     joined = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    sample.columns = {n: _one(joined.column(n)) for n in joined.column_names if n}
+    sample.columns = {name: _one(joined.column(name)) for name in joined.column_names}
     return sample
 
 
@@ -128,11 +132,12 @@ def _parsed(
     piece: Piece, lines: list[str], layout: FormatConfig, names: list[str]
 ) -> tuple[pa.Table, int]:
     """The rows of a piece, and the number of lines that are none."""
-    raw, names = piece.lines, _unique(names)
+    raw, bad = piece.lines, 0
     if layout.header:
-        header = [i for i, line in enumerate(lines) if split_line(line, layout)[0] == names]
-        raw = [line for i, line in enumerate(raw) if i not in set(header)]
-    bad = len(piece.lines) - len(raw) - (piece.is_start and layout.header)
+        headers = {i for i, line in enumerate(lines) if split_line(line, layout)[0] == names}
+        raw = [line for i, line in enumerate(raw) if i not in headers]
+        bad = len(headers) - piece.is_start
+    names = _unique(names)
     table = parse_lines(b"".join(line + b"\n" for line in raw), layout, names, names)
     if table is None:
         good = [line for line in raw if line_fault(line, layout, names) is None]
@@ -207,7 +212,9 @@ def _read_parquet(files: Sequence[ByteRange], sample_bytes: int) -> Sample:
     for name in names:
         parts = [t.column(name).combine_chunks() for t in tables if name in t.column_names]
         kinds = {part.type for part in parts}
-        if len(kinds) == 1:
+        if not name:
+            sample.doubts.append("a column without a name is left out")
+        elif len(kinds) == 1:
             sample.columns[name] = _one(pa.chunked_array(parts))
         else:
             shown = " and ".join(sorted(map(str, kinds)))
@@ -251,10 +258,6 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names that repeat get a number, so that Arrow takes them; the first keeps its name."""
-    seen: Counter[str] = Counter()
-    result = []
-    for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name}\0{seen[name]}")
-    return result
+    """The names, of which those that repeat and empty ones get a zero byte and a number."""
+    counts = Counter(names)
+    return [name if name and counts[name] == 1 else f"{name}\0{i}" for i, name in enumerate(names)]

@@ -24,6 +24,8 @@ _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?(Z|[+-
 ISO = "iso8601"
 _TRIED = 200
 _YEARS = 20
+_LEAST = 20
+"""Integers without a time's name are no time where there are fewer of them."""
 _YEAR_S = 365 * 86400
 
 
@@ -39,7 +41,7 @@ class TimeGuess:
     doubt: str = ""
 
 
-def time_of(facts: Facts, *, is_named: bool) -> TimeGuess | None:
+def time_of(facts: Facts) -> TimeGuess | None:
     """The way in which a column writes a time; None for a column that holds none."""
     if facts.is_list or not facts.values or facts.wrong:
         return None
@@ -50,7 +52,7 @@ def time_of(facts: Facts, *, is_named: bool) -> TimeGuess | None:
         seconds = np.array([time for time in times if time is not None], np.float64)
         return TimeGuess({}, "of a time's type", seconds) if len(seconds) else None
     if facts.numbers is not None:
-        return _of_digits(facts, hinted) or _of_unit(facts, hinted, is_named)
+        return _of_digits(facts, hinted) or _of_unit(facts, hinted)
     tried = facts.values[:_TRIED]
     if not all(any(c.isdigit() for c in value) for value in tried):
         return None
@@ -63,7 +65,7 @@ def time_of(facts: Facts, *, is_named: bool) -> TimeGuess | None:
     return found[0] if found else None
 
 
-def _of_unit(facts: Facts, hinted: bool, is_named: bool) -> TimeGuess | None:
+def _of_unit(facts: Facts, hinted: bool) -> TimeGuess | None:
     numbers = facts.numbers
     if numbers is None or not facts.whole or (says_id(facts.name) and not hinted):
         return None
@@ -71,7 +73,7 @@ def _of_unit(facts: Facts, hinted: bool, is_named: bool) -> TimeGuess | None:
         seconds = numbers / per_second
         if seconds.min() >= FIRST and seconds.max() < LAST:
             years = (seconds.max() - seconds.min()) / _YEAR_S
-            if not hinted and (is_named or years > _YEARS or len(numbers) < 3):
+            if not hinted and (years > _YEARS or len(numbers) < _LEAST):
                 return None
             doubt = "" if hinted else "these integers may be ids"
             settings = {} if unit == "s" else {"unit": unit}

@@ -65,13 +65,7 @@ def dialect_of(groups: Sequence[Sequence[str]]) -> Dialect:
     most = max(10, _MOST_LINES // len(groups))
     groups = [_some(lines, most) for lines in groups]
     lines = [line for group in groups for line in group]
-    quotes = ['"', ""] if any('"' in line for line in lines) else [""]
-    candidates = [
-        _try(groups, separator, quote)
-        for separator in SEPARATORS
-        if sum(separator in line for line in lines) >= _LEAST * len(lines)
-        for quote in quotes
-    ]
+    candidates = [_try(groups, layout) for layout in _layouts(lines)]
     good = [c for c in candidates if c.columns > 1 and c.consistent >= _LEAST]
     if not good:
         raise DataError(
@@ -133,15 +127,35 @@ def _some(lines: Sequence[str], most: int) -> list[str]:
     return [line for start in starts for line in lines[start : start + third]]
 
 
-def _try(groups: Sequence[Sequence[str]], separator: str, quote: str) -> Dialect:
-    layout = FormatConfig(type="csv", separator=separator, quote=quote)
+def _layouts(lines: Sequence[str]) -> list[FormatConfig]:
+    """The layouts that are tried."""
+    quotes = ['"', ""] if any('"' in line for line in lines) else [""]
+    found = []
+    for separator in SEPARATORS:
+        if sum(separator in line for line in lines) < _LEAST * len(lines):
+            continue
+        all_lines = "\n".join(lines)
+        blanks = all_lines.count(f"{separator} ") > 0.8 * all_lines.count(separator)
+        layout = FormatConfig(
+            type="csv", separator=separator, skip_blank=blanks and separator != " "
+        )
+        found += [replace(layout, quote=quote) for quote in quotes]
+        for quote in quotes:
+            escaped = "\\" + (quote or separator)
+            if len(separator) == 1 and any(escaped in line for line in lines):
+                found.append(replace(layout, quote=quote, escape="\\"))
+    return found
+
+
+def _try(groups: Sequence[Sequence[str]], layout: FormatConfig) -> Dialect:
+    quote = layout.quote
     most, hits, opened, odd = [], 0, 0, 0
     for lines in groups:
         counts: Counter[int] = Counter()
         for line in lines:
             fields, is_open = split_line(line, layout)
             opened += is_open
-            odd += bool(quote) and line.count(quote) % 2
+            odd += line.count(quote) % 2 if quote else 0
             counts[0 if is_open else len(fields)] += 1
         columns, count = max(counts.items(), key=lambda item: (item[1], item[0]))
         most.append(columns)
@@ -163,20 +177,32 @@ def _rank(found: Dialect, lines: Sequence[str]) -> tuple[bool | int | float, ...
         separator in _CERTAIN,
         separator not in _WEAK,
         first,
-        found.columns if separator not in _CERTAIN else 0,
-        found.explained,
+        bool(found.layout.escape),  # tried only where it is followed by what it escapes
         bool(quote) == is_quoted,
+        _typed(lines[:50], found.layout),
+        found.columns,
+        found.explained,
     )
+
+
+def _typed(lines: Sequence[str], layout: FormatConfig) -> float:
+    """The share of values that are numbers, with a comma too, or times; in tenths."""
+    values = [value for line in lines for value in split_line(line, layout)[0]]
+    typed = sum(
+        bool(NUMBER.fullmatch(value.replace(",", ".", 1)) or _TIME.fullmatch(value))
+        for value in values
+    )
+    return round(typed / max(1, len(values)), 1)
 
 
 def _written(layout: FormatConfig, lines: Sequence[str]) -> FormatConfig:
     """The layout as a YAML has it, without what its type implies."""
     separator, quote = layout.separator, layout.quote
     if separator == "\t":
-        return FormatConfig(type="tsv", quote=quote or None)
+        return replace(layout, type="tsv", separator=None, quote=quote or None)
     used = any('"' in line for line in lines)
-    return FormatConfig(
-        type="csv",
+    return replace(
+        layout,
         separator=None if separator == "," else separator,
         quote="" if (used and not quote) or separator in _CERTAIN else None,
     )

@@ -10,7 +10,6 @@ from preprocessing.describe.facts import Facts
 from preprocessing.describe.names import BEHAVIOURS, LABELS, RATINGS, flat, words
 
 _YES = ("true", "t", "yes", "y", "click", "clicked", "positive", "pos")
-_NO = ("false", "f", "no", "n", "noclick", "notclicked", "negative", "neg")
 _OUTCOMES = frozenset(
     {*LABELS, "clicks", "conversions", "purchases", "order", "orders", "ordered", "paid", "sale"}
 )
@@ -82,16 +81,18 @@ def settings_of(facts: Facts) -> tuple[dict[str, Any], str, str] | None:
         return {}, "true or false", ""
     if facts.numbers is not None:
         return _of_numbers(facts)
-    if len(small) == 2:
+    if len(facts.values) == 2:
         yes = [small[word] for word in _YES if word in small]
-        no = [word for word in _NO if word in small]
-        if len(yes) == 1 and (no or len(small) == 2):
+        if len(yes) == 1:
             return {"positive": yes}, f"{' or '.join(sorted(facts.values))}", ""
     groups = _groups(facts)
-    if len(groups) > 1 or (groups and len(small) == 2):
+    if len(groups) > 1 or (groups and len(facts.values) == 2):
         rest = ", ".join(value for value in facts.values if value not in groups[0])
         doubt = f"the others are {rest}; add those that are a click to you"
         return {"positive": groups[0]}, f"behaviour: {', '.join(facts.values[:8])}", doubt
+    if len(facts.values) == 2:
+        common, rare = facts.values
+        return {"positive": [rare]}, f"{common} or {rare}", f"{rare}, the rarer one, is a click"
     return None
 
 

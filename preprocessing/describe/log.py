@@ -74,10 +74,10 @@ def _examined(
 def _writable(choice: Choice) -> Choice:
     """The choice; without an entry where the YAML cannot name its column."""
     name = choice.name.split("\0")[0]
-    if name != choice.name:
-        reason = "the header has its name twice"
-    elif not name:
+    if not name:
         reason = "it has no name"
+    elif name != choice.name:
+        reason = "the header has its name twice"
     elif choice.written and names_of_range(name) != [name]:
         reason = "its name reads as a range"
     else:

@@ -48,12 +48,12 @@ def time_of(facts: Facts) -> TimeGuess | None:
     hinted = flat(facts.name) in TIMES
     hinted |= not {"time", "date", "timestamp"}.isdisjoint(words(facts.name))
     if facts.is_time:
-        times = parse_times(facts.values[:_TRIED], ISO)
+        times = parse_times(_some(facts.values), ISO)
         seconds = np.array([time for time in times if time is not None], np.float64)
         return TimeGuess({}, "of a time's type", seconds) if len(seconds) else None
     if facts.numbers is not None:
         return _of_digits(facts, hinted) or _of_unit(facts, hinted)
-    tried = facts.values[:_TRIED]
+    tried = _some(facts.values)
     if not all(any(c.isdigit() for c in value) for value in tried):
         return None
     if all(_ISO.fullmatch(value) for value in tried):
@@ -63,6 +63,11 @@ def time_of(facts: Facts) -> TimeGuess | None:
         others = ", ".join(str(guess.settings["format"]) for guess in found[1:])
         return TimeGuess(found[0].settings, found[0].reason, found[0].seconds, f"or {others}")
     return found[0] if found else None
+
+
+def _some(values: list[str]) -> list[str]:
+    """About _TRIED of the values, from all over the sample."""
+    return values[:: -(-len(values) // _TRIED)]
 
 
 def _of_unit(facts: Facts, hinted: bool) -> TimeGuess | None:
@@ -82,13 +87,14 @@ def _of_unit(facts: Facts, hinted: bool) -> TimeGuess | None:
 
 
 def _of_digits(facts: Facts, hinted: bool) -> TimeGuess | None:
-    if not all(value.isascii() and value.isdigit() for value in facts.values[:_TRIED]):
+    some = _some(facts.values)
+    if not all(value.isascii() and value.isdigit() for value in some):
         return None
     sizes = {len(value) for value in facts.values}
     if len(sizes) > 1 or (says_id(facts.name) and not hinted):
         return None
     for form in _DIGITS.get(sizes.pop(), ()):
-        if guess := _of_format(facts.values[:_TRIED], form):
+        if guess := _of_format(some, form):
             return guess
     return None
 

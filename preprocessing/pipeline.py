@@ -346,7 +346,7 @@ def _source(config: PreprocessConfig, inputs: list[InputSplit]) -> dict[str, Any
     """Hashes of the settings, files (side tables included) and parent of a data set."""
     return {
         "config": digest(config.for_manifest()),
-        "files": digest([*versions(inputs), *side_table_versions(config)]),
+        "files": digest([*versions(inputs, config), *side_table_versions(config)]),
         "parent": config.parent and open_dataset(config.parent).manifest.fingerprint,
     }
 

@@ -158,7 +158,9 @@ def read_lists(array: pa.Array, column: ColumnConfig) -> tuple[pa.Array, np.ndar
     texts, bad = read_texts(array)
     if column.text == "json":
         lists = _map_distinct(texts, lambda t: list(map(parse_list, t)), pa.list_(pa.string()))
-        return lists, bad | (texts.is_valid() & lists.is_null()).to_numpy(zero_copy_only=False)
+        return lists, bad | pc.and_(texts.is_valid(), lists.is_null()).to_numpy(
+            zero_copy_only=False
+        )
     return pc.split_pattern(texts, pattern=column.item_separator), bad
 
 

@@ -112,6 +112,11 @@ def _check_joins(config: PreprocessConfig) -> None:
             raise ConfigError(
                 f"joins: the key {join.key} must be a column of the log and of {join.file}."
             )
+        if any(column.source == "partition" for column in join.columns):
+            raise ConfigError(
+                f"joins: a column of {join.file} has `source: partition`, which is for columns of "
+                "the log. Remove it."
+            )
         wrong = [c for c in join.columns if c.role not in JOINED_ROLES and c.name != join.key]
         if wrong:
             raise ConfigError(

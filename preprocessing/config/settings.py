@@ -40,6 +40,7 @@ INPUT_FORMATS: dict[str, InputFormat] = {
     "csv": InputFormat(module="delimited", separator=",", quote='"'),
     "jsonl": InputFormat(module="jsonl"),
     "parquet": InputFormat(module="parquet", is_text=False, expansion=3),
+    "orc": InputFormat(module="orc", is_text=False, expansion=3),
 }
 
 
@@ -47,8 +48,8 @@ INPUT_FORMATS: dict[str, InputFormat] = {
 class FormatConfig:
     """Layout of a raw file. A name that ends in .gz or .zst is decompressed."""
 
-    type: Literal["tsv", "csv", "jsonl", "parquet"] = "tsv"
-    """Text with one row per line (for jsonl, one JSON object), or Parquet."""
+    type: Literal["tsv", "csv", "jsonl", "parquet", "orc"] = "tsv"
+    """Text with one row per line (for jsonl, one JSON object), Parquet or ORC."""
     separator: str | None = None
     """Text between two columns, one character or more. null: a tab for tsv, a comma for csv."""
     header: bool = False

@@ -92,7 +92,7 @@ def scan(plan: Plan, index: int, split: InputSplit) -> Iterator[Step | list[Shar
 
 def scan_mark(plan: Plan, index: int, split: InputSplit) -> str:
     """The mark of the scan of an input split, which changes with its files and side tables."""
-    seen = [*versions([split]), *(side.version for side in plan.side_tables)]
+    seen = [*versions([split], plan.config), *(side.version for side in plan.side_tables)]
     return f"scan-{index:05d}-{digest(seen)}"
 
 

@@ -1,7 +1,7 @@
 """Tables of raw rows, as files of any format hold them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,8 @@ class TableConfig:
     """The columns that a file must have."""
     wanted: Sequence[str] | None = None
     """Names of the columns to read; None: all that the file has."""
+    partition: Mapping[str, str | None] = field(default_factory=dict)
+    """Columns whose values the path of the file has, each with the value of all rows."""
 
 
 @dataclass
@@ -63,7 +65,10 @@ def missing_texts(layout: FormatConfig, column: ColumnConfig | None) -> list[str
 
 
 def with_nulls(table: pa.Table, config: TableConfig) -> pa.Table:
-    """The table with null for texts that stand for a missing value, in plain types."""
+    """The table in plain types, with null for texts that stand for a missing value.
+
+    The columns of the partition are added.
+    """
     settings = {column.name: column for column in config.columns}
     for index, name in enumerate(table.column_names):
         column = plain_array(one_array(table.column(index)))
@@ -72,4 +77,6 @@ def with_nulls(table: pa.Table, config: TableConfig) -> pa.Table:
             missing = pc.is_in(column, value_set=texts)
             column = pc.if_else(missing, pa.scalar(None, pa.string()), column)
         table = table.set_column(index, name, column)
+    for name, value in config.partition.items():
+        table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), len(table)))
     return table

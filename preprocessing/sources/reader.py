@@ -10,12 +10,12 @@ from ctrdist.errors import ConfigError
 from preprocessing.config.patterns import WILD, match_columns
 from preprocessing.config.rows import conditions
 from preprocessing.config.settings import INPUT_FORMATS, FormatConfig, PreprocessConfig
-from preprocessing.sources.parquet import ParquetBlock
+from preprocessing.sources.columnar import ColumnarBlock
 from preprocessing.sources.raw_block import Block, TableConfig
-from preprocessing.sources.shards import ByteRange, InputSplit, find_beside
+from preprocessing.sources.shards import ByteRange, InputSplit, find_beside, partition_values
 from preprocessing.sources.text_blocks import BLOCK_BYTES, LinesOfFormat
 
-RawBlock: TypeAlias = LinesOfFormat | ParquetBlock
+RawBlock: TypeAlias = LinesOfFormat | ColumnarBlock
 """Some rows of a file before they are parsed."""
 
 
@@ -25,8 +25,11 @@ def read_raw_blocks(split: InputSplit, config: PreprocessConfig) -> Iterator[Raw
     Raises:
         DataError: files that cannot be read, or that lack a column.
     """
-    table = TableConfig(config.format, config.columns, _wanted_columns(config))
+    columns = [column for column in config.columns if column.source == "file"]
+    wanted = _wanted_columns(config)
     for byte_range in split.ranges:
+        partition = partition_values(byte_range, config)
+        table = TableConfig(config.format, columns, wanted, partition)
         yield from raw_blocks(byte_range, table, min(BLOCK_BYTES, config.shard_bytes))
 
 
@@ -79,7 +82,7 @@ def _column_names(file: ByteRange, layout: FormatConfig) -> list[str]:
     kind = INPUT_FORMATS[layout.type]
     if kind.is_text and (not layout.header or layout.type == "jsonl"):
         raise ConfigError(
-            f"columns: a name with {WILD} is for Parquet and for text with `format.header: true`; "
+            f"columns: a name with {WILD} is for Parquet, ORC and text with `format.header: true`; "
             f"{file.name} is {layout.type} that does not begin with names. Write the names, or a "
             "range such as C1..C26."
         )
@@ -94,4 +97,5 @@ def _wanted_columns(config: PreprocessConfig) -> list[str]:
     needed.update(condition.column for condition in conditions(config.where))
     if config.split.by == "hash":
         needed.update(config.split_key)
-    return [c.name for c in config.columns if c.role != "ignore" or c.name in needed]
+    files = [column for column in config.columns if column.source == "file"]
+    return [c.name for c in files if c.role != "ignore" or c.name in needed]

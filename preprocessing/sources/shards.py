@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from ctrdist.data.manifest import SPLITS
 from ctrdist.errors import DataError
@@ -16,6 +17,7 @@ from ctrdist.storage import Store, find_files
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig, SplitConfig
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _EXPANSION = 3
 """About how many bytes of text a byte of a compressed file stands for. Input splits are measured in
 text, so that each takes about the same time and memory."""
@@ -85,7 +87,31 @@ def find_input_splits(config: PreprocessConfig) -> list[InputSplit]:
         raise DataError(
             f"{', '.join(config.input)}: no rows; all files are empty. Give files with rows."
         )
+    for one in chain.from_iterable(split.ranges for split in splits):
+        partition_values(one, config)
     return splits
+
+
+def partition_values(file: ByteRange, config: PreprocessConfig) -> dict[str, str | None]:
+    """The values of the partition columns of a file, from NAME=VALUE in its path; None: missing.
+
+    Raises:
+        DataError: its path lacks one.
+    """
+    columns = [column for column in config.columns if column.source == "partition"]
+    if not columns:
+        return {}
+    folders = [part.partition("=") for part in file.url.split("/")[:-1]]
+    there = {unquote(name): unquote(value) for name, equals, value in folders if equals}
+    lacking = [column.name for column in columns if column.name not in there]
+    if lacking:
+        raise DataError(
+            f"{file.name}: no folder {lacking[0]}=… in its path, from which the column "
+            f"{lacking[0]} takes its values (source: partition). Give --input files that lie in "
+            "such folders, or correct `columns` in the data-set YAML."
+        )
+    missing = {c.name: {*c.missing_texts, *config.format.missing, _NO_VALUE} for c in columns}
+    return {n: None if there[n] in texts else there[n] for n, texts in missing.items()}
 
 
 def find_input_files(paths: Sequence[str]) -> list[ByteRange]:
@@ -93,10 +119,13 @@ def find_input_files(paths: Sequence[str]) -> list[ByteRange]:
     return [*chain.from_iterable(map(_expand, paths))]
 
 
-def versions(splits: Sequence[InputSplit]) -> list[Any]:
+def versions(splits: Sequence[InputSplit], config: PreprocessConfig) -> list[Any]:
     """Values that change when the input splits or their files do; without directories."""
     return [
-        [posixpath.basename(one.name), one.start, one.end, one.version, split.split]
+        [
+            *(posixpath.basename(one.name), one.start, one.end, one.version, split.split),
+            *partition_values(one, config).values(),
+        ]
         for split in splits
         for one in split.ranges
     ]

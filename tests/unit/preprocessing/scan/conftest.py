@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from ctrdist.errors import DataError
 from ctrdist.features.encode import LocalRows
@@ -23,12 +24,14 @@ LABEL = ColumnConfig(name="label", role="label")
 
 
 def _write(path: Path, kind: str, rows: Any) -> None:
-    """Writes rows: bytes as they are, dicts as JSON lines, an Arrow table as Parquet."""
+    """Writes rows: bytes as they are, dicts as JSON lines, an Arrow table as Parquet or ORC."""
     if isinstance(rows, bytes):
         path.write_bytes(rows)
     elif kind == "jsonl":
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         path.write_text("".join(f"{line}\n" for line in lines))
+    elif kind == "orc":
+        orc.write_table(rows, path)
     else:
         pq.write_table(rows, path)
 

@@ -27,6 +27,7 @@ def test_ids_that_became_floats_keep_their_texts(tmp_path, read):
     found = read(tmp_path / "a.parquet", "parquet", table, *columns)
     assert found["c"] == found["u"] == texts
     assert found["m"] == [[t, "5"] if t else ["5"] for t in texts]
+    assert read(tmp_path / "a.orc", "orc", table, *columns) == found
     rows = [
         '{"label": 0, "c": %s, "u": %s, "m": [%s, 5.0]}' % (x, x, x)  # noqa: UP031
         for x in ["5.0", "NaN", "-0.0", "null", "1.5", f"{2.0**53}", "1e16", "Infinity"]

@@ -143,7 +143,7 @@ def stepper(engine: Engine, prefetcher: Prefetcher, batches: list[Batch]) -> Cal
     step = step_of(engine, prefetcher)
 
     def run(steps: int) -> None:
-        for _, on_device in prefetcher.batches(Made(batches, steps)):  # type: ignore[arg-type]
+        for _, on_device in prefetcher.batches(Made(batches, steps)):
             step.take(on_device)
             step.progress.step += 1
 

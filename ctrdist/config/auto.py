@@ -22,6 +22,8 @@ class Facts:
     """Sizes of all vocabularies together."""
     valid: bool
     """There is a valid split."""
+    rarer_train: int
+    """Rows of the rarer label in the train split."""
     counts: bool
     """The training counts of ids are known."""
     workers: int
@@ -52,6 +54,11 @@ def _small_tables(facts: Facts) -> bool:
     return facts.ids * _dim(facts) <= 3_000_000
 
 
+def _folds(facts: Facts) -> int:
+    """Returns the folds of cross-validation: 5 where it takes a minute or two and can tell much."""
+    return 5 * (facts.valid and facts.counts and facts.rows < 20_000 and facts.rarer_train >= 100)
+
+
 def _always(value: Any) -> "Rule":
     return lambda facts: value
 
@@ -70,6 +77,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "train.epochs": _always(15),
     "train.patience": _always(3),
+    "train.folds": _folds,
     "train.lr_factor": _always(0.5),
     "train.monitor": _always("logloss"),
 }

@@ -169,6 +169,10 @@ class TrainConfig:
     """Factor for both learning rates after an epoch without improvement."""
     min_lr: float = 1e-6
     """Lower bound of the dense learning rate."""
+    folds: int = 0
+    """Cross-validation over the training rows, in so many parts, chooses the epoch and the tower's
+    share in a model with a wide part; 0: valid does. For logs whose valid split tells too little.
+    It trains that many models first. Not with max_steps."""
     min_delta: float = 1e-6
     """Smallest change of the monitor that counts as improvement."""
     eval_batch_size: int = 8192

@@ -17,7 +17,7 @@ from ctrdist.errors import ConfigError
 from ctrdist.models.registry import check_loss, read_experiment
 
 if TYPE_CHECKING:
-    from ctrdist.data.manifest import Dataset
+    from ctrdist.data.manifest import Dataset, Split
 
 _FEW = 200
 """Rows of the rarer label in valid below which its metrics depend on chance."""
@@ -64,7 +64,12 @@ def complete(experiment: Experiment) -> Experiment:
 
 def _check_wide(experiment: Experiment, dataset: "Dataset") -> None:
     """Refuses a wide part without rows to choose the blend by: the tower would have no effect."""
-    valid = dataset.manifest.splits.get("valid")
+    valid, folds = dataset.manifest.splits.get("valid"), experiment.train.folds
+    if folds and (folds < 2 or not experiment.model.wide):
+        raise ConfigError(
+            f"train.folds = {folds}: 2 or more, with model.wide true; or 0, and valid chooses the "
+            "epoch."
+        )
     if experiment.model.wide and (valid is None or not valid.rows):
         raise ConfigError(
             f"model.wide = true needs a valid split, and {experiment.data} has none: the share of "
@@ -98,7 +103,7 @@ def remarks(experiment: Experiment) -> list[str]:
             f"{experiment.train.monitor} is monitored. With a wide part the model stays logistic "
             "regression. A larger valid split would help: `split` in the data-set YAML"
         )
-    elif (rarer := min(valid.positives, valid.rows - valid.positives)) < _FEW:
+    elif (rarer := _rarer(valid)) < _FEW:
         lines.append(
             f"valid has only {rarer:,} rows of the rarer label, so AUC and log loss there depend "
             f"on chance; {experiment.train.monitor} is monitored"
@@ -113,9 +118,15 @@ def _facts(dataset: "Dataset", workers: int) -> Facts:
         rows=train.rows if train else 0,
         ids=sum(field.vocabulary_size for field in dataset.schema.categorical),
         valid=valid is not None and valid.rows > 0,
+        rarer_train=_rarer(train),
         counts=bool(dataset.manifest.config),  # written by preprocessing, which counts
         workers=workers,
     )
+
+
+def _rarer(split: "Split | None") -> int:
+    """The rows of the rarer label; 0 if there is no split."""
+    return 0 if split is None else min(split.positives, split.rows - split.positives)
 
 
 def _saved(experiment: Experiment) -> dict[str, Any]:

@@ -4,6 +4,7 @@ It does not depend on Ray, nor on who started it.
 """
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from ctrdist.training.faults.memory import is_out_of_memory, out_of_memory_text
 from ctrdist.training.faults.stopping import StopRequest
 from ctrdist.training.faults.watchdog import Watchdog
 from ctrdist.training.loop.evaluate import evaluate
+from ctrdist.training.loop.folds import Choice, cross_validate
 from ctrdist.training.loop.trainer import Trainer
 from ctrdist.training.observe.diagnostics import Diagnostics
-from ctrdist.training.observe.messages import Done, Emit
+from ctrdist.training.observe.messages import Chosen, Done, Emit, Fold
 from ctrdist.training.observe.observers import Observer, tolerated
 from ctrdist.training.observe.recording import Reporting, Tracking
 
@@ -62,11 +64,13 @@ def train(
     observers = _observers_of(experiment, world, run_dir, emit)
     watchdog = Watchdog(experiment.faults.step_timeout_s, run_dir, world.rank, emit)
     table_bytes: int | None = None
+    stop = stop or StopRequest()
     try:
         try:
+            choice = _cross_validated(experiment, dataset, world, emit, stop, watchdog)
             engine = build_engine(experiment, dataset, world)
             table_bytes = engine.layout.bytes_per_rank[world.rank]
-            trainer = Trainer(engine, run_dir, observers, stop, watchdog)
+            trainer = Trainer(engine, run_dir, observers, stop, watchdog, choice)
         except BaseException as error:
             for observer in observers:
                 with tolerated(type(observer).__name__):
@@ -82,6 +86,36 @@ def train(
     if world.is_main:
         emit(Done(summary=summary))
     return summary
+
+
+def _cross_validated(
+    experiment: Experiment,
+    dataset: Dataset,
+    world: World,
+    emit: Emit,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> Choice | None:
+    """The choice of cross-validation; None where the run has none, or had it in an earlier start.
+
+    A run with a bound of steps is a trial, and has none.
+    """
+    train, run_dir = experiment.train, Path(experiment.runs) / experiment.run_name
+    directory = checkpoint_directory(run_dir, experiment.run_name, experiment.checkpoint)
+    if not train.folds or train.max_steps or run_on_main(lambda: bool(complete(directory))):
+        return None
+    tell: Emit = emit if world.is_main else lambda _: None
+    with watchdog:
+        choice = cross_validate(
+            experiment,
+            dataset,
+            world,
+            stop,
+            begin_fold=lambda fold: tell(Fold(fold=fold, folds=train.folds)),
+            beat=watchdog.beat,
+        )
+    tell(Chosen(**asdict(choice), rows=dataset.split("train").rows))
+    return choice
 
 
 def _observers_of(

@@ -63,6 +63,10 @@ class RunConsole:
         match message:
             case messages.Start():
                 self._on_start(message)
+            case messages.Fold():
+                self._on_fold(message)
+            case messages.Chosen():
+                self._on_chosen(message)
             case messages.Step():
                 self._on_step(message)
             case messages.Evaluation(split="valid"):
@@ -96,6 +100,22 @@ class RunConsole:
         )
         if m.resumed_step:
             self.note(f"resumes from step {m.resumed_step:,}")
+
+    def _on_fold(self, m: messages.Fold) -> None:
+        title = f"cross-validation {m.fold + 1}/{m.folds}"
+        self._bar.update(self._task, description=title, total=m.folds, completed=m.fold, text="")
+        if self._bar.disable and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.note(title)
+
+    def _on_chosen(self, m: messages.Chosen) -> None:
+        found = (
+            f"epoch {m.epochs} with a share of {m.share:.1f} for the tower: log loss "
+            f"{m.gain:.5f} below that of logistic regression, {m.bound:.5f} with certainty"
+            if m.epochs
+            else "no epoch of the tower is better than logistic regression with certainty"
+        )
+        self.note(f"cross-validation over {plural(m.rows, 'training row')}: {found}")
 
     def _on_step(self, m: messages.Step) -> None:
         total = max(self._steps_per_epoch, 1)

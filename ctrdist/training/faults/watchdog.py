@@ -40,6 +40,7 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         self.beat()
+        self._over.clear()
         if self._timeout > 0:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self

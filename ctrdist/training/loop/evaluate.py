@@ -71,6 +71,7 @@ def evaluate(
     on_output: OnOutput = lambda *_: None,
     *,
     choose: bool = False,
+    share: float | None = None,
 ) -> Evaluation:
     """Computes all metrics of a split, gAUC among them if the schema has users.
 
@@ -85,6 +86,7 @@ def evaluate(
         on_output: sees each batch.
         choose: first sets the share of the tower in the blend by this split, and adds what
             :func:`ctrdist.training.loop.blend.choose_share` finds to the metrics.
+        share: that share, if it was chosen before.
 
     Raises:
         DataError: the split has no rows.
@@ -100,8 +102,10 @@ def evaluate(
         rows = _predictions(engine, loader, on_output, lost)
         if choose:
             held = [_on_cpu(each) for each in rows]
-            given = (_joined(held, name) for name in ("wide_B", "tower_B", "label_B"))
-            found = choose_share(engine, *given)
+            wide_N, tower_N, label_N = (
+                _joined(held, name) for name in ("wide_B", "tower_B", "label_B")
+            )
+            found = choose_share(engine, wide_N, tower_N, label_N, share)
             rows = (_blended(engine, each) for each in held)
         evaluation = (_gathered if exact else _counted)(engine, rows)
     evaluation.metrics.update(found)

@@ -7,18 +7,29 @@ not use TorchRec's TrainPipelineSparseDist.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ctrdist.batch import Batch
-from ctrdist.data.loader import Loader
 from ctrdist.errors import ConfigError
 from ctrdist.training.build import Engine
 
 LookUp = Callable[[KeyedJaggedTensor], Any]
+
+
+class Batches(Protocol):
+    """The batches of an epoch, such as a loader."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the batches that are left."""
+        ...
+
+    def in_pairs(self) -> Iterator[tuple[Batch, Batch | None]]:
+        """Yields each batch and the next one; None at the end."""
+        ...
 
 
 class Prefetcher:
@@ -47,7 +58,7 @@ class Prefetcher:
                 # with priority: it is little work, and the next step waits for it
                 self._stream = torch.cuda.Stream(self._device, priority=-1)
 
-    def batches(self, loader: Loader) -> Iterator[tuple[Batch, Batch]]:
+    def batches(self, loader: Batches) -> Iterator[tuple[Batch, Batch]]:
         """The rest of the loader's epoch: each batch as it was read, and on the device."""
         if self._tables is None:
             for batch in loader:

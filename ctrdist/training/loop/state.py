@@ -16,6 +16,7 @@ class StopReason(StrEnum):
     EPOCHS = "train.epochs"
     MAX_STEPS = "train.max_steps"
     PATIENCE = "train.patience"
+    FOLDS = "train.folds"
 
 
 @dataclass
@@ -42,6 +43,10 @@ class Progress:
     """Metrics of the valid split at that step."""
     best_tower: float | None = None
     """Least log loss of the tower alone on valid; None without a wide part."""
+    chosen_epochs: int | None = None
+    """Epochs of the best model, if cross-validation has chosen them."""
+    chosen_share: float | None = None
+    """The tower's share in that model."""
     stale_epochs: int = 0
     """Epochs in a row without improvement."""
     lr_factor: float = 1.0
@@ -81,33 +86,44 @@ class Progress:
         if self.stopped is None:
             self.stopped, self.stop_text = reason, text
 
-    def judge(self, metrics: dict[str, float], config: TrainConfig) -> None:
+    def judge(
+        self, metrics: dict[str, float], config: TrainConfig, *, at_chosen: bool = False
+    ) -> None:
         """Compares an evaluation with the best one; cuts the rates, or stops, if not better.
 
         An evaluation that is not finite is never the best. With a wide part an epoch is not stale
         either if the tower alone was better than before: it may take epochs until it can gain.
+        If cross-validation has chosen an epoch, this one is the best whatever the metrics, and ends
+        training. `at_chosen` tells that it is this one.
         """
-        value = monitored(metrics, config.monitor)
         tower = metrics.get("tower_logloss", math.nan)
         tower_gains = self.best_tower is None or tower < self.best_tower - config.min_delta
         if math.isfinite(tower) and tower_gains:
             self.best_tower = tower
             self.stale_epochs = 0
-        if is_finite(metrics, config.monitor) and (
-            self.best_value is None or value > self.best_value + config.min_delta
-        ):
-            self.best_value, self.best_step, self.best_metrics = value, self.step, dict(metrics)
-            self.stale_epochs = 0
+        if at_chosen:
+            self._mark_best(metrics, config.monitor)
+            self.stop(StopReason.FOLDS, f"cross-validation chose epoch {self.chosen_epochs}")
             return
+        if self.chosen_epochs is None and is_finite(metrics, config.monitor):
+            value = monitored(metrics, config.monitor)
+            if self.best_value is None or value > self.best_value + config.min_delta:
+                self._mark_best(metrics, config.monitor)
+                self.stale_epochs = 0
+                return
         if math.isfinite(tower) and tower_gains:
             return
         self.stale_epochs += 1
         self.lr_factor *= config.lr_factor
-        if self.stale_epochs >= config.patience:
+        if self.stale_epochs >= config.patience and not self.chosen_epochs:
             self.stop(
                 StopReason.PATIENCE,
                 f"{config.monitor} on valid has not improved for {self.stale_epochs} epochs",
             )
+
+    def _mark_best(self, metrics: dict[str, float], monitor: str) -> None:
+        self.best_value = monitored(metrics, monitor)
+        self.best_step, self.best_metrics = self.step, dict(metrics)
 
     def resume(self, config: TrainConfig, epoch: int) -> None:
         """Lets training continue if it was ended by a bound that has been raised since.

@@ -26,6 +26,7 @@ from ctrdist.training.faults.non_finite import abort_on_non_finite_loss
 from ctrdist.training.faults.stopping import Interrupted, StopRequest
 from ctrdist.training.faults.watchdog import Watchdog
 from ctrdist.training.loop.evaluate import average_buffers, evaluate
+from ctrdist.training.loop.folds import Choice
 from ctrdist.training.loop.prefetch import Prefetcher
 from ctrdist.training.loop.state import Progress, StopReason, is_finite, monitored
 from ctrdist.training.loop.step import Step
@@ -51,6 +52,7 @@ class Trainer:
         observers: Sequence[Observer] = (),
         stop: StopRequest | None = None,
         watchdog: Watchdog | None = None,
+        choice: Choice | None = None,
     ) -> None:
         """Prepares the loop.
 
@@ -60,6 +62,7 @@ class Trainer:
             observers: called on rank 0, and on the other ranks if they say so.
             stop: may ask this run to end between two steps.
             watchdog: ends this process if it hangs.
+            choice: epochs and share that cross-validation has chosen, for a run that begins.
 
         Raises:
             ConfigError: a split has too few rows, or the monitor does not fit the data.
@@ -67,6 +70,8 @@ class Trainer:
         self.engine = engine
         self.run_dir = Path(run_dir)
         self.progress = Progress()
+        if choice is not None:
+            self.progress.chosen_epochs, self.progress.chosen_share = choice.epochs, choice.share
         self._clock = StepClock(engine.world.device)
         self._watchdog = watchdog or Watchdog(0, self.run_dir, engine.world.rank)
         self._config = engine.experiment.train
@@ -211,13 +216,20 @@ class Trainer:
             self._observers.tell(lambda observer: observer.on_output(output, label_B))
             self._watchdog.beat()
 
-        choose = self._wide and split == "valid"
-        metrics, histogram = evaluate(self.engine, split, on_output, choose=choose and epoch >= 0)
+        choose, progress = self._wide and split == "valid", self.progress
+        metrics, histogram = evaluate(
+            self.engine,
+            split,
+            on_output,
+            choose=choose and epoch >= 0,
+            share=progress.chosen_share,
+        )
         if choose and epoch < 0:
             metrics |= {"tower_share": 0.0, "gain": 0.0, "gain_bound": 0.0}
-        progress = self.progress
         if split == "valid":
-            progress.judge(metrics, self._config)
+            chosen = min(progress.chosen_epochs or 0, self._config.epochs)
+            at_chosen = progress.chosen_epochs is not None and epoch + 1 == chosen
+            progress.judge(metrics, self._config, at_chosen=at_chosen)
         event = messages.Evaluation(
             split=split,
             epoch=epoch,

@@ -3,7 +3,7 @@
 # B rows of this worker, K numeric fields, C categorical fields, R strengths of regularisation
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from signal import SIGTERM
 
@@ -27,10 +27,15 @@ _MOST_ROWS = 20_000_000
 """Rows that are trained on at most, over all epochs: a sample of a log with more."""
 
 
-def train_wide(engine: Engine, beat: Callable[[], None], stop: StopRequest) -> float:
+def train_wide(
+    engine: Engine,
+    beat: Callable[[], None],
+    stop: StopRequest,
+    rows_of: Callable[[Loader], Iterable[Batch]] = lambda loader: loader,
+) -> float:
     """Fits the wide part on the training rows; every rank calls it. Returns the last mean loss.
 
-    `beat` is called after each batch.
+    `beat` is called after each batch. `rows_of` may leave rows of the loader's batches out.
 
     Adagrad on the log loss with L2 by occurrence, for several strengths at once, of which the best
     on valid is kept. The last epoch counts, not the best on valid.
@@ -53,7 +58,7 @@ def train_wide(engine: Engine, beat: Callable[[], None], stop: StopRequest) -> f
     training = _WideTraining(engine, steps)
     while training.step < steps:
         loss_R, rows = torch.zeros(len(STRENGTHS), dtype=torch.float64), 0
-        for batch in loader:
+        for batch in rows_of(loader):
             loss_R += training.take(batch.to(world.device, non_blocking=True), stop)
             rows += batch.global_size
             beat()

@@ -44,6 +44,29 @@ class Start(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fold(Message):
+    """Cross-validation trains on the rows outside a fold."""
+
+    fold: int
+    """Its index, from 0."""
+    folds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Message):
+    """Cross-validation has chosen the epoch and the share of the tower."""
+
+    epochs: int
+    """0: the model is its wide part."""
+    share: float
+    gain: float
+    """Mean log loss of the wide part less that of the blend."""
+    bound: float
+    """The gain less its margin."""
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step(Message):
     """Training has taken some more steps."""
 

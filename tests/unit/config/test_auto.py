@@ -12,7 +12,14 @@ from tests.datasets import write_dataset
 
 
 def facts(rows: int, ids: int = 1000) -> Facts:
-    return Facts(rows=rows, ids=ids, valid=True, counts=True, workers=1)
+    return Facts(
+        rows=rows,
+        ids=ids,
+        valid=True,
+        rarer_train=rows // 5,
+        counts=True,
+        workers=1,
+    )
 
 
 @pytest.mark.parametrize("name", model_names())

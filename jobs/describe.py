@@ -48,6 +48,7 @@ def main(config: DescribeConfig) -> dict[str, Any]:
         "rows": round(guesses.sample.rows),
         "label": guesses.label.name,
         "roles": {c.name: c.role for c in guesses.choices if c.written},
+        "settings": {c.name: c.settings for c in guesses.choices if c.written},
         "split": guesses.split.settings,
         "doubts": guesses.doubts,
     }
@@ -67,8 +68,9 @@ def _refusal(text: str) -> str:
 def _show(guesses: Guesses, refusal: str, config: DescribeConfig, inputs: Sequence[str]) -> None:
     """Prints a summary, the doubts, and the next commands."""
     sample = guesses.sample
+    files = f"{guesses.files:,} file{'s' if guesses.files > 1 else ''}"
     _say(
-        f"{sample.sampled:,} of about {sample.rows:,.0f} rows in {guesses.files:,} files, "
+        f"{sample.sampled:,} of about {sample.rows:,.0f} rows in {files}, "
         f"{sample.layout.type}: {'; '.join(sample.reasons)}"
     )
     roles = Counter(c.role for c in guesses.choices if c.written)

@@ -268,8 +268,9 @@ def hive(folder: Path, rng: np.random.Generator, rows: int) -> Truth:
         there.mkdir()
         table = pa.Table.from_pandas(part[["user", "item", "click"]], preserve_index=False)
         pq.write_table(table, there / "part-0.parquet")
-    roles = {"user": "user", "item": "categorical", "click": "label"}
-    return Truth(roles, "position", {"type": "parquet"})
+    roles = {"user": "user", "item": "categorical", "click": "label", "day": "timestamp"}
+    settings = {"day": {"source": "partition", "format": "iso8601"}}
+    return Truth(roles, "position", {"type": "parquet"}, settings)
 
 
 def german(folder: Path, rng: np.random.Generator, rows: int) -> Truth:
@@ -341,7 +342,7 @@ def unknown_label(folder: Path, rng: np.random.Generator, rows: int) -> Truth:
 SHAPES: dict[str, Shape] = {
     shape.__name__: shape
     for shape in (
-        criteo, criteo_with_header, avazu, taobao, movielens, kkbox, json_lines, parquet,
+        criteo, criteo_with_header, avazu, taobao, movielens, kkbox, json_lines, parquet, orc_file,
         spark, hive, german, warehouse, unknown_label,
     )
 }  # fmt: skip

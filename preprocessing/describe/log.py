@@ -2,8 +2,10 @@
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import pyarrow as pa
 
 from preprocessing.config.describe import DescribeConfig
 from preprocessing.config.patterns import names_of_range
@@ -13,7 +15,7 @@ from preprocessing.describe.labels import LabelGuess, find_label
 from preprocessing.describe.roles import Choice, choose_roles
 from preprocessing.describe.splits import choose_split
 from preprocessing.describe.table import Sample, read_sample
-from preprocessing.sources.shards import ByteRange, find_input_files
+from preprocessing.sources.shards import NO_VALUE, ByteRange, find_input_files, folder_values
 
 _NEW_NAMES = {"label": "label", "timestamp": "time", "user": "user"}
 """Role → name of its column in a log that names none."""
@@ -38,6 +40,7 @@ def describe_log(config: DescribeConfig) -> tuple[Guesses, list[str]]:
         sample, facts, label = _examined(files, config)
     named = is_named(sample)
     choices = choose_roles(facts, label, sample.absent, is_named=named)
+    choices = [c if c.name in sample.columns else _from_partition(c) for c in choices]
     times = [len(facts[c.name].values) for c in choices if c.role == "timestamp"]
     split = choose_split(files, choices, times[0] if times else 0)
     if not named:
@@ -67,8 +70,33 @@ def _examined(
 ) -> tuple[Sample, dict[str, Facts], LabelGuess]:
     """A sample of the files, the facts about its columns, and the label."""
     sample = read_sample(files, config.sample_bytes)
-    facts = {name: facts_of(name, array) for name, array in sample.columns.items()}
+    columns = sample.columns | _partition_columns(files, sample.columns)
+    facts = {name: facts_of(name, array) for name, array in columns.items()}
     return sample, facts, find_label(facts, config.label, is_named=is_named(sample))
+
+
+def _partition_columns(
+    files: Sequence[ByteRange], columns: Mapping[str, pa.Array]
+) -> dict[str, pa.Array]:
+    """Columns of NAME=VALUE in the paths of all files that the files themselves lack.
+
+    Each file counts as a row. A value that all files share tells nothing.
+    """
+    pairs = [folder_values(file) for file in files]
+    found = {}
+    for name in pairs[0]:
+        if name not in columns and all(name in pair for pair in pairs):
+            values = [pair[name] for pair in pairs]
+            known = [None if value == NO_VALUE else value for value in values]
+            if len(set(known)) > 1:
+                found[name] = pa.array(known, pa.string())
+    return found
+
+
+def _from_partition(choice: Choice) -> Choice:
+    if choice.role == "ignore":
+        return replace(choice, written=False)
+    return replace(choice, settings=choice.settings | {"source": "partition"})
 
 
 def _writable(choice: Choice) -> Choice:

@@ -1,15 +1,15 @@
 """Reads the sample of a log as columns, whatever its format."""
 
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ctrdist.errors import DataError
+from ctrdist.features.hashing import one_array
 from preprocessing.config.settings import FormatConfig
+from preprocessing.describe.columnar import absent_of, read_columns
 from preprocessing.describe.dialect import dialect_of, encoding_of, header_of
 from preprocessing.describe.json_members import is_json, read_members
 from preprocessing.describe.sample import (
@@ -24,7 +24,6 @@ from preprocessing.describe.sample import (
 from preprocessing.sources.delimited import line_fault, parse_lines
 from preprocessing.sources.dialect import split_line
 from preprocessing.sources.shards import ByteRange
-from preprocessing.sources.text_blocks import open_stored
 
 _ROWS_OF_GROUP = 4096
 
@@ -66,10 +65,8 @@ def read_sample(files: Sequence[ByteRange], sample_bytes: int) -> Sample:
         shown = ", ".join(f"{name} is {kind}" for kind, name in kinds.items())
         raise DataError(f"the files are of several formats ({shown}). Describe them one by one.")
     kind = next(iter(kinds))
-    if kind == "parquet":
-        return _read_parquet(filled, sample_bytes)
     if kind != "text":
-        raise DataError(f"{filled[0].name}: this is an {kind} file, which is not read.")
+        return _read_columnar(kind, filled, sample_bytes)
     pieces = read_pieces(filled, sample_bytes)
     lines = [line for piece in pieces for line in piece.lines]
     encoding, doubt = encoding_of(lines)
@@ -112,7 +109,7 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
         )
     headers = _headers(files, layout, split[0]) if has_header else {}
     _check_one_log(pieces, texts, layout, dialect.columns, headers)
-    sample.absent = _absent(headers)
+    sample.absent = absent_of(headers)
     tables = []
     for piece, lines in zip(pieces, texts, strict=True):
         names = headers.get(piece.file.name) or split[0]
@@ -124,8 +121,20 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
     if not any(map(len, tables)):
         raise DataError(f"{pieces[0].file.name}: no rows below the header. Give files with rows.")
     joined = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    sample.columns = {name: _one(joined.column(name)) for name in joined.column_names}
+    sample.columns = {name: one_array(joined.column(name)) for name in joined.column_names}
     return sample
+
+
+def _read_columnar(kind: str, files: Sequence[ByteRange], sample_bytes: int) -> Sample:
+    columns = read_columns(kind, files, sample_bytes)
+    return Sample(
+        FormatConfig(type=kind),  # type: ignore[arg-type]
+        columns.arrays,
+        columns.rows,
+        reasons=["the first bytes of the files say so"],
+        doubts=columns.doubts,
+        absent=absent_of(columns.names),
+    )
 
 
 def _parsed(
@@ -184,77 +193,6 @@ def _check_one_log(
                 f"{piece.file.name} has {most}. Describe the log alone; tables that belong to it "
                 "are joined by `joins` in the YAML (docs/data.md)."
             )
-
-
-def _absent(names_of: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Column → the files whose names lack it."""
-    known = {file: set(names) for file, names in names_of.items()}
-    every = dict.fromkeys(name for names in names_of.values() for name in names)
-    lacking = {name: [f for f, names in known.items() if name not in names] for name in every}
-    return {name: files for name, files in lacking.items() if files}
-
-
-def _read_parquet(files: Sequence[ByteRange], sample_bytes: int) -> Sample:
-    sample = Sample(FormatConfig(type="parquet"), reasons=["the files begin with PAR1"])
-    schemas: dict[str, list[str]] = {}
-    known = 0
-    for file in spread(files, NAMED_FILES):
-        with open_stored(file) as stored:
-            parquet = _opened(file, stored)
-            schemas[file.name] = parquet.schema_arrow.names
-            known += file.end
-            sample.rows += parquet.metadata.num_rows
-    sample.rows *= sum(file.end for file in files) / max(1, known)
-    names = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
-    sample.absent = _absent(schemas)
-    chosen = spread(files, SAMPLED_FILES)
-    tables = [_groups_of(file, sample_bytes // len(chosen)) for file in chosen]
-    for name in names:
-        parts = [t.column(name).combine_chunks() for t in tables if name in t.column_names]
-        kinds = {part.type for part in parts}
-        if not name:
-            sample.doubts.append("a column without a name is left out")
-        elif len(kinds) == 1:
-            sample.columns[name] = _one(pa.chunked_array(parts))
-        else:
-            shown = " and ".join(sorted(map(str, kinds)))
-            sample.doubts.append(f"{name} is {shown} in different files")
-            texts = [part.cast(pa.string()) for part in parts]
-            sample.columns[name] = _one(pa.chunked_array(texts))
-    return sample
-
-
-def _groups_of(file: ByteRange, size: int) -> pa.Table:
-    """Rows of the first, the middle and the last row group."""
-    with open_stored(file) as stored:
-        parquet = _opened(file, stored)
-        last = parquet.num_row_groups - 1
-        groups = sorted({0, last // 2, last}) if last >= 0 else []
-        row_bytes = file.end * 3 / max(1, parquet.metadata.num_rows)
-        rows = max(_ROWS_OF_GROUP, int(size / max(1.0, row_bytes) / 3))
-        try:
-            parts = []
-            for group in groups:
-                table = parquet.read_row_group(group, use_threads=False)
-                third = rows // 3
-                middle = max(0, (len(table) - third) // 2)
-                begins = (0, middle, max(0, len(table) - third)) if len(table) > rows else (0,)
-                parts += [table.slice(b, third if len(begins) > 1 else None) for b in begins]
-            return pa.concat_tables(parts) if parts else parquet.schema_arrow.empty_table()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.name}: damaged ({error}). Copy or write it again.") from error
-
-
-def _opened(file: ByteRange, stored: object) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(stored)
-    except (pa.ArrowException, OSError, io.UnsupportedOperation) as error:
-        raise DataError(f"{file.name}: not a Parquet file ({error}).") from error
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -17,7 +17,8 @@ from ctrdist.storage import Store, find_files
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig, SplitConfig
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""Hive's value of a partition whose column is null."""
 _EXPANSION = 3
 """About how many bytes of text a byte of a compressed file stands for. Input splits are measured in
 text, so that each takes about the same time and memory."""
@@ -101,8 +102,7 @@ def partition_values(file: ByteRange, config: PreprocessConfig) -> dict[str, str
     columns = [column for column in config.columns if column.source == "partition"]
     if not columns:
         return {}
-    folders = [part.partition("=") for part in file.url.split("/")[:-1]]
-    there = {unquote(name): unquote(value) for name, equals, value in folders if equals}
+    there = folder_values(file)
     lacking = [column.name for column in columns if column.name not in there]
     if lacking:
         raise DataError(
@@ -110,8 +110,14 @@ def partition_values(file: ByteRange, config: PreprocessConfig) -> dict[str, str
             f"{lacking[0]} takes its values (source: partition). Give --input files that lie in "
             "such folders, or correct `columns` in the data-set YAML."
         )
-    missing = {c.name: {*c.missing_texts, *config.format.missing, _NO_VALUE} for c in columns}
+    missing = {c.name: {*c.missing_texts, *config.format.missing, NO_VALUE} for c in columns}
     return {n: None if there[n] in texts else there[n] for n, texts in missing.items()}
+
+
+def folder_values(file: ByteRange) -> dict[str, str]:
+    """The names and values of the folders of a file that are called NAME=VALUE."""
+    folders = [part.partition("=") for part in file.url.split("/")[:-1]]
+    return {unquote(name): unquote(value) for name, equals, value in folders if equals}
 
 
 def find_input_files(paths: Sequence[str]) -> list[ByteRange]:

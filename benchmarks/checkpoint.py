@@ -65,6 +65,7 @@ def measure(
     def note(case: str, **seconds: float) -> None:
         for column, value in seconds.items():
             found.setdefault(case, {}).setdefault(column, []).append(value)
+            print(f"{case}: {column} {value:.2f}", flush=True)  # a time limit may come
 
     for repeat in range(repeats):
         if not only:
@@ -74,11 +75,12 @@ def measure(
             store.save(repeat, tensors, {}, TEXTS)
             blocked = time.perf_counter() - begun
             case = f"{name}, first save" if repeat == 0 and name == "asynchronous" else name
+            note(case, blocked=blocked)
             steps = 0.0
             if name == "asynchronous":
                 steps = steps_per_second(lambda: store._saving._thread.is_alive())  # noqa: B023
             store.wait()
-            note(case, blocked=blocked, saved=time.perf_counter() - begun)
+            note(case, saved=time.perf_counter() - begun)
             if steps:
                 limit = time.perf_counter() + 3
                 alone = steps_per_second(lambda: time.perf_counter() < limit)  # noqa: B023

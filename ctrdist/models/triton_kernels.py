@@ -190,8 +190,8 @@ def _tile(size: int) -> int:
 
 
 def _warps(like: Tensor, numbers: int) -> int:
-    """Warps of a program whose largest tile has so many numbers: with fewer, registers spill."""
-    return min(max(numbers * like.element_size() // 2048, 1), 8)
+    """Warps of a program whose largest tile has so many numbers: with others, registers spill."""
+    return min(max(numbers * like.element_size() // 2048, 1), 4)
 
 
 def _precision() -> str:

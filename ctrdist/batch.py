@@ -44,6 +44,8 @@ class Batch(Pipelineable):
     """(B,) int64: index of the row in its split."""
     user_B: Tensor | None = None
     """(B,) int64, where the schema has a user."""
+    weight_B: Tensor | None = None
+    """(B,) float32, where the schema has weights: over their mean in the training rows."""
     global_size: int = 0
     """Rows of this step on all workers: the loss is a sum over B divided by this."""
 
@@ -66,6 +68,7 @@ class Batch(Pipelineable):
             label_B=function(self.label_B),
             row_B=function(self.row_B),
             user_B=None if self.user_B is None else function(self.user_B),
+            weight_B=None if self.weight_B is None else function(self.weight_B),
             global_size=self.global_size,
         )
 

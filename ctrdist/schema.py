@@ -14,6 +14,8 @@ from typing import Any
 from ctrdist.errors import DataError
 
 SCHEMA_VERSION = 1
+LABEL = "label"
+"""Column of the label, or of the first of several."""
 PADDING_ID = 0
 """Row 0 of each embedding table, for no value; it stays zero."""
 UNKNOWN_ID = 1
@@ -57,7 +59,7 @@ class Schema:
     """The C categorical fields."""
     numeric: tuple[str, ...] = ()
     """The K numeric fields, float32 columns of transformed values."""
-    label: str = "label"
+    label: str = LABEL
     """A float32 column of 0 and 1."""
     user: str | None = None
     """An int64 column that identifies the user, for AUC by user; None if the log has none."""

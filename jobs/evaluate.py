@@ -27,6 +27,9 @@ class EvaluateConfig:
     """Data set to evaluate on; empty: the one that the run was trained on."""
     split: Literal["train", "valid", "test"] = "test"
     """Split to evaluate on."""
+    label: str = ""
+    """Name of the label to evaluate by, where the data set has several; empty: the one that the
+    run was trained on."""
     workers: int = 1
     """Worker processes; may differ from those of training."""
 
@@ -43,9 +46,9 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     from jobs.console.run import RunConsole, show_evaluation
 
     experiment, path, _ = experiment_of_checkpoint(config.checkpoint)
-    data = config.data or experiment.data
-    open_dataset(data).split(config.split)
-    experiment = replace(experiment, data=data, workers=config.workers, min_workers=0)
+    data, label = config.data or experiment.data, config.label or experiment.label
+    open_dataset(data, label).split(config.split)
+    experiment = replace(experiment, data=data, label=label, workers=config.workers, min_workers=0)
     with RunConsole() as console:
         result = launch(
             "evaluate", experiment, {"checkpoint": path, "split": config.split}, console.show

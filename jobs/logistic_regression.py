@@ -6,6 +6,7 @@ is chosen on the valid split.
 python jobs/logistic_regression.py --data data/criteo
 """
 
+import math
 import sys
 import time
 import warnings
@@ -27,6 +28,8 @@ class LogisticConfig:
 
     data: str = field(default="", metadata=IS_PATH)
     """Directory that jobs/preprocess.py wrote."""
+    label: str = ""
+    """Name of the label, where the data set has several; empty: the first."""
     strengths: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     """Inverse regularisation strengths C to try; the best on valid is taken."""
     max_rows: int = 2_000_000
@@ -48,36 +51,42 @@ def fit(config: LogisticConfig) -> dict[str, Any]:
 
     # a hundred iterations are enough to rank strengths
     warnings.simplefilter("ignore", ConvergenceWarning)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, config.label)
+    shift = math.log(dataset.split("train").negatives_kept)
     start = time.monotonic()
-    train = features(dataset, "train", config.max_rows)
+    matrix, label, weight = features(dataset, "train", config.max_rows)
     splits = {name: features(dataset, name) for name in ("valid", "test")}
     best: dict[str, Any] = {}
     for strength in config.strengths:
-        model = LogisticRegression(C=strength, max_iter=100).fit(*train)
+        model = LogisticRegression(C=strength, max_iter=100).fit(matrix, label, weight)
         measured = {
-            name: evaluate_predictions(model.decision_function(matrix), label)
-            for name, (matrix, label) in splits.items()
+            name: evaluate_predictions(model.decision_function(x) + shift, y, None, w)
+            for name, (x, y, w) in splits.items()
         }
         if not best or measured["valid"]["logloss"] < best["valid"]["logloss"]:
             best = {"strength": strength, **measured}
     for split in ("valid", "test"):
         metrics = best[split]
         print(f"{split}: AUC {metrics['auc']:.5f}, logloss {metrics['logloss']:.5f}")
-    return {**best, "rows": len(train[1]), "seconds": time.monotonic() - start}
+    return {**best, "rows": len(label), "seconds": time.monotonic() - start}
 
 
-def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any, Any]:
-    """Returns the first rows of a split: an (N, ids + numbers) sparse matrix and (N,) labels."""
+def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any, Any, Any]:
+    """Returns the first rows of a split.
+
+    These are an (N, ids + numbers) sparse matrix, (N,) labels, and (N,) weights or None.
+    """
     import numpy as np
     from scipy import sparse
 
     from ctrdist.config.experiment import LoaderConfig
     from ctrdist.data.loader import Loader
+    from ctrdist.data.rows import weights_of_log
 
     sizes = [each.vocabulary_size for each in dataset.schema.categorical]
     first = np.concatenate([[0], np.cumsum(sizes)])
-    parts, labels, rows = [], [], 0
+    kept = 1.0 if split == "train" else dataset.split(split).negatives_kept
+    parts, labels, weights, rows = [], [], [], 0
     for batch in Loader(dataset, split, LoaderConfig(batch_size=_BATCH_ROWS), shuffle=False):
         size = len(batch.label_B)
         lengths = batch.sparse.lengths().numpy().reshape(len(sizes), size)
@@ -88,10 +97,14 @@ def features(dataset: Any, split: str, max_rows: int | None = None) -> tuple[Any
         ids = sparse.csr_matrix((ones, (row, column)), shape=(size, first[-1]))
         parts.append(sparse.hstack([ids, sparse.csr_matrix(batch.numeric_BK.numpy())]))
         labels.append(batch.label_B.numpy())
+        weight_B = weights_of_log(batch, kept)
+        if weight_B is not None:
+            weights.append(weight_B.numpy())
         rows += size
         if max_rows is not None and rows >= max_rows:
             break
-    return sparse.vstack(parts).tocsr()[:max_rows], np.concatenate(labels)[:max_rows]
+    weight = np.concatenate(weights)[:max_rows] if weights else None
+    return sparse.vstack(parts).tocsr()[:max_rows], np.concatenate(labels)[:max_rows], weight
 
 
 if __name__ == "__main__":

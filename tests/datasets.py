@@ -1,6 +1,8 @@
 """Writes small preprocessed data sets for tests, with the product's own schema and manifest."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +22,9 @@ def write_dataset(
     vocabulary: tuple[int, ...] = (30, 7, 50),
     multi_valued: bool = False,
     user: bool = False,
+    weighted: bool = False,
+    labels: tuple[str, ...] = (),
+    negatives_kept: Mapping[str, float] | None = None,
     files: int = 2,
     row_group: int = 50,
     seed: int = 0,
@@ -33,6 +38,9 @@ def write_dataset(
         vocabulary: vocabulary size of each categorical field.
         multi_valued: whether a further field "tags" holds lists.
         user: whether there is a user column.
+        weighted: whether rows have weights, whole numbers from 0 to 3.
+        labels: names of the labels; those after the first are 1 for half of the rows.
+        negatives_kept: split → share that the manifest states; no row is left out.
         files: files per split.
         row_group: rows per row group.
         seed: of the values.
@@ -46,6 +54,8 @@ def write_dataset(
         numeric=tuple(f"I{i}" for i in range(numeric)),
         categorical=tuple(fields),
         user="__user" if user else None,
+        weight="__weight" if weighted else None,
+        labels=labels,
     )
     effects = [rng.normal(size=v) * 1.5 for v in vocabulary]
     splits = {}
@@ -65,10 +75,20 @@ def write_dataset(
             columns["tags"] = pa.array(lists, type=pa.list_(pa.int32()))
         if user:
             columns["__user"] = pa.array(rng.integers(0, 20, size=count))
+        if weighted:
+            columns["__weight"] = pa.array(rng.integers(0, 4, size=count).astype(np.float32))
+        for name in labels[1:]:
+            columns[name] = pa.array(rng.integers(0, 2, size=count).astype(np.float32))
         columns["label"] = pa.array(
             (rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.float32)
         )
-        splits[split] = _write_split(path, split, pa.table(columns), files, row_group)
+        table = pa.table(columns)
+        splits[split] = replace(
+            _write_split(path, split, table, files, row_group),
+            negatives_kept=(negatives_kept or {}).get(split, 1.0),
+            weight=float(np.sum(table["__weight"].to_numpy())) if weighted else None,
+            labels={name: int(np.sum(table[name].to_numpy())) for name in labels[1:]},
+        )
     (path / "schema.json").write_text(schema.to_json())
     manifest = Manifest(schema_fingerprint=schema.fingerprint, splits=splits)
     (path / "manifest.json").write_text(manifest.to_json())

@@ -175,6 +175,10 @@ class TrainConfig:
     It trains that many models first. Not with max_steps."""
     min_delta: float = 1e-6
     """Smallest change of the monitor that counts as improvement."""
+    negatives_kept: float = 1.0
+    """Share of the log's rows with label 0 that is in the training rows. A data set that was made
+    with `sample` sets it. Its logarithm is added to the log-odds of predictions, which so become
+    those of the whole log."""
     eval_batch_size: int = 8192
     """Rows of an evaluation step on all workers together."""
     exact_rows: int = 20_000_000
@@ -207,6 +211,8 @@ class Experiment:
 
     data: str = field(default="", metadata=IS_PATH)
     """Directory that jobs/preprocess.py wrote: local or s3://."""
+    label: str = ""
+    """Name of the label to predict, where the data set has several; empty: the first."""
     run_name: str = ""
     """Name of the run and of its directory; a run with the name of an earlier one resumes it.
     Empty: model, data and time."""

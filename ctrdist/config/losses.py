@@ -10,7 +10,7 @@ class Loss(NamedTuple):
     """All that is known of a loss."""
 
     function: str
-    """module:function in ctrdist.losses, called as function(config, output, label_B)."""
+    """module:function in ctrdist.losses, called as function(config, output, label_B, weight_B)."""
     two_encoders: bool = False
     """It reads the logits of two encoders, which only some models have."""
 

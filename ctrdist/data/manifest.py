@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ctrdist.errors import DataError
+from ctrdist.errors import ConfigError, DataError
 from ctrdist.schema import Schema, check_version
 from ctrdist.storage import Store
 
@@ -122,6 +122,31 @@ class Dataset:
     """Its directory: local or s3://."""
     schema: Schema
     manifest: Manifest
+    """Its splits have the positives of the chosen label."""
+    label: str = ""
+    """Name of the chosen label; empty: the only one, or the first."""
+
+    @property
+    def label_column(self) -> str:
+        """The Parquet column of the chosen label."""
+        further = self.label in self.schema.labels[1:]
+        return self.label if further else self.schema.label
+
+    @property
+    def weighted(self) -> bool:
+        """Tells whether rows have weights."""
+        return self.schema.weight is not None
+
+    @property
+    def mean_weight(self) -> float:
+        """Mean weight of the training rows; raises DataError if it is 0."""
+        train = self.split("train")
+        if not train.weight:
+            raise DataError(
+                f"{self.path}: all training rows have the weight 0. Correct the column with the "
+                "role weight in the data-set YAML, and preprocess again."
+            )
+        return train.weight / train.rows
 
     def split(self, name: str) -> Split:
         """Returns a split; raises DataError if it does not exist or is empty."""
@@ -135,10 +160,15 @@ class Dataset:
         return split
 
 
-def open_dataset(path: str) -> Dataset:
+def open_dataset(path: str, label: str = "") -> Dataset:
     """Opens the data set that jobs/preprocess.py wrote to a directory, local or s3://.
 
+    Args:
+        path: its directory.
+        label: name of the label to train on or to evaluate; empty: the only one, or the first.
+
     Raises:
+        ConfigError: it has no label of this name.
         DataError: there is no manifest (so no finished data set), or schema and manifest do not
             belong together.
     """
@@ -158,4 +188,20 @@ def open_dataset(path: str) -> Dataset:
             f"{path}: {SCHEMA_NAME} ({schema.fingerprint}) is not the one that {MANIFEST_NAME} "
             f"was written with ({manifest.schema_fingerprint}). Run jobs/preprocess.py again."
         )
-    return Dataset(path=path, schema=schema, manifest=manifest)
+    return with_label(Dataset(path=path, schema=schema, manifest=manifest), label)
+
+
+def with_label(dataset: Dataset, label: str) -> Dataset:
+    """The data set with another label chosen; raises ConfigError for one that it lacks."""
+    schema, manifest = dataset.schema, dataset.manifest
+    columns = manifest.config.get("columns", ())
+    names = schema.labels or tuple(c["name"] for c in columns if c.get("role") == "label")
+    if label and label not in names:
+        raise ConfigError(
+            f"--label {label}: {dataset.path} has {', '.join(names) or 'one label'}. Give one of "
+            "these or none, or give the column the role label and preprocess again."
+        )
+    if label in schema.labels[1:]:
+        splits = {n: replace(s, positives=s.labels[label]) for n, s in manifest.splits.items()}
+        manifest = replace(manifest, splits=splits)
+    return replace(dataset, label=label, manifest=manifest)

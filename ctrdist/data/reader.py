@@ -26,7 +26,7 @@ class SplitReader:
         self._dataset = dataset
         self._files = dataset.split(split).files
         self._store = Store(dataset.path)
-        self._columns = columns(dataset.schema)
+        self._columns = columns(dataset.schema, dataset.label_column)
         self._footers: dict[int, pq.FileMetaData] = {}
         self._lock = threading.Lock()
 
@@ -52,7 +52,13 @@ class SplitReader:
             [part.group.first_row + np.arange(part.begin, part.end) for part in ranges]
         )
         where = f"{self._dataset.path}/{self._files[ranges[0].group.file].path}"
-        return from_table(table, self._dataset.schema, row_W, where, checked, order_W)
+        dataset = self._dataset
+        rows = from_table(
+            *(table, dataset.schema, row_W, where, checked, order_W), label=dataset.label_column
+        )
+        if rows.weight_W is not None:
+            rows.weight_W = rows.weight_W / np.float32(dataset.mean_weight)
+        return rows
 
     def _range_table(self, part: RowRange) -> pa.Table:
         group = part.group

@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ctrdist.batch import Batch
 from ctrdist.errors import DataError
 from ctrdist.native.columns import permute
-from ctrdist.schema import CategoricalField, Schema, module_key
+from ctrdist.schema import LABEL, CategoricalField, Schema, module_key
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Rows:
     """(W,) int64."""
     row_W: np.ndarray
     """(W,) int64: index in the split."""
+    weight_W: np.ndarray | None = None
+    """(W,) float32, as stored."""
 
 
 def from_table(
@@ -42,6 +44,7 @@ def from_table(
     where: str,
     checked: Collection[str] = (),
     order_W: np.ndarray | None = None,
+    label: str = LABEL,
 ) -> Rows:
     """Converts the columns of a table to arrays.
 
@@ -52,12 +55,13 @@ def from_table(
         where: name of the source, for error messages.
         checked: categorical fields whose ids need no check against their vocabulary.
         order_W: brings the rows into another order: row order_W[i] comes to position i.
+        label: the column of the label to train on.
 
     Raises:
         DataError: a column is missing, has nulls, or holds ids outside its vocabulary.
     """
     present = set(table.column_names)
-    missing = [name for name in columns(schema) if name not in present]
+    missing = [name for name in columns(schema, label) if name not in present]
     if missing:
         raise DataError(
             f"{where}: no column {', '.join(missing)}, which schema.json names. "
@@ -83,9 +87,10 @@ def from_table(
         numeric_KW=_block(numeric, np.float32, order_W, len(row_W)),
         single=_block(single, np.int32, order_W, len(row_W)),
         multi=multi,
-        label_W=column(schema.label, np.float32),
+        label_W=column(label, np.float32),
         user_W=None if schema.user is None else column(schema.user, np.int64),
         row_W=row_W if order_W is None else row_W[order_W],
+        weight_W=None if schema.weight is None else column(schema.weight, np.float32),
     )
 
 
@@ -97,9 +102,10 @@ def _block(
     return np.stack(columns, dtype=dtype) if columns else np.empty((0, rows), dtype)
 
 
-def columns(schema: Schema) -> list[str]:
-    """Returns the Parquet columns that training reads."""
-    return [*schema.field_names, schema.label, *([schema.user] if schema.user else [])]
+def columns(schema: Schema, label: str = LABEL) -> list[str]:
+    """Returns the Parquet columns that training on a label reads."""
+    others = [name for name in (schema.user, schema.weight) if name]
+    return [*schema.field_names, label, *others]
 
 
 def _array(table: pa.Table, name: str, where: str) -> pa.Array:
@@ -128,6 +134,17 @@ def _ids(
     return ids.astype(np.int32, copy=False)
 
 
+def weights_of_log(batch: Batch, negatives_kept: float) -> torch.Tensor | None:
+    """(B,) weights with which a batch's rows stand for those of the log; None where all are alike.
+
+    A row with label 0 of a split that was drawn from also stands for rows that were not drawn.
+    """
+    if negatives_kept == 1:
+        return batch.weight_B
+    drawn_B = torch.where(batch.label_B == 0, 1 / negatives_kept, 1.0)
+    return drawn_B if batch.weight_B is None else drawn_B * batch.weight_B
+
+
 class BatchMaker:
     """Makes batches of slices of buffers; caches the tensors that batches of one size share."""
 
@@ -149,7 +166,7 @@ class BatchMaker:
         def joined(column: Callable[[Rows], np.ndarray]) -> torch.Tensor:
             return torch.from_numpy(np.concatenate([column(w)[a:b] for w, a, b in parts]))
 
-        has_user = parts[0][0].user_W is not None
+        has_user, has_weight = parts[0][0].user_W is not None, parts[0][0].weight_W is not None
         label_B = joined(lambda w: w.label_W)
         numeric_BK: np.ndarray = np.empty((len(label_B), len(self._schema.numeric)), np.float32)
         np.concatenate([w.numeric_KW[:, a:b].T for w, a, b in parts], out=numeric_BK)
@@ -159,6 +176,7 @@ class BatchMaker:
             label_B=label_B,
             row_B=joined(lambda w: w.row_W),
             user_B=joined(lambda w: w.user_W) if has_user else None,  # type: ignore[arg-type, return-value]
+            weight_B=joined(lambda w: w.weight_W) if has_weight else None,  # type: ignore[arg-type, return-value]
             global_size=global_size,
         )
 

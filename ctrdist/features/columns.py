@@ -22,8 +22,6 @@ Role = Literal[
 ]
 NumericAs = Literal["number", "bucket", "both"]
 FEATURE_ROLES: tuple[Role, ...] = ("numeric", "categorical", "multi_valued", "user")
-LABEL = "label"
-"""Name of the label's column in a data set."""
 USER = "__user"
 """Name of the column with the 64-bit hashes of the users."""
 WEIGHT = "__weight"

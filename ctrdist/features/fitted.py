@@ -9,7 +9,6 @@ from typing import Any
 
 from ctrdist.errors import DataError
 from ctrdist.features.columns import (
-    LABEL,
     USER,
     WEIGHT,
     ColumnConfig,
@@ -19,7 +18,7 @@ from ctrdist.features.columns import (
     is_quantile,
 )
 from ctrdist.features.hashing import HASH_KEY
-from ctrdist.schema import FIRST_VALUE_ID, CategoricalField, Schema
+from ctrdist.schema import FIRST_VALUE_ID, LABEL, CategoricalField, Schema
 
 FEATURES_NAME = "features.json"
 FEATURES_VERSION = 1

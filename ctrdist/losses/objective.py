@@ -1,5 +1,7 @@
 """The losses: each is a function of its settings, a model's output and the (B,) labels, 0 or 1.
 
+Rows may have weights, (B,), with which their losses are multiplied.
+
 All give () float32, a sum over the rows in nats, because only the caller knows the number of rows
 of the step on all workers; 0 for B = 0. Log-odds may have any float type and size. Sums are float32
 also under the caller's autocast: bfloat16 loses most of a sum over thousands of rows.
@@ -24,13 +26,18 @@ from ctrdist.config.losses import LOSSES, LossConfig
 _log = logging.getLogger(__name__)
 
 
-def training_loss_sum(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+def training_loss_sum(
+    config: LossConfig, output: Output, label_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """Computes the loss that the settings choose from :data:`ctrdist.config.losses.LOSSES`.
 
+    Each row counts by its weight, (B,), where there are weights.
     ctrdist.models.registry.check_loss tells whether the model's output fits the loss.
     """
     entry = LOSSES[config.name]
-    loss: Tensor = resolve_name(f"ctrdist.losses.{entry.function}")(config, output, label_B)
+    loss: Tensor = resolve_name(f"ctrdist.losses.{entry.function}")(
+        config, output, label_B, weight_B
+    )
     if not entry.two_encoders:
         # Heads of encoders that nothing else reads get a gradient of 0: DistributedDataParallel
         # refuses the step after one in which a weight got none.
@@ -40,30 +47,36 @@ def training_loss_sum(config: LossConfig, output: Output, label_B: Tensor) -> Te
     return loss
 
 
-def log(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+def log(
+    config: LossConfig, output: Output, label_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """−Σ_b ln p: the log loss, equation (17) of DLF before its division by N."""
-    return log_loss_sum(output.logits_B, label_B)
+    return log_loss_sum(output.logits_B, label_B, weight_B)
 
 
-def log_loss_sum(logits_B: Tensor, label_B: Tensor) -> Tensor:
-    """−Σ_b [y ln σ(z) + (1−y) ln(1−σ(z))] of (B,) log-odds z."""
+def log_loss_sum(logits_B: Tensor, label_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """−Σ_b w [y ln σ(z) + (1−y) ln(1−σ(z))] of (B,) log-odds z and weights w, 1 by default."""
     with torch.autocast(logits_B.device.type, enabled=False):
         return functional.binary_cross_entropy_with_logits(
-            logits_B.float(), label_B.float(), reduction="sum"
+            logits_B.float(), label_B.float(), weight_B, reduction="sum"
         )
 
 
-def focal(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+def focal(
+    config: LossConfig, output: Output, label_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """−Σ_b (1 − p)^γ ln p: the focal loss (Lin et al., ICCV 2017), without its balance of classes.
 
     With γ = 0 it is the log loss.
     """
     with torch.autocast(label_B.device.type, enabled=False):
         u_B = _label_log_odds(output.logits_B, label_B)
-        return (_power(-u_B, 0.0, config.gamma) * _cross_entropy(u_B)).sum()
+        return _sum(_power(-u_B, 0.0, config.gamma) * _cross_entropy(u_B), weight_B)
 
 
-def r_ce(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+def r_ce(
+    config: LossConfig, output: Output, label_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """−Σ_b p^γ ln p, p^γ held constant: R-CE, the reweighted loss of Wang et al. (WSDM 2021).
 
     The weight is smallest for the rows that the model contradicts most. It has no gradient: with
@@ -72,17 +85,24 @@ def r_ce(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
     """
     with torch.autocast(label_B.device.type, enabled=False):
         u_B = _label_log_odds(output.logits_B, label_B)
-        return (_power(u_B.detach(), 0.0, config.gamma) * _cross_entropy(u_B)).sum()
+        return _sum(_power(u_B.detach(), 0.0, config.gamma) * _cross_entropy(u_B), weight_B)
 
 
-def twin_focus(config: LossConfig, output: Output, label_B: Tensor) -> Tensor:
+def twin_focus(
+    config: LossConfig, output: Output, label_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """Log loss of the fused logits plus the losses of both encoders: (12) of TF4CTR."""
     encoders = (output.aux[SIMPLE_LOGITS], output.aux[COMPLEX_LOGITS])
-    return log_loss_sum(output.logits_B, label_B) + twin_focus_loss_sum(config, *encoders, label_B)
+    fused = log_loss_sum(output.logits_B, label_B, weight_B)
+    return fused + twin_focus_loss_sum(config, *encoders, label_B, weight_B)
 
 
 def twin_focus_loss_sum(
-    config: LossConfig, simple_B: Tensor, complex_B: Tensor, label_B: Tensor
+    config: LossConfig,
+    simple_B: Tensor,
+    complex_B: Tensor,
+    label_B: Tensor,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """N · L_TF, (7) of TF4CTR (arXiv:2405.03167v4), of both encoders' (B,) log-odds.
 
@@ -94,7 +114,7 @@ def twin_focus_loss_sum(
     with torch.autocast(label_B.device.type, enabled=False):
         simple = simple_loss(_label_log_odds(simple_B, label_B), config.c, config.gamma)
         complex_ = complex_loss(_label_log_odds(complex_B, label_B), config.c, config.gamma)
-        return config.alpha * simple.sum() + (1 - config.alpha) * complex_.sum()
+        return config.alpha * _sum(simple, weight_B) + (1 - config.alpha) * _sum(complex_, weight_B)
 
 
 def simple_loss(u_B: Tensor, c: float, gamma: float) -> Tensor:
@@ -127,6 +147,10 @@ def least_monotone_c(gamma: float) -> float:
     p = exp(−1 − 1/γ), where it is c − γp. complex_loss always falls with p.
     """
     return gamma * math.exp(-1 - 1 / gamma) if gamma > 0 else 0.0
+
+
+def _sum(loss_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    return loss_B.sum() if weight_B is None else (loss_B * weight_B).sum()
 
 
 def _label_log_odds(logits_B: Tensor, label_B: Tensor) -> Tensor:

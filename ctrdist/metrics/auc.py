@@ -29,19 +29,25 @@ def auc_of_counts(negatives_G: Counts, positives_G: Counts) -> float:
     return _doubled_wins(negatives_G, positives_G).sum().item() / (2 * negatives * positives)
 
 
-def auc(score_N: NDArray[Any], label_N: NDArray[np.int64]) -> float:
+def auc(
+    score_N: NDArray[Any], label_N: NDArray[np.int64], weight_N: NDArray[np.float64] | None = None
+) -> float:
     """Returns the exact AUC of (N,) scores, of which only the order matters, and labels 0 or 1.
 
-    It is nan where one class is absent or a score is nan.
+    A pair counts by the product of its rows' weights, where there are weights. It is nan where one
+    class is absent or a score is nan.
     """
     if len(score_N) == 0 or np.isnan(score_N).any():
         return float("nan")
     order_N = np.argsort(score_N)
-    return auc_of_counts(*_counts(label_N[order_N], _changes(score_N[order_N])))
+    return auc_of_counts(*_counts(label_N, order_N, _changes(score_N[order_N]), weight_N))
 
 
 def gauc_sums(
-    score_N: NDArray[Any], label_N: NDArray[np.int64], user_N: NDArray[np.int64]
+    score_N: NDArray[Any],
+    label_N: NDArray[np.int64],
+    user_N: NDArray[np.int64],
+    weight_N: NDArray[np.float64] | None = None,
 ) -> tuple[float, float]:
     """Σ_u n_u·AUC_u and Σ_u n_u over users with both classes, n_u their rows.
 
@@ -52,6 +58,7 @@ def gauc_sums(
         score_N: (N,) logits or probabilities; only their order matters.
         label_N: (N,) 0 or 1.
         user_N: (N,) numbers that identify the users.
+        weight_N: (N,) weights of the rows; then n_u are sums of weights.
     """
     if len(score_N) == 0:
         return 0.0, 0.0
@@ -60,7 +67,7 @@ def gauc_sums(
     order_N = np.lexsort((score_N, user_N))
     new_user_N = _changes(user_N[order_N])
     new_group_N = new_user_N | _changes(score_N[order_N])
-    negative_G, positive_G = _counts(label_N[order_N], new_group_N)
+    negative_G, positive_G = _counts(label_N, order_N, new_group_N, weight_N)
     first_U = np.flatnonzero(new_user_N[new_group_N])  # each user's first group
     positive_U = np.add.reduceat(positive_G, first_U)
     negative_U = np.add.reduceat(negative_G, first_U)
@@ -85,8 +92,19 @@ def _changes(sorted_N: NDArray[Any]) -> NDArray[np.bool_]:
     return np.r_[True, sorted_N[1:] != sorted_N[:-1]]
 
 
-def _counts(label_N: Counts, new_group_N: NDArray[np.bool_]) -> tuple[Counts, Counts]:
-    """(G,) negatives and (G,) positives of each group."""
+def _counts(
+    label_N: Counts,
+    order_N: NDArray[np.int64],
+    new_group_N: NDArray[np.bool_],
+    weight_N: NDArray[np.float64] | None,
+) -> tuple[Counts, Counts]:
+    """(G,) negatives and (G,) positives of each group of the ordered rows, or their weights."""
+    label_N = label_N[order_N]
     start_G = np.flatnonzero(new_group_N)
+    if weight_N is not None:
+        weight_N = weight_N[order_N]
+        parts = ((1 - label_N) * weight_N, label_N * weight_N)
+        negative_G, positive_G = (np.add.reduceat(part_N, start_G) for part_N in parts)
+        return negative_G, positive_G
     positive_G = np.add.reduceat(label_N, start_G)
     return np.diff(np.r_[start_G, len(label_N)]) - positive_G, positive_G

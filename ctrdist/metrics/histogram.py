@@ -4,6 +4,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +26,10 @@ _POINTS = 1000
 class CalibrationTable:
     """Predictions in deciles, in ascending order; a bin of equal scores is never split."""
 
-    rows_Q: NDArray[np.int64]
-    """Rows of each decile."""
-    positives_Q: NDArray[np.int64]
-    """Rows with label 1 of each decile."""
+    rows_Q: NDArray[Any]
+    """Rows of each decile, or their weights."""
+    positives_Q: NDArray[Any]
+    """Rows with label 1 of each decile, or their weights."""
     predicted_Q: NDArray[np.float64]
     """Mean predicted probability."""
 
@@ -57,43 +58,52 @@ class ScoreHistogram:
     the exact AUC would have to gather and sort them.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        """An empty histogram on the device of the rows that will be added."""
-        self.counts_2Q = torch.zeros(2, BINS, dtype=torch.int64, device=device)
-        """(2, Q): rows with label 0 and with label 1."""
+    def __init__(self, device: torch.device | str = "cpu", *, weighted: bool = False) -> None:
+        """An empty histogram on the device of the rows that will be added, with weights or none."""
+        kind = torch.float64 if weighted else torch.int64
+        self.counts_2Q = torch.zeros(2, BINS, dtype=kind, device=device)
+        """(2, Q): rows with label 0 and with label 1, or their weights."""
+        self.rows = torch.zeros(2, dtype=torch.float64, device=device) if weighted else None
+        """Numbers of these rows, where they have weights."""
         self.predicted_Q = torch.zeros(BINS, dtype=torch.float64, device=device)
         """(Q,) sums of predicted probabilities."""
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         """Sum of losses in nats, number of rows whose logit is nan."""
 
-    def add(self, logits_N: Tensor, label_N: Tensor) -> None:
-        """Counts rows by their (N,) log-odds and (N,) labels, 0 or 1."""
+    def add(self, logits_N: Tensor, label_N: Tensor, weight_N: Tensor | None = None) -> None:
+        """Counts rows by their (N,) log-odds, (N,) labels, 0 or 1, and (N,) weights if any."""
         logits_N, label_N = logits_N.float() + 0.0, label_N.float()  # −0.0 becomes 0.0
         bits_N = logits_N.view(torch.int32)
         # negative floats count down where integers count up
         ordered_N = bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)
         key_N = (ordered_N >> (32 - _KEPT_BITS)).long() + BINS // 2
-        self.counts_2Q.view(-1).scatter_add_(
-            0, key_N + BINS * label_N.long(), torch.ones_like(key_N)
-        )
-        wide_N = logits_N.double()
+        each_N = torch.ones_like(key_N) if weight_N is None else weight_N.double()
+        self.counts_2Q.view(-1).scatter_add_(0, key_N + BINS * label_N.long(), each_N)
+        wide_N, weights_N = logits_N.double(), None if weight_N is None else each_N
         loss = functional.binary_cross_entropy_with_logits(
-            wide_N.clamp(-_LARGEST, _LARGEST), label_N.double(), reduction="sum"
+            wide_N.clamp(-_LARGEST, _LARGEST), label_N.double(), weights_N, reduction="sum"
         )
-        self.predicted_Q.scatter_add_(0, key_N, torch.sigmoid(wide_N))
+        predicted_N = torch.sigmoid(wide_N)
+        if weights_N is not None:
+            predicted_N = predicted_N * weights_N
+        self.predicted_Q.scatter_add_(0, key_N, predicted_N)
+        if self.rows is not None:
+            self.rows += torch.stack([(1 - label_N).sum(), label_N.sum()]).double()
         self.sums += torch.stack([loss, logits_N.isnan().sum().double()])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that ranks sum up, in place."""
-        return self.counts_2Q, self.predicted_Q, self.sums
+        own = () if self.rows is None else (self.rows,)
+        return self.counts_2Q, self.predicted_Q, self.sums, *own
 
     def calibration_table(self) -> CalibrationTable:
         """Cuts the rows at the deciles of their predictions; few scores give fewer parts."""
         counts_2Q = self.counts_2Q.cpu().numpy()
         end_Q = np.cumsum(counts_2Q.sum(0))
-        parts = min(10, int(end_Q[-1]))
+        total = end_Q[-1].item()
+        parts = min(10, total) if self.rows is None else 10 * (total > 0)
         # the bin that holds the first row of each decile
-        first_D = np.arange(parts) * int(end_Q[-1]) // parts
+        first_D = np.arange(parts) * total / max(1, parts)
         start_D = np.unique(np.searchsorted(end_Q, first_D, side="right"))
         rows_Q = np.add.reduceat(counts_2Q.sum(0), start_D)
         predicted_Q = np.add.reduceat(self.predicted_Q.cpu().numpy(), start_D)
@@ -123,10 +133,14 @@ class ScoreHistogram:
         negative_Q, positive_Q = self.counts_2Q.cpu().double().numpy()
         loss, nans = self.sums.tolist()
         positives, negatives = float(positive_Q.sum()), float(negative_Q.sum())
+        weights: tuple[float, float] | None = None
         auc = error = math.nan
         if positives and negatives and not nans:
             auc = auc_of_counts(negative_Q, positive_Q)
             error = float(np.dot(positive_Q, negative_Q)) / (2 * positives * negatives)
+        if self.rows is not None:
+            weights = positives + negatives, positives
+            negatives, positives = self.rows.tolist()
         metrics = metrics_of_sums(
             auc=auc,
             loss=loss,
@@ -134,5 +148,6 @@ class ScoreHistogram:
             rows=positives + negatives,
             positives=positives,
             nans=nans,
+            weights=weights,
         )
         return {**metrics, "auc_error": error}

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ctrdist.batch import TOWER_LOGITS, WIDE_LOGITS, Batch, Output
+from ctrdist.batch import (
+    COMPLEX_LOGITS,
+    SIMPLE_LOGITS,
+    TOWER_LOGITS,
+    WIDE_LOGITS,
+    Batch,
+    Output,
+)
 from ctrdist.models.dual_attention.frequency import Frequency
 from ctrdist.models.dual_attention.pairs import PairMemory
 from ctrdist.models.dual_attention.settings import DualAttentionConfig
@@ -67,12 +74,16 @@ class CTRModel(nn.Module):
         tower: nn.Module,
         tables_dtype: str = "float32",
         wide: bool = False,
+        log_odds_shift: float = 0.0,
     ) -> None:
         """Declares the tables for a :class:`Tower`, and those of a wide part if it has one.
 
-        Their number format is float32, float16 or bfloat16; the wide part's is float32.
+        Their number format is float32, float16 or bfloat16; the wide part's is float32. In
+        evaluation, `log_odds_shift` is added to all log-odds: it is the logarithm of the share of
+        the rows with label 0 that training sees.
         """
         super().__init__()
+        self.log_odds_shift = log_odds_shift
         self.schema = schema
         self.tower = tower
         declared: Tower = tower  # type: ignore[assignment]
@@ -156,8 +167,23 @@ class CTRModel(nn.Module):
         if on_lookup is not None:
             on_lookup(emb)
         output: Output = self.tower(emb)
-        if self.wide is None or self.training:
+        if self.training:
+            return output
+        if self.log_odds_shift:
+            output = self._shifted(output)
+        if self.wide is None:
             return output
         wide_B, tower_B = self.wide(batch), output.logits_B.float()
+        if self.log_odds_shift:
+            wide_B = wide_B + self.log_odds_shift
         aux = {**output.aux, WIDE_LOGITS: wide_B, TOWER_LOGITS: tower_B}
         return output._replace(logits_B=self.wide.blend(wide_B, tower_B), aux=aux)
+
+    def _shifted(self, output: Output) -> Output:
+        """The output with the log-odds that hold where all rows with label 0 are there."""
+        encoders = (SIMPLE_LOGITS, COMPLEX_LOGITS)
+        aux = {
+            name: value.float() + self.log_odds_shift if name in encoders else value
+            for name, value in output.aux.items()
+        }
+        return Output(output.logits_B.float() + self.log_odds_shift, aux)

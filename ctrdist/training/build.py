@@ -1,6 +1,7 @@
 """Builds a sharded model and its optimisers, and checks that device and checkpoint suit them."""
 
 import ctypes
+import math
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
@@ -112,7 +113,8 @@ def build_model(experiment: Experiment, schema: Schema) -> CTRModel:
     torch.manual_seed(experiment.train.seed)
     tower = build_tower(experiment.model_name, experiment.model, schema.num_fields)
     wide: bool = experiment.model.wide
-    return CTRModel(schema, tower, experiment.sharding.tables_dtype, wide)
+    shift = math.log(experiment.train.negatives_kept)
+    return CTRModel(schema, tower, experiment.sharding.tables_dtype, wide, shift)
 
 
 def sizes(model: CTRModel, schema: Schema) -> Sizes:
@@ -274,6 +276,8 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     loss = config.get("loss", to_dict(LossConfig()))
     return {
         "model_name": config.get("model_name"),
+        "label": config.get("label", ""),
+        "train.negatives_kept": config["train"].get("negatives_kept", 1.0),
         "model.wide": False,  # unless the config says otherwise; older ones do not
         **{f"model.{key}": value for key, value in config.get("model", {}).items()},
         **{f"loss.{key}": value for key, value in loss.items()},

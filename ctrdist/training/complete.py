@@ -48,14 +48,18 @@ def complete(experiment: Experiment) -> Experiment:
 
     if experiment.tracking.mlflow:
         check_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    dataset = open_dataset(experiment.data)
+    dataset = open_dataset(experiment.data, experiment.label)
+    if dataset.label_column == dataset.schema.label:
+        experiment = replace(experiment, label="")
+    if dataset.weighted:
+        _ = dataset.mean_weight  # refuses weights that are all 0
     started = time.strftime("%Y%m%d-%H%M%S")
     name = name or f"{experiment.model_name}-{dataset.schema.name}-{started}"
     named = replace(experiment, run_name=name)
     settings = _saved(named) or resolve(
         named.model_name, named.auto, _facts(dataset, named.workers)
     )
-    settings |= _monitor(dataset)
+    settings |= _monitor(dataset) | _kept(dataset)
     resolved = read_experiment(with_settings(to_dict(named), settings), "automatic settings")
     _check_batch_norm(resolved, dataset.split("train").rows)
     _check_wide(resolved, dataset)
@@ -85,6 +89,12 @@ def _monitor(dataset: "Dataset") -> dict[str, Any]:
     return {"train.monitor": "logloss"} if alike else {}
 
 
+def _kept(dataset: "Dataset") -> dict[str, Any]:
+    """The share of rows with label 0 that was drawn for training, where not all are there."""
+    kept = dataset.split("train").negatives_kept
+    return {} if kept == 1 else {"train.negatives_kept": kept}
+
+
 def remarks(experiment: Experiment) -> list[str]:
     """Returns what a person should know before a complete experiment is trained, line by line."""
     from ctrdist.data.manifest import open_dataset
@@ -94,7 +104,9 @@ def remarks(experiment: Experiment) -> list[str]:
         values = to_dict(experiment)
         shown = [f"{name} {json.dumps(setting(values, name))}" for name in experiment.auto]
         lines.append(f"settings that follow from the data: {', '.join(shown)}")
-    valid = open_dataset(experiment.data).manifest.splits.get("valid")
+    dataset = open_dataset(experiment.data, experiment.label)
+    lines += _of_rows(dataset)
+    valid = dataset.manifest.splits.get("valid")
     if valid is None or not valid.rows:
         lines.append("there is no valid split: the last epoch counts as the best")
     elif valid.positives in (0, valid.rows):
@@ -108,6 +120,22 @@ def remarks(experiment: Experiment) -> list[str]:
             f"valid has only {rarer:,} rows of the rarer label, so AUC and log loss there depend "
             f"on chance; {experiment.train.monitor} is monitored"
             + (". A tower must gain clearly to count" if experiment.model.wide else "")
+        )
+    return lines
+
+
+def _of_rows(dataset: "Dataset") -> list[str]:
+    """What is said of rows that count differently."""
+    lines = []
+    if dataset.schema.labels:
+        others = [name for name in dataset.schema.labels if name != dataset.label]
+        chosen = dataset.label or others.pop(0)
+        lines.append(f"the label is {chosen}; --label may also be {', '.join(others)}")
+    kept = dataset.split("train").negatives_kept
+    if kept < 1:
+        lines.append(
+            f"{kept:.3g} of the rows with label 0 are in train: the training loss is theirs, and "
+            "predictions are corrected to the probabilities of the whole log"
         )
     return lines
 

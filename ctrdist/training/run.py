@@ -60,7 +60,7 @@ def train(
     """
     use_cores(world, threads)
     run_dir = Path(experiment.runs) / experiment.run_name
-    dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
+    dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data, experiment.label))
     observers = _observers_of(experiment, world, run_dir, emit)
     watchdog = Watchdog(experiment.faults.step_timeout_s, run_dir, world.rank, emit)
     table_bytes: int | None = None
@@ -152,7 +152,7 @@ def evaluate_checkpoint(
     has the metrics under the split's name, with checkpoint, step, data and its fingerprint.
     """
     use_cores(world, threads)
-    dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data))
+    dataset: Dataset = run_on_main(lambda: open_dataset(experiment.data, experiment.label))
     dataset.split(split)
     saved = run_on_main(lambda: read(checkpoint))
     check_same_data(saved, dataset.schema.to_json())

@@ -4,8 +4,8 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from ctrdist.errors import ConfigError
-from ctrdist.features.columns import FEATURE_ROLES, LABEL, USER, WEIGHT, bucket_name, is_iso8601
-from ctrdist.schema import FIRST_VALUE_ID, file_stem
+from ctrdist.features.columns import FEATURE_ROLES, USER, WEIGHT, bucket_name, is_iso8601
+from ctrdist.schema import FIRST_VALUE_ID, LABEL, file_stem
 from preprocessing.config.rows import conditions
 from preprocessing.config.settings import INPUT_FORMATS, PreprocessConfig
 

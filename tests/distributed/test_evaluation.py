@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ctrdist.config.experiment import TrainConfig, experiment_of
@@ -62,3 +64,22 @@ def test_histograms_give_the_exact_metrics_within_their_bound(tmp_path, workers)
     predicted = counted["calibration"] * counted["positives"]
     assert table.predicted_Q @ table.rows_Q == pytest.approx(predicted)
     assert all(first is second is None for first, second, _ in results[1:])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_weighted_rows_count_by_their_weights_on_any_number_of_workers(tmp_path, workers):
+    rows, kept = {"train": 100, "test": 2001}, {"train": 0.5, "test": 0.5}
+    dataset = write_dataset(tmp_path, rows, user=True, weighted=True, negatives_kept=kept)
+    results = run_ranks(both, workers, str(tmp_path))
+    (exact, summed, _), (counted, again, _), _ = results[0]
+    assert abs(counted["auc"] - exact["auc"]) <= counted["auc_error"] < 1e-3
+    for name in ("logloss", "ne", "calibration", "gauc", "rows", "positives", "base_rate"):
+        assert counted[name] == pytest.approx(exact[name], rel=1e-6), name
+    np.testing.assert_allclose(summed, again)
+    files = dataset.split("test").files
+    stored = pa.concat_tables(pq.read_table(tmp_path / file.path) for file in files)
+    label, weight = stored["label"].to_numpy(), stored["__weight"].to_numpy()
+    weight = np.where(label == 0, 2, 1) * weight
+    assert counted["rows"] == 2001 and counted["positives"] == label.sum()
+    assert counted["base_rate"] == pytest.approx((weight * label).sum() / weight.sum())
+    assert all(metrics == counted for *_, metrics in results)

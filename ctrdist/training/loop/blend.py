@@ -19,7 +19,12 @@ nothing can be chosen."""
 
 
 def choose_share(
-    engine: Engine, wide_N: Tensor, tower_N: Tensor, label_N: Tensor, share: float | None = None
+    engine: Engine,
+    wide_N: Tensor,
+    tower_N: Tensor,
+    label_N: Tensor,
+    share: float | None = None,
+    weight_N: Tensor | None = None,
 ) -> dict[str, float]:
     """Sets the share α of the tower by the rows of valid; every rank calls it with its own.
 
@@ -32,45 +37,53 @@ def choose_share(
         tower_N: (N,) log-odds of the tower.
         label_N: (N,) 0 or 1.
         share: α, if it was chosen before.
+        weight_N: (N,) weights of the rows, by which gains and losses count; None: 1.
 
     Returns:
         tower_share; tower_logloss, of the tower alone; gain; and gain_bound, the gain less the
         margin. They are the same on all ranks.
     """
-    sums_2A, tower = gain_sums(wide_N, tower_N, label_N)
-    counts = torch.tensor([len(label_N), float(label_N.sum()), tower], dtype=torch.float64)
+    sums_2A, tower, weight = gain_sums(wide_N, tower_N, label_N, weight_N)
+    counts = torch.tensor([len(label_N), float(label_N.sum()), tower, weight], dtype=torch.float64)
     sums = sum_over_ranks(torch.cat([sums_2A.flatten(), counts]).to(engine.world.device)).cpu()
-    rows, positives, tower_loss = sums[-3:].tolist()
-    mean_A, bound_A = lower_bounds(*sums[:-3].view(2, -1), rows=rows, positives=positives)
+    rows, positives, tower_loss, weight = sums[-4:].tolist()
+    mean_A, bound_A = lower_bounds(
+        *sums[:-4].view(2, -1), rows=rows, positives=positives, weight=weight
+    )
     best = int(bound_A.argmax() if share is None else (SHARES - share).abs().argmin())
     engine.model.module.wide.share.fill_(float(SHARES[best]))
     return {
         "tower_share": float(SHARES[best]),
-        "tower_logloss": tower_loss / rows,
+        "tower_logloss": tower_loss / weight,
         "gain": float(mean_A[best]),
         "gain_bound": float(bound_A[best]),
     }
 
 
-def gain_sums(wide_N: Tensor, tower_N: Tensor, label_N: Tensor) -> tuple[Tensor, float]:
-    """Returns (2, A) sums of the rows' gains and of their squares, and the tower's summed log loss.
+def gain_sums(
+    wide_N: Tensor, tower_N: Tensor, label_N: Tensor, weight_N: Tensor | None = None
+) -> tuple[Tensor, float, float]:
+    """Returns (2, A) sums of the rows' gains and of their squares.
 
     The gain of a row is the log loss of the wide part minus that of the blend, given their (N,)
-    log-odds and the (N,) labels.
+    log-odds and the (N,) labels, times its weight. Returns also the tower's summed log loss, and
+    the sum of the weights, which are 1 by default.
     """
     sums_2A = torch.zeros(2, len(SHARES), dtype=torch.float64)
     wide_N, tower_N, label_N = wide_N.double(), tower_N.double(), label_N.double()
+    weight_N = torch.ones_like(wide_N) if weight_N is None else weight_N.double()
     loss = functional.binary_cross_entropy_with_logits
     anchor_N = loss(wide_N, label_N, reduction="none")
     for a, share in enumerate(SHARES[1:], 1):
         blend_N = torch.lerp(wide_N, tower_N, share)
-        gain_N = anchor_N - loss(blend_N, label_N, reduction="none")
+        gain_N = weight_N * (anchor_N - loss(blend_N, label_N, reduction="none"))
         sums_2A[0, a], sums_2A[1, a] = gain_N.sum(), gain_N.square().sum()
-    return sums_2A, float(loss(tower_N, label_N, reduction="sum"))
+    tower = loss(tower_N, label_N, weight_N, reduction="sum")
+    return sums_2A, float(tower), float(weight_N.sum())
 
 
 def lower_bounds(
-    total_A: Tensor, square_A: Tensor, *, rows: float, positives: float
+    total_A: Tensor, square_A: Tensor, *, rows: float, positives: float, weight: float
 ) -> tuple[Tensor, Tensor]:
     """Returns the mean gain of each blend, and this less its margin; −∞ where it is not finite.
 
@@ -82,9 +95,11 @@ def lower_bounds(
         square_A: (…, A) sums of their squares.
         rows: number of rows.
         positives: of them with label 1.
+        weight: sum of their weights.
     """
     mean_A = total_A / rows
     error_A = ((square_A / rows - mean_A.square()).clamp(min=0) / max(rows - 1, 1)).sqrt()
+    mean_A, error_A = mean_A * (rows / weight), error_A * (rows / weight)
     rarer = min(positives, rows - positives)
     bound_A = mean_A - error_A * (1 if rarer >= _SURE_CLICKS else 2)
     if rarer < _LEAST_CLICKS:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ctrdist.batch import TOWER_LOGITS, WIDE_LOGITS, Output
 from ctrdist.data.loader import Loader
+from ctrdist.data.rows import weights_of_log
 from ctrdist.distributed.process_group import (
     World,
     gather_rows,
@@ -63,6 +64,8 @@ class _Rows(NamedTuple):
     wide_B: Tensor | None
     """Log-odds of the wide part; None without one."""
     tower_B: Tensor | None
+    weight_B: Tensor | None
+    """Weights of the rows, on the CPU; None without any."""
 
 
 def evaluate(
@@ -99,15 +102,16 @@ def evaluate(
     found: dict[str, float] = {}
     lost = torch.zeros(1, dtype=torch.float64, device=engine.world.device)
     with engine.averaged():
-        rows = _predictions(engine, loader, on_output, lost)
+        rows = _predictions(engine, split, loader, on_output, lost)
         if choose:
             held = [_on_cpu(each) for each in rows]
             wide_N, tower_N, label_N = (
                 _joined(held, name) for name in ("wide_B", "tower_B", "label_B")
             )
-            found = choose_share(engine, wide_N, tower_N, label_N, share)
+            weight_N = _joined(held, "weight_B") if _weighted(engine, split) else None
+            found = choose_share(engine, wide_N, tower_N, label_N, share, weight_N)
             rows = (_blended(engine, each) for each in held)
-        evaluation = (_gathered if exact else _counted)(engine, rows)
+        evaluation = (_gathered if exact else _counted)(engine, rows, _weighted(engine, split))
     evaluation.metrics.update(found)
     if sum_over_ranks(lost):
         with engine.averaged():
@@ -136,6 +140,10 @@ def evaluation_loader(engine: Engine, split: str) -> Loader:
     )
 
 
+def _weighted(engine: Engine, split: str) -> bool:
+    return engine.dataset.weighted or engine.dataset.split(split).negatives_kept < 1
+
+
 def why_not_finite(metrics: dict[str, float]) -> str:
     """Says which metrics of an evaluation are not finite and why; empty if all are."""
     names = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -144,22 +152,27 @@ def why_not_finite(metrics: dict[str, float]) -> str:
     rows, positives = metrics["rows"], metrics["positives"]
     if positives in (0, rows):
         reason = f"all {rows:,.0f} rows have label {0 if positives == 0 else 1}"
+    elif not math.isfinite(metrics["logloss"]):
+        reason = f"all {rows:,.0f} rows have the weight 0"
     else:  # gauc
         reason = "no user has rows of both labels"
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite: {reason}"
 
 
 def _predictions(
-    engine: Engine, loader: Loader, on_output: OnOutput, lost: Tensor
+    engine: Engine, split: str, loader: Loader, on_output: OnOutput, lost: Tensor
 ) -> Iterator[_Rows]:
     """This rank's rows with their predictions, float32; lost counts those that are not finite."""
+    kept = engine.dataset.split(split).negatives_kept
     engine.model.eval()
     with torch.no_grad(), engine.autocast():
         for batch in loader:
             output = engine.model(batch.to(engine.world.device, non_blocking=True))
             lost += (~finite(output)).sum()
             wide_B, tower_B = output.aux.get(WIDE_LOGITS), output.aux.get(TOWER_LOGITS)
-            yield _Rows(output.logits_B.float(), batch.label_B, batch.user_B, wide_B, tower_B)
+            weight_B = weights_of_log(batch, kept)
+            logits_B = output.logits_B.float()
+            yield _Rows(logits_B, batch.label_B, batch.user_B, wide_B, tower_B, weight_B)
             on_output(output, batch.label_B)
     engine.model.train()
 
@@ -180,47 +193,53 @@ def _joined(rows: Sequence[_Rows], name: str) -> Tensor:
     return torch.cat([getattr(each, name) for each in rows])
 
 
-def _gathered(engine: Engine, rows: Iterable[_Rows]) -> Evaluation:
+def _gathered(engine: Engine, rows: Iterable[_Rows], weighted: bool) -> Evaluation:
     """Exact metrics of the gathered predictions."""
     held, device = [_on_cpu(each) for each in rows], engine.world.device
-    logits_N, label_N, user_N, wide_N = (
+    logits_N, label_N, user_N, wide_N, weight_N = (
         _gather([getattr(each, name) for each in held], device)
-        for name in ("logits_B", "label_B", "user_B", "wide_B")
+        for name in ("logits_B", "label_B", "user_B", "wide_B", "weight_B")
     )
 
     def score() -> dict[str, float]:
-        metrics = evaluate_predictions(logits_N, label_N, user_N)
-        return metrics | _of_wide(None if wide_N is None else evaluate_predictions(wide_N, label_N))
+        metrics = evaluate_predictions(logits_N, label_N, user_N, weight_N)
+        if wide_N is None:
+            return metrics
+        return metrics | _of_wide(evaluate_predictions(wide_N, label_N, None, weight_N))
 
     metrics = run_on_main(score)
     if not engine.world.is_main:
         return Evaluation(metrics=metrics, histogram=None)
-    histogram = ScoreHistogram()
-    parts = (torch.from_numpy(values_N).split(_AT_ONCE) for values_N in (logits_N, label_N))
-    for logits_B, label_B in zip(*parts, strict=True):
-        histogram.add(logits_B, label_B)
+    histogram = ScoreHistogram(weighted=weighted)
+    given = (logits_N, label_N, *([weight_N] if weighted else []))
+    for parts in zip(*(torch.from_numpy(each).split(_AT_ONCE) for each in given), strict=True):
+        histogram.add(*parts)
     return Evaluation(metrics=metrics, histogram=histogram)
 
 
-def _counted(engine: Engine, rows: Iterable[_Rows]) -> Evaluation:
+def _counted(engine: Engine, rows: Iterable[_Rows], weighted: bool) -> Evaluation:
     """Metrics of the ranks' histograms, summed."""
     world = engine.world
-    histogram, wide = ScoreHistogram(world.device), None
-    scores, users = [], []
+    histogram, wide = ScoreHistogram(world.device, weighted=weighted), None
+    scores, users, weights = [], [], []
     for each in rows:
         label_B = each.label_B.to(world.device)
-        histogram.add(each.logits_B.to(world.device), label_B)
+        weight_B = None if each.weight_B is None else each.weight_B.to(world.device)
+        histogram.add(each.logits_B.to(world.device), label_B, weight_B)
         if each.wide_B is not None:
-            wide = wide or ScoreHistogram(world.device)
-            wide.add(each.wide_B.to(world.device), label_B)
+            wide = wide or ScoreHistogram(world.device, weighted=weighted)
+            wide.add(each.wide_B.to(world.device), label_B, weight_B)
         if each.user_B is not None:
             scores.append(each.logits_B.cpu())
             users.append(torch.stack([each.user_B, each.label_B.long()]))
+            if each.weight_B is not None:
+                weights.append(each.weight_B)
     for tensor in (*histogram.tensors(), *(() if wide is None else wide.tensors())):
         sum_over_ranks(tensor)
     metrics = histogram.metrics() | _of_wide(None if wide is None else wide.metrics())
     if users:
-        metrics["gauc"] = _gauc_by_user(torch.cat(scores), torch.cat(users, 1), world)
+        weight_N = torch.cat(weights) if weighted else None
+        metrics["gauc"] = _gauc_by_user(torch.cat(scores), torch.cat(users, 1), weight_N, world)
     return Evaluation(metrics=metrics, histogram=histogram if world.is_main else None)
 
 
@@ -229,7 +248,9 @@ def _of_wide(metrics: dict[str, float] | None) -> dict[str, float]:
     return {} if metrics is None else {f"wide_{name}": metrics[name] for name in ("auc", "logloss")}
 
 
-def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float:
+def _gauc_by_user(
+    score_N: Tensor, user_label_2N: Tensor, weight_N: Tensor | None, world: World
+) -> float:
     """Grouped AUC of all ranks' rows: each rank collects the rows of some users and scores them."""
     owner_N = user_label_2N[0] % world.size
     order_N = torch.argsort(owner_N, stable=True)
@@ -246,7 +267,10 @@ def _gauc_by_user(score_N: Tensor, user_label_2N: Tensor, world: World) -> float
         return taken.cpu().numpy()
 
     own = (exchange(score_N), exchange(user_label_2N[1]), exchange(user_label_2N[0]))
-    sums = sum_over_ranks(torch.tensor(gauc_sums(*own), dtype=torch.float64, device=device))
+    weights = None if weight_N is None else exchange(weight_N).astype(np.float64)
+    sums = sum_over_ranks(
+        torch.tensor(gauc_sums(*own, weights), dtype=torch.float64, device=device)
+    )
     return float(sums[0] / sums[1])
 
 

@@ -20,6 +20,7 @@ from ctrdist.batch import TOWER_LOGITS, WIDE_LOGITS, Batch
 from ctrdist.config.experiment import Experiment
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import Dataset
+from ctrdist.data.rows import weights_of_log
 from ctrdist.distributed.process_group import World, sum_over_ranks
 from ctrdist.errors import TrainingError
 from ctrdist.training.build import Engine, build_engine
@@ -102,6 +103,7 @@ def select_rows(batch: Batch, keep_B: Tensor, global_size: int) -> Batch:
         label_B=batch.label_B[keep_B],
         row_B=batch.row_B[keep_B],
         user_B=None if batch.user_B is None else batch.user_B[keep_B],
+        weight_B=None if batch.weight_B is None else batch.weight_B[keep_B],
         global_size=global_size,
     )
 
@@ -133,13 +135,17 @@ def cross_validate(
         TrainingError: a loss is not finite.
     """
     sums_2EA = torch.zeros(2, experiment.train.epochs, len(SHARES), dtype=torch.float64)
+    weight = 0.0
     for fold in range(experiment.train.folds):
         begin_fold(fold)
-        engine = build_engine(experiment, dataset, world)
-        sums_2EA += _FoldTraining(engine, fold, stop, beat).gains()
+        training = _FoldTraining(build_engine(experiment, dataset, world), fold, stop, beat)
+        sums_2EA += training.gains()
+        weight += training.weight
     train = dataset.split("train")
     sums_2EA = sum_over_ranks(sums_2EA.to(world.device)).cpu()
-    mean_EA, bound_EA = lower_bounds(*sums_2EA, rows=train.rows, positives=train.positives)
+    mean_EA, bound_EA = lower_bounds(
+        *sums_2EA, rows=train.rows, positives=train.positives, weight=weight
+    )
     best = int(bound_EA.argmax())
     epoch, a = divmod(best, len(SHARES))
     bound = float(bound_EA[epoch, a])
@@ -157,6 +163,8 @@ class _FoldTraining:
     ) -> None:
         self._engine, self._fold, self._stop, self._beat = engine, fold, stop, beat
         self._folds = engine.experiment.train.folds
+        self.weight = 0.0
+        """Sum of the weights of all workers' rows of the fold, once they are judged."""
         self._progress = Progress(chosen_epochs=0)  # no epoch is the best here
         self._prefetcher = Prefetcher(engine)
         self._step = Step(
@@ -211,6 +219,7 @@ class _FoldTraining:
     def _judge(self) -> tuple[Tensor, float]:
         """(2, 1, A) sums over the fold's rows here, and the tower's log loss on all its rows."""
         engine = self._engine
+        kept = engine.dataset.split("train").negatives_kept
         average_buffers(engine)
         sums_2A, losses = torch.zeros(2, len(SHARES), dtype=torch.float64), torch.zeros(2).double()
         loader = evaluation_loader(engine, "train")
@@ -219,13 +228,14 @@ class _FoldTraining:
             for batch in FoldRows(loader, self._fold, self._folds, held=True):
                 aux = engine.model(batch.to(engine.world.device)).aux
                 wide_B, tower_B = aux[WIDE_LOGITS].cpu(), aux[TOWER_LOGITS].cpu()
-                sums, loss = gain_sums(wide_B, tower_B, batch.label_B)
+                weight_B = weights_of_log(batch, kept)
+                sums, loss, weight = gain_sums(wide_B, tower_B, batch.label_B, weight_B)
                 sums_2A += sums
-                losses += torch.tensor([loss, len(wide_B)], dtype=torch.float64)
+                losses += torch.tensor([loss, weight], dtype=torch.float64)
                 self._beat()
         engine.model.train()
-        loss, rows = sum_over_ranks(losses.to(engine.world.device)).tolist()
-        return sums_2A.unsqueeze(1), loss / max(rows, 1)
+        loss, self.weight = sum_over_ranks(losses.to(engine.world.device)).tolist()
+        return sums_2A.unsqueeze(1), loss / (self.weight or 1.0)
 
     def _abort(self, batch: Batch, loss: Tensor) -> NoReturn:
         raise TrainingError(

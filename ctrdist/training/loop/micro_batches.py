@@ -87,12 +87,13 @@ class TowerPass:
             for group, looked_up in emb.items()
         }
         share = scale * engine.world.size / batch.global_size
+        weights = [None] * number if batch.weight_B is None else batch.weight_B.split(rows)
         total = torch.zeros((), device=engine.world.device)
         for index, label_B in enumerate(batch.label_B.split(rows)):
             with engine.autocast():
                 output = engine.tower({group: parts[index] for group, parts in leaves.items()})
                 observers.tell(lambda o, out=output, label=label_B: o.on_output(out, label))  # type: ignore[misc]
-                loss = training_loss_sum(engine.experiment.loss, output, label_B)
+                loss = training_loss_sum(engine.experiment.loss, output, label_B, weights[index])
             (loss * share).backward()
             total += loss.detach()
         grads = {

@@ -79,7 +79,7 @@ class Step:
             on_lookup = partial(self._on_lookup, batch)
             output = engine.model(batch, on_lookup, self.prefetcher.look_up)
             self.observers.tell(lambda observer: observer.on_output(output, batch.label_B))
-            loss = training_loss_sum(engine.experiment.loss, output, batch.label_B)
+            loss = training_loss_sum(engine.experiment.loss, output, batch.label_B, batch.weight_B)
         total = self._end_forward(batch, loss)
         engine.optimizers.zero_grad()
         # gradients are averaged over the workers, whose shares of the rows may differ by one

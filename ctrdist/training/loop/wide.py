@@ -15,6 +15,7 @@ from ctrdist.batch import Batch
 from ctrdist.config.auto import batch_rows
 from ctrdist.config.optimizers import WIDE_TABLES
 from ctrdist.data.loader import Loader
+from ctrdist.data.rows import weights_of_log
 from ctrdist.distributed.process_group import sum_over_ranks
 from ctrdist.models.wide import STRENGTHS, WidePart
 from ctrdist.training.build import Engine
@@ -81,7 +82,9 @@ def _choose_strength(engine: Engine, beat: Callable[[], None]) -> int:
             for given in evaluation_loader(engine, "valid"):
                 batch = given.to(engine.world.device, non_blocking=True)
                 logits_BR = wide.logits(batch, wide.look_up(batch))
-                loss_R += _losses(logits_BR, batch.label_B).sum(0).double()
+                logits_BR = logits_BR + engine.model.module.log_odds_shift
+                weight_B = weights_of_log(batch, valid.negatives_kept)
+                loss_R += _losses(logits_BR, batch.label_B, weight_B).sum(0).double()
                 beat()
         sum_over_ranks(loss_R)
         if loss_R.isfinite().any():
@@ -89,10 +92,13 @@ def _choose_strength(engine: Engine, beat: Callable[[], None]) -> int:
     return int(wide.column)
 
 
-def _losses(logits_BR: Tensor, label_B: Tensor) -> Tensor:
-    """(B, R) log losses."""
+def _losses(logits_BR: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """(B, R) log losses, weighted where there are weights."""
     label_BR = label_B.unsqueeze(1).expand_as(logits_BR)
-    return functional.binary_cross_entropy_with_logits(logits_BR, label_BR, reduction="none")
+    weight_B1 = None if weight_B is None else weight_B.unsqueeze(1)
+    return functional.binary_cross_entropy_with_logits(
+        logits_BR, label_BR, weight_B1, reduction="none"
+    )
 
 
 class _WideTraining:
@@ -121,6 +127,8 @@ class _WideTraining:
         with torch.no_grad():
             logits_BR = wide.logits(batch, weight_BCR)
             grad_BR = torch.sigmoid(logits_BR) - batch.label_B.unsqueeze(1)
+            if batch.weight_B is not None:
+                grad_BR *= batch.weight_B.unsqueeze(1)
             inverse_BC = engine.counts(batch.sparse, len(logits_BR))
             penalty_BCR = inverse_BC.unsqueeze(2) * self._strength_R * weight_BCR
         # gradients of tables are averaged over the workers
@@ -130,7 +138,7 @@ class _WideTraining:
         own = [
             batch.numeric_BK.T @ grad_BR,
             grad_BR.sum(0, keepdim=True),
-            _losses(logits_BR, batch.label_B).sum(0, keepdim=True),
+            _losses(logits_BR, batch.label_B, batch.weight_B).sum(0, keepdim=True),
             torch.full_like(grad_BR[:1], stop.signum),
         ]
         sums_YR = sum_over_ranks(torch.cat(own).double())

@@ -14,7 +14,8 @@ from ctrdist.config.experiment import LoaderConfig
 from ctrdist.data.loader import Loader
 from ctrdist.data.manifest import open_dataset
 from ctrdist.data.reader import SplitReader
-from ctrdist.errors import CheckpointError, DataError
+from ctrdist.data.rows import weights_of_log
+from ctrdist.errors import CheckpointError, ConfigError, DataError
 from ctrdist.metrics.rows import digest, digest_of_range
 from tests.datasets import write_dataset
 
@@ -218,3 +219,34 @@ def test_a_worker_reads_its_own_streams_only(tmp_path, monkeypatch):
         for _ in Loader(dataset, "train", config, rank=rank, world_size=4):
             pass
     assert counts == [8, 8, 8, 8]  # 32 row groups, 4 of them in each of the 8 streams
+
+
+def test_weights_are_over_their_mean_and_the_label_is_the_chosen_one(tmp_path):
+    rows = {"train": ROWS, "valid": 90}
+    dataset = write_dataset(tmp_path, rows, weighted=True, labels=("label", "bought"))
+    stored = pq.read_table([f"{tmp_path}/{f.path}" for f in dataset.split("train").files])
+    weight = stored["__weight"].to_numpy()
+    chosen = open_dataset(str(tmp_path), "bought")
+    assert chosen.split("train").positives == stored["bought"].to_numpy().sum()
+    assert chosen.manifest.fingerprint == dataset.manifest.fingerprint
+    for batch in Loader(chosen, "train", CONFIG, seed=3):
+        row = batch.row_B.numpy()
+        np.testing.assert_allclose(batch.weight_B, weight[row] / weight.mean(), rtol=1e-6)
+        np.testing.assert_array_equal(batch.label_B, stored["bought"].to_numpy()[row])
+
+
+def test_rows_with_label_0_of_a_drawn_split_stand_for_the_others(tmp_path):
+    dataset = write_dataset(tmp_path, {"train": ROWS}, weighted=True)
+    for batch in Loader(dataset, "train", CONFIG):
+        drawn = np.where(batch.label_B == 0, 4, 1) * batch.weight_B.numpy()
+        np.testing.assert_allclose(weights_of_log(batch, 0.25), drawn)
+        assert weights_of_log(batch, 1.0) is batch.weight_B
+        no_weights = replace(batch, weight_B=None)
+        np.testing.assert_allclose(
+            weights_of_log(no_weights, 0.25), np.where(batch.label_B == 0, 4, 1)
+        )
+
+
+def test_an_unknown_label_is_refused(dataset):
+    with pytest.raises(ConfigError, match="--label bought"):
+        open_dataset(dataset.path, "bought")

@@ -5,6 +5,7 @@ python jobs/describe.py --input logs/day_*.csv > clicks.yaml
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 import sys
@@ -87,7 +88,7 @@ def _show(guesses: Guesses, refusal: str, config: DescribeConfig, inputs: Sequen
     else:
         _say("next:")
     data = f"data/{guesses.name}"
-    paths = " ".join(shlex.quote(_short(path)) for path in inputs)
+    paths = _as_typed(inputs)
     _say(
         f"  python jobs/preprocess.py --config {shlex.quote(file)} --input {paths} --output {data}"
     )
@@ -103,6 +104,15 @@ def _file(config: DescribeConfig, name: str) -> str:
     except OSError:
         there = ""
     return _short(there) if os.path.isfile(there) else f"{name}.yaml"
+
+
+def _as_typed(inputs: Sequence[str]) -> str:
+    """The inputs for a command line; a glob where they are all that it matches."""
+    folder, ending = os.path.split(inputs[0])[0], "".join(Path(inputs[0]).suffixes)
+    pattern = f"{glob.escape(folder)}/*{glob.escape(ending)}"
+    if len(inputs) > 1 and sorted(glob.glob(pattern)) == sorted(inputs):
+        return f"{shlex.quote(_short(folder))}/*{shlex.quote(ending)}"
+    return " ".join(shlex.quote(_short(path)) for path in inputs)
 
 
 def _short(path: str) -> str:

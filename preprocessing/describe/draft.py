@@ -122,7 +122,7 @@ def _question(label: LabelGuess) -> str:
     shown = ", ".join(label.candidates[:8]) or "none is sure"
     return (
         "Which column is the label? Write `role: label` in its line, or start describe again with "
-        f"--label NAME. Candidates: {shown}."
+        f"--label NAME. Candidates: {shown}"
     )
 
 

@@ -14,8 +14,9 @@ _OUTCOMES = frozenset(
     {*LABELS, "clicks", "conversions", "purchases", "order", "orders", "ordered", "paid", "sale"}
 )
 _CLICKS = ("click", "clicked", "clk")
-_MARKS = frozenset({"is", "has", "label"})
+_MARKS = frozenset({"is", "has", "was", "did", "label", "flag"})
 """Words beside an outcome's that make it the name of a label."""
+_MOST_LETTERS = 20
 _MOST_RATINGS = 21
 
 
@@ -90,7 +91,7 @@ def settings_of(facts: Facts) -> tuple[dict[str, Any], str, str] | None:
         rest = ", ".join(value for value in facts.values if value not in groups[0])
         doubt = f"the others are {rest}; add those that are a click to you"
         return {"positive": groups[0]}, f"behaviour: {', '.join(facts.values[:8])}", doubt
-    if len(facts.values) == 2:
+    if len(facts.values) == 2 and max(map(len, facts.values)) <= _MOST_LETTERS:
         common, rare = facts.values
         return {"positive": [rare]}, f"{common} or {rare}", f"{rare}, the rarer one, is a click"
     return None

@@ -48,7 +48,7 @@ def describe_log(config: DescribeConfig) -> tuple[Guesses, list[str]]:
         facts = {new[name]: replace(f, name=new[name]) for name, f in facts.items()}
         choices = [replace(c, name=new[c.name]) for c in choices]
     guesses = Guesses(
-        name=config.name or _name_of(config.input[0]),
+        name=config.name or _name_of(config.input),
         files=len(files),
         sample=sample,
         facts=facts,
@@ -113,8 +113,9 @@ def _writable(choice: Choice) -> Choice:
     return Choice(name or "''", "ignore", reason, written=False)
 
 
-def _name_of(path: str) -> str:
-    """A name for the data set of a file, a folder or a glob."""
+def _name_of(paths: Sequence[str]) -> str:
+    """A name for the data set of a file or a folder, or of several files of one folder."""
+    path = paths[0] if len(paths) == 1 else posixpath.dirname(paths[0])
     parts = [part for part in path.split("/") if part and not re.search(r"[*?[]|:$", part)]
-    base = posixpath.basename(parts[-1]) if parts else "log"
-    return re.sub(r"\W+", "_", base.split(".")[0]).strip("_") or "log"
+    name = re.sub(r"\W+", "_", parts[-1].split(".")[0]) if parts else ""
+    return name.strip("_") or "log"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ctrdist.features.json_values import parse_list
 from preprocessing.describe.facts import Facts
-from preprocessing.describe.labels import LabelGuess
+from preprocessing.describe.labels import LabelGuess, settings_of
 from preprocessing.describe.names import TIMES, USERS, flat, says_amount, says_id
 from preprocessing.describe.times import TimeGuess, time_of
 
@@ -22,6 +22,9 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _LONG_TEXT = 60
 _LONG_LIST = 100
 _LEAST_ROWS = 20
+_DAYS_FOR_HOURS = 7
+"""In a shorter log, a test split by time has not all hours of a day."""
+_DAYS_FOR_WEEKDAYS = 28
 _FEW = 3
 _SKEWED = 50
 _MANY = 30
@@ -86,9 +89,16 @@ def choose_roles(
             if not is_named:
                 choice = replace(choice, reason=f.describe())
         if name in label.candidates:
-            choice = replace(choice, doubt=f"the label? {f.describe()}")
+            choice = replace(choice, doubt=f"the label? Then write {_as_label(f)}")
         result.append(choice)
     return result
+
+
+def _as_label(f: Facts) -> str:
+    """The settings that make a column the label."""
+    found = settings_of(f)
+    settings = {"role": "label"} | (found[0] if found else {})
+    return ", ".join(f"{name}: {value}" for name, value in settings.items())
 
 
 def _choose(f: Facts) -> Choice:
@@ -203,10 +213,11 @@ def _multi_valued(f: Facts, settings: dict[str, Any], longest: int, why: str = "
 
 def _time(name: str, guess: TimeGuess) -> Choice:
     settings = dict(guess.settings)
+    days = np.ptp(guess.seconds) / 86_400
     parts = []
-    if np.any(guess.seconds % 86400):
+    if days >= _DAYS_FOR_HOURS and np.any(guess.seconds % 86_400):
         parts.append("hour")
-    if np.ptp(guess.seconds) >= 14 * 86400:
+    if days >= _DAYS_FOR_WEEKDAYS:
         parts.append("weekday")
     if parts:
         settings["derive"] = parts

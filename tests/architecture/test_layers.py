@@ -91,7 +91,8 @@ def test_the_library_loads_without_ray_and_mlflow():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in sources("ctrdist")
-        if path.name != "__init__.py" and "tracking" not in path.parts
+        if path.name not in ("__init__.py", "triton_kernels.py")  # no CPU machine has Triton
+        and "tracking" not in path.parts
     ]
     code = (
         "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None\n"  # makes their import fail

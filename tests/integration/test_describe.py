@@ -36,7 +36,7 @@ def test_the_printed_commands_lead_to_a_model(trains, tmp_path):
     assert preprocess.split()[2:5] == ["--config", "clicks.yaml", "--input"]
     done = bash(preprocess, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "data/my_log/manifest.json").exists()
+    assert (tmp_path / preprocess.split()[-1] / "manifest.json").exists()
     if trains:
         done = bash(f"{train} --train.max_steps 2", tmp_path)
         assert done.returncode == 0, done.stderr

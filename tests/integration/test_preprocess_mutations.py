@@ -15,9 +15,9 @@ from preprocessing.pipeline import preprocess
 from tests.unit.preprocessing.sources.test_mutations import (
     PACKED,
     TEXTS,
-    lines_of,
     mutations,
     refused,
+    rows_of,
     setting,
 )
 
@@ -47,7 +47,7 @@ def disturbed(folder: Path, kind: str, data: st.DataObject) -> None:
             refused(error, path, text=False)
         assert not output.exists()
         return
-    assert result.rows + result.quarantined == lines_of(raw) - (kind == "csv")
+    assert result.rows + result.quarantined == rows_of(raw, kind)
     assert policy == "quarantine" or result.quarantined == 0
     assert open_dataset(str(output)).manifest == result.manifest
 

@@ -71,7 +71,7 @@ ODD_ROWS = [
 
 
 def escaped(value: object) -> str:
-    return str(value) if value == "\\N" else quoted(value).replace('""', '\\"')
+    return str(value) if value == "\\N" else '"' + str(value).replace('"', '\\"') + '"'
 
 
 TEXTS = {

@@ -25,6 +25,7 @@ MOST = float(np.finfo(np.float32).max)
 """Largest number that is taken: a larger one could not be stored as float32."""
 _FAILURES = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 _WORDS = {"true": 1.0, "false": 0.0}
+_YAML_WORDS = {True: ("yes", "on"), False: ("no", "off")}
 _WHOLE = 2.0**63
 """Whole floats below this are exact as int64."""
 _DAY = 86_400
@@ -178,9 +179,12 @@ def list_texts(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def positives(texts: list[str], column: ColumnConfig) -> list[float]:
     """1 for each text that is among the label's positive values, 0 for others.
 
-    A number equals all its texts, and true and false may be written in capitals.
+    A number equals all its texts, and true and false may be written in capitals. YAML reads yes and
+    on as true, and no and off as false, where they stand without quotes.
     """
     words = {str(one).lower() for one in column.positive} & set(_WORDS)
+    for one in column.positive:
+        words |= set(_YAML_WORDS.get(one, ())) if isinstance(one, bool) else set()
     same = {one for one in column.positive if isinstance(one, str)}
     numbers = {float(one) for one in column.positive if type(one) in (int, float)}
     return [

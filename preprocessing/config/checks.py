@@ -37,13 +37,13 @@ def check_config(config: PreprocessConfig) -> None:
 
 
 def _check_format(config: PreprocessConfig) -> None:
-    layout = config.format
-    given = [name for name in ("escape", "skip_blank") if getattr(layout, name)]
-    if given and not INPUT_FORMATS[layout.type].separator:
-        raise ConfigError(
-            f"format.{given[0]} is given, and format.type is {layout.type}: it is for text with "
-            "separators. Remove it."
-        )
+    for layout in (config.format, *(join.format for join in config.joins if join.format)):
+        given = [name for name in ("escape", "skip_blank") if getattr(layout, name)]
+        if given and not INPUT_FORMATS[layout.type].separator:
+            raise ConfigError(
+                f"format.{given[0]} is given, and format.type is {layout.type}: it is for text "
+                "with separators. Remove it."
+            )
 
 
 def _check_columns(config: PreprocessConfig) -> None:

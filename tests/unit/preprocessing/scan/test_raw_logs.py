@@ -5,6 +5,7 @@ import decimal
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from ctrdist.errors import DataError
 from preprocessing.config.settings import ColumnConfig
@@ -166,6 +167,12 @@ def test_positive_values_make_the_label(tmp_path, read):
     for array in (pa.array([True, False, None]), pa.array([1, 0, 3]), pa.array([1.0, 0.0, None])):
         table = pa.table({"label": array, "c": ["x"] * 3})
         assert read(tmp_path / "a.parquet", "parquet", table, POSITIVE, C)["label"] == [1, 0, 0]
+
+
+def test_what_yaml_reads_as_true_is_the_word_of_the_log(tmp_path, read):
+    label = ColumnConfig(name="label", role="label", positive=yaml.safe_load("[yes, Sold]"))
+    log = b"yes,x\nNo,x\nYES,x\nTrue,x\nSold,x\non,x\n"
+    assert read(tmp_path / "a.csv", "csv", log, label, C)["label"] == [1, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

@@ -2,7 +2,7 @@
 
 # n rows of a block, C columns of the file
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from ctrdist.features.columns import ColumnConfig, bucket_name
 from ctrdist.features.encode import LocalRows
-from ctrdist.features.hashing import HASH_KEY
+from ctrdist.features.hashing import HASH_KEY, hash_values
 from ctrdist.features.raw_values import UNITS, parse_times, positives
 from ctrdist.features.transforms import bucket_numbers
-from ctrdist.features.typed_columns import read_typed_columns
+from ctrdist.features.typed_columns import read_typed_columns, read_values
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
 from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.rows import conditions
@@ -27,6 +27,8 @@ from preprocessing.sources.where import rows_that_meet
 from preprocessing.split.assign import row_hash, row_hash_key
 
 _MOST_BYTES = 2**31 - 1
+_PARTITION_ROLES = ("categorical", "user", "numeric", "timestamp", "ignore")
+"""Roles of columns whose value all rows of a block share; the others are read by Arrow."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -71,7 +73,7 @@ class Scanner:
                 raw.decode()
         except UnicodeDecodeError:
             return None
-        return self._scan(raw, found.lines, block.names)
+        return self._scan(block, found.lines)
 
     def scan_table(self, block: Block) -> LocalRows:
         """The rows of a parsed block of any format.
@@ -112,7 +114,8 @@ class Scanner:
         taken = np.flatnonzero(keep)
         return Block(table.filter(pa.array(keep)), lambda row: block.where(int(taken[row])))
 
-    def _scan(self, raw: bytes, n: int, names: list[str]) -> LocalRows | None:
+    def _scan(self, block: DelimitedBlock, n: int) -> LocalRows | None:
+        raw, names = block.raw, block.names
         hashed = self.config.split.by == "hash"
         layout = TextLayout(
             columns=len(names),
@@ -134,7 +137,10 @@ class Scanner:
             columns.append(replace(column, missing=missing_texts(self.config.format, known)))
         sizes = {name: len(values) for name, values in self.dictionaries.items()}
         plain = scan_text(raw, n, columns, layout, scanned.row_hash)
-        if not plain or not self._finish(scanned, texts):
+        partition = block.table.partition
+        if not plain or not (
+            self._add_partition(scanned, n, partition) and self._finish(scanned, texts)
+        ):
             for name, size in sizes.items():
                 self.dictionaries[name].truncate(size)
             return None
@@ -196,6 +202,28 @@ class Scanner:
                 )
         return ScanColumn()
 
+    def _add_partition(
+        self, scanned: LocalRows, n: int, partition: Mapping[str, str | None]
+    ) -> bool:
+        """Adds the columns whose value all rows share; False for a value that is bad."""
+        for column in self.config.columns:
+            name = column.name
+            if name not in partition or column.role == "ignore":
+                continue
+            found, bad = read_values(pa.array([partition[name]], pa.string()), column)
+            if bad.any():
+                return False
+            if column.role == "timestamp":
+                scanned.timestamp = found.repeat(n)
+            elif column.role == "numeric":
+                scanned.numbers[name] = found.repeat(n)
+            else:
+                if column.role == "user":
+                    scanned.user = hash_values(found).view(np.int64).repeat(n)
+                texts = found.fill_null("") if column.missing == "token" else found
+                scanned.local_ids[name] = self.dictionaries[name].add(texts).repeat(n)
+        return True
+
     def _finish(self, scanned: LocalRows, texts: dict[str, tuple[np.ndarray, Dictionary]]) -> bool:
         """Reads labels and times, adds buckets of numbers, and trims lists; False for a bad one."""
         config = self.config
@@ -210,14 +238,14 @@ class Scanner:
                 else:
                     scanned.labels[column.name] = label
         for column in config.of_role("timestamp"):
-            if column.format:
+            if column.format and column.name in texts:
                 local_ids, found = texts[column.name]
                 times = [*parse_times(_texts(found), column.format), None]
                 known = np.array([time is not None for time in times])
                 if not known[local_ids].all():
                     return False
                 scanned.timestamp = np.array([time or 0 for time in times], np.int64)[local_ids]
-            elif UNITS[column.unit] > 1:
+            elif column.source == "file" and UNITS[column.unit] > 1:
                 assert scanned.timestamp is not None
                 scanned.timestamp //= UNITS[column.unit]
         for name, (ends, codes) in scanned.lists.items():
@@ -249,7 +277,11 @@ def _plain(config: PreprocessConfig) -> bool:
     layout = config.format
     if not INPUT_FORMATS[layout.type].separator or config.joins or config.where:
         return False
-    if any(c.source == "partition" or c.text == "json" for c in config.columns):
+    if any(c.text == "json" for c in config.columns):
+        return False
+    partition = [c for c in config.columns if c.source == "partition"]
+    in_key = config.split.by == "hash" and {c.name for c in partition} & {*config.split_key}
+    if in_key or any(c.role not in _PARTITION_ROLES for c in partition):
         return False
     quote, separator = quote_of(layout), separator_of(layout)
     between = [c.item_separator for c in config.of_role("multi_valued")]

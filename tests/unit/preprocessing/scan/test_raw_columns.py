@@ -200,6 +200,26 @@ def test_the_values_of_partitions_are_columns(tmp_path, config_of, kind, by):
     assert [values[i] for i in sites] == ["a/b c", "a/b c", "", "", "x=y", "x=y"]
 
 
+def test_partitions_of_text_are_scanned_fast_and_the_same(tmp_path, read):
+    """Of each role, with derived values of their own."""
+    folder = tmp_path / "day=1704110400999" / "n=2.5" / "u=x" / "c=__HIVE_DEFAULT_PARTITION__"
+    folder.mkdir(parents=True)
+    given = {"source": "partition"}
+    columns = [
+        ColumnConfig(name="label", role="label"),
+        ColumnConfig(name="day", role="timestamp", unit="ms", **given),
+        ColumnConfig(name="n", role="numeric", numeric_as="both", **given),
+        ColumnConfig(name="u", role="user", **given),
+        ColumnConfig(name="c", missing="unknown", **given),
+        ColumnConfig(name="d"),
+    ]
+    found = read(folder / "a.csv", "csv", b"1,a\n0,b\n", *columns, fast=True)
+    assert found == {
+        "label": [1, 0], "timestamp": [1704110400] * 2, "n": [2.5] * 2, "n_bucket": ["0"] * 2,
+        "u": ["x"] * 2, "c": [None] * 2, "d": ["a", "b"],
+    }  # fmt: skip
+
+
 def test_a_path_without_the_partition_is_named(tmp_path, config_of):
     partitioned(tmp_path, "csv", ["a"])
     (tmp_path / "day=2024-01-02").mkdir()

@@ -79,9 +79,10 @@ def open_parent(config: PreprocessConfig) -> Parent | None:
 
 def _with_new_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a manifest, with the defaults of column settings that an older version lacked."""
-    columns = [to_dict(ColumnConfig(**column)) for column in config.get("columns", [])]
+    defaults = to_dict(ColumnConfig(name=""))
+    columns = [defaults | column for column in config.get("columns", [])]
     joins = [
-        {**join, "columns": [to_dict(ColumnConfig(**column)) for column in join["columns"]]}
+        {**join, "columns": [defaults | column for column in join["columns"]]}
         for join in config.get("joins", [])
     ]
     return {**config, "columns": columns, "joins": joins}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ctrdist.data.manifest import Dataset
 from ctrdist.data.order import Buffer, RowGroup, RowRange
-from ctrdist.data.rows import Rows, columns, from_table
+from ctrdist.data.rows import Rows, check_columns, columns, from_table
 from ctrdist.errors import DataError
 from ctrdist.storage import Store
 
@@ -102,6 +102,10 @@ class SplitReader:
             footer = self._footers.get(group.file)
         source = self._store.input(self._files[group.file].path)
         with source, pq.ParquetFile(source, metadata=footer, pre_buffer=True) as parquet:
+            if footer is None:
+                path = f"{self._dataset.path}/{self._files[group.file].path}"
+                found, dataset = parquet.schema_arrow, self._dataset
+                check_columns(found, dataset.schema, dataset.label_column, path)
             with self._lock:
                 if group.file not in self._footers and len(self._footers) >= _KEPT_FOOTERS:
                     self._footers.clear()

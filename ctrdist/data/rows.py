@@ -49,7 +49,7 @@ def from_table(
     """Converts the columns of a table to arrays.
 
     Args:
-        table: W rows with at least the schema's columns.
+        table: W rows with the schema's columns, see :func:`check_columns`.
         schema: schema of the data set.
         row_W: index of each row in its split.
         where: name of the source, for error messages.
@@ -58,15 +58,8 @@ def from_table(
         label: the column of the label to train on.
 
     Raises:
-        DataError: a column is missing, has nulls, or holds ids outside its vocabulary.
+        DataError: a column has nulls, or holds ids outside its vocabulary.
     """
-    present = set(table.column_names)
-    missing = [name for name in columns(schema, label) if name not in present]
-    if missing:
-        raise DataError(
-            f"{where}: no column {', '.join(missing)}, which schema.json names. "
-            "Run jobs/preprocess.py again."
-        )
     single, multi = [], {}
     for field in schema.categorical:
         array = _array(table, field.name, where)
@@ -106,6 +99,30 @@ def columns(schema: Schema, label: str = LABEL) -> list[str]:
     """Returns the Parquet columns that training on a label reads."""
     others = [name for name in (schema.user, schema.weight) if name]
     return [*schema.field_names, label, *others]
+
+
+def check_columns(found: pa.Schema, schema: Schema, label: str, where: str) -> None:
+    """Raises a DataError where a file lacks a column of the schema, or has one of another type."""
+    present = set(found.names)
+    missing = [name for name in columns(schema, label) if name not in present]
+    if missing:
+        raise DataError(
+            f"{where}: no column {', '.join(missing)}, which schema.json names. "
+            "Run jobs/preprocess.py again."
+        )
+    wanted: dict[str, pa.DataType] = dict.fromkeys(columns(schema, label), pa.float32())
+    wanted |= {field.name: pa.int32() for field in schema.categorical}
+    wanted |= {schema.user: pa.int64()} if schema.user else {}
+    lists = {field.name for field in schema.categorical if field.multi_valued}
+    for name, kind in wanted.items():
+        given = found.field(name).type
+        item = given.value_type if name in lists and pa.types.is_list(given) else given
+        if item != kind or (name in lists) != pa.types.is_list(given):
+            shown = f"list of {kind}" if name in lists else str(kind)
+            raise DataError(
+                f"{where}: column {name} is of type {given}, and schema.json means {shown}. The "
+                "file is not of this preprocessing run; run jobs/preprocess.py again."
+            )
 
 
 def _array(table: pa.Table, name: str, where: str) -> pa.Array:

@@ -70,6 +70,12 @@ def _check_columns(config: PreprocessConfig) -> None:
         raise ConfigError(
             "columns: no feature; one at least must be numeric, categorical, multi_valued or user."
         )
+    if not (config.categorical or config.derived):
+        raise ConfigError(
+            "columns: all features are numbers, and a model needs at least one categorical field. "
+            "Set numeric_as to both, of the data set or of one column: then the number is also "
+            "there as a category, in buckets."
+        )
     crosses = [c.name for c in config.crosses]
     names = Counter(c.name for c in (*config.columns, *config.joined))
     bucketed = [c for c in config.of_role("numeric") if config.numeric_of(c) != "number"]

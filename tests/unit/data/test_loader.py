@@ -250,3 +250,31 @@ def test_rows_with_label_0_of_a_drawn_split_stand_for_the_others(tmp_path):
 def test_an_unknown_label_is_refused(dataset):
     with pytest.raises(ConfigError, match="--label bought"):
         open_dataset(dataset.path, "bought")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns(["C1"]), "no column C1"),
+        (lambda t: t.rename_columns([f"x{n}" for n in t.column_names]), "no column I0, I1, C0"),
+        (lambda t: replaced(t, "C1", pa.string()), "column C1 is of type string.* means int32"),
+        (lambda t: replaced(t, "I1", pa.float64()), "column I1 is of type double.* means float"),
+        (lambda t: replaced(t, "label", pa.bool_()), "column label is of type bool"),
+        (lambda t: replaced(t, "__user", pa.string()), "column __user is of type string"),
+        (lambda t: t.set_column(t.schema.get_field_index("tags"), "tags", t["C0"]),
+         "column tags is of type int32.* means list of int32"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_not_those_of_the_schema_are_named_with_their_file(
+    tmp_path, change, message
+):
+    dataset = write_dataset(tmp_path, {"train": 90}, multi_valued=True, user=True)
+    path = tmp_path / dataset.split("train").files[1].path
+    pq.write_table(change(pq.read_table(path)), path, row_group_size=50)
+    with pytest.raises(DataError, match=f"part-00001.parquet: {message}"):
+        list(Loader(dataset, "train", CONFIG))
+
+
+def replaced(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, name, table[name].cast(kind))

@@ -45,6 +45,7 @@ def test_paths_after_one_flag_become_a_list():
         ({"columns": []}, "no columns"),
         ({"columns": [C]}, "none has the role label"),
         ({"columns": [LABEL]}, "no feature"),
+        ({"columns": [LABEL, ColumnConfig(name="x", role="numeric")]}, "numeric_as to both"),
         ({"columns": [LABEL, C, C]}, "repeated: c"),
         ({"columns": [ColumnConfig(name="y", role="label"), ColumnConfig(name="label")]},
          "may not be called label"),

@@ -22,7 +22,7 @@ def warning_lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
         name = _shown(group[0].get("column", ""))
         rest = [_shown(one["column"]) for one in group[1:]]
         more = f" and {len(rest) - _NAMED:,} more" if len(rest) > _NAMED else ""
-        also = f" The same of {', '.join(rest[:_NAMED])}{more}." if rest else ""
+        also = f" The same holds for {', '.join(rest[:_NAMED])}{more}." if rest else ""
         lines.append(f"warning: {f'{name}: ' if name else ''}{group[0]['text']}{also}")
     left = sum(map(len, groups[MOST_LINES:]))
     return [*lines, f"{left:,} more warnings in report.html"] if left else lines

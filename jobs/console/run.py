@@ -249,11 +249,11 @@ def _gain(result: dict[str, Any]) -> list[str]:
         if gain <= 0:
             share = (result.get("valid") or {}).get("tower_share", 0.0)
             warnings.append(
-                "the tower adds nothing here that valid can tell from chance: the model is its "
+                "the tower gains nothing here that can be told from chance: the model is its "
                 "logistic regression"
                 if share == 0
                 else f"warning: on {split} the model is not better than logistic regression, "
-                "though on valid it was"
+                "though it seemed so when the epoch was chosen"
             )
     return [f"{split}: log loss {' and '.join(against)}", *warnings]
 

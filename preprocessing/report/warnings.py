@@ -79,7 +79,7 @@ def column_warnings(
     unknown = {name: rate for name, rate in column["unknown_rate"].items() if rate > UNKNOWN_RATE}
     if unknown and not column["constant"]:
         where = ", ".join(f"{percent(rate)} in {name}" for name, rate in unknown.items())
-        text = f"Unknown: {where}. {_unknown_advice(column, split_by, train_rows)}"
+        text = f"Unknown values: {where}. {_unknown_advice(column, split_by, train_rows)}"
         yield warning("unknown", text, 9 if max(unknown.values()) > NEARLY_ALL else 6)
     drift = {
         name: one["psi"]
@@ -89,8 +89,8 @@ def column_warnings(
     if drift:
         where = ", ".join(f"{value:.2f} in {name}" for name, value in drift.items())
         text = (
-            f"Distributed otherwise than in training: PSI {where}. If it counts time or rows, "
-            "`role: ignore` leaves it out; otherwise train on rows that are nearer in time."
+            f"Its distribution differs from that in training: PSI {where}. If it counts time or "
+            "rows, `role: ignore` leaves it out; otherwise train on rows that are nearer in time."
         )
         yield warning("drift", text, 8)
     if column["null_rate"] > NULL_RATE:

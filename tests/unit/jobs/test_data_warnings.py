@@ -12,7 +12,7 @@ def test_the_worst_come_first_and_columns_of_one_kind_share_a_line():
     lines = warning_lines([*columns, one("leak", 10, column="x\n", place=9), one("empty", 4)])
     assert lines == [
         "warning: x\\n: leak 10",
-        "warning: C0: unknown 7 The same of C1, C2, C3 and 2 more.",
+        "warning: C0: unknown 7 The same holds for C1, C2, C3 and 2 more.",
         "warning: empty 4",
     ]
     assert warning_lines([]) == []

@@ -316,7 +316,7 @@ def warehouse(folder: Path, rng: np.random.Generator, rows: int) -> Truth:
                        ("test", frame[-rows // 4 :])):  # fmt: skip
         part.to_csv(folder / f"{name}.tsv", sep="\t", index=False, encoding="utf-8-sig", quoting=3)
     roles = {
-        "is_click": "label", "is_order": "ignore", "member_id": "user", "sku": "categorical",
+        "is_click": "label", "is_order": "label", "member_id": "user", "sku": "categorical",
         "history": "multi_valued", "num_visits": "numeric", "const": "ignore",
     }  # fmt: skip
     return Truth(roles, "file", {"type": "tsv", "header": True}, {"history": {"text": "json"}})

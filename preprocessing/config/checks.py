@@ -64,8 +64,6 @@ def _check_columns(config: PreprocessConfig) -> None:
                 f"columns: {len(given)} with role {kind} ({', '.join(given)}); "
                 "a data set has at most one."
             )
-    if not config.of_role("label"):
-        raise ConfigError("columns: 0 with role label (none); a data set has at least one.")
     if not config.of_role(*FEATURE_ROLES):
         raise ConfigError(
             "columns: no feature; one at least must be numeric, categorical, multi_valued or user."

@@ -1,7 +1,7 @@
 """Guesses which column says whether a row is a click."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class LabelGuess:
     reason: str = ""
     doubt: str = ""
     others: tuple[str, ...] = ()
-    """Other columns that hold an outcome of the row, and no feature."""
+    """Other columns that hold an outcome of the row, and are no features."""
     candidates: tuple[str, ...] = ()
     """Where it cannot be known: the columns that may be it."""
 
@@ -46,10 +46,10 @@ def find_label(facts: Mapping[str, Facts], wanted: str, *, is_named: bool) -> La
     Raises:
         ConfigError: the wanted column does not exist, or cannot be the label.
     """
-    if wanted:
-        return _wanted(facts, wanted)
     usable = {name: found for name, f in facts.items() if (found := settings_of(f))}
-    outcomes = _outcomes(facts, usable) if is_named else []
+    outcomes = _outcomes(usable) if is_named else []
+    if wanted:
+        return _wanted(facts, wanted, [name for name in outcomes if name != wanted])
     if outcomes:
         name = outcomes[0]
         settings, reason, doubt = usable[name]
@@ -116,14 +116,12 @@ def _of_numbers(facts: Facts) -> tuple[dict[str, Any], str, str] | None:
     return None
 
 
-def _outcomes(facts: Mapping[str, Facts], usable: Mapping[str, Any]) -> list[str]:
+def _outcomes(usable: Iterable[str]) -> list[str]:
     """Columns whose names tell an outcome, the surest first."""
     by_name = {name: flat(name) for name in usable}
-    found = [name for label in LABELS for name in usable if by_name[name] == label]
-    found += [n for n in usable if n not in found and _tells_outcome(words(n))]
-    if not found:
-        found = [name for name in usable if by_name[name] in RATINGS]
-    return found
+    found = [name for label in LABELS for name in by_name if by_name[name] == label]
+    found += [name for name in by_name if name not in found and _tells_outcome(words(name))]
+    return found or [name for name in by_name if by_name[name] in RATINGS][:1]
 
 
 def _tells_outcome(parts: Sequence[str]) -> bool:
@@ -143,7 +141,7 @@ def _groups(facts: Facts) -> list[list[str]]:
     return found if known >= 0.75 * len(facts.values) else []
 
 
-def _wanted(facts: Mapping[str, Facts], wanted: str) -> LabelGuess:
+def _wanted(facts: Mapping[str, Facts], wanted: str, others: Sequence[str]) -> LabelGuess:
     if wanted not in facts:
         raise ConfigError(
             f"--label {wanted}: no such column; there are {', '.join(list(facts)[:50])}."
@@ -154,7 +152,8 @@ def _wanted(facts: Mapping[str, Facts], wanted: str) -> LabelGuess:
             f"--label {wanted}: it holds {facts[wanted].describe()}; a label has 0 and 1, two "
             "values, or few numbers of which the greater are clicks."
         )
-    return LabelGuess(wanted, found[0], f"as --label says; {found[1]}", found[2])
+    reason = f"as --label says; {found[1]}"
+    return LabelGuess(wanted, found[0], reason, found[2], others=tuple(others))
 
 
 def _plain(number: float) -> float | int:

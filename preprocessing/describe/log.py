@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from ctrdist.features.columns import USER, WEIGHT
+from ctrdist.schema import LABEL
 from preprocessing.config.describe import DescribeConfig
 from preprocessing.config.patterns import names_of_range
 from preprocessing.describe.draft import Guesses
@@ -108,6 +110,8 @@ def _writable(choice: Choice) -> Choice:
         reason = "the header has its name twice"
     elif choice.written and names_of_range(name) != [name]:
         reason = "its name reads as a range"
+    elif choice.role not in ("label", "ignore") and name in (LABEL, USER, WEIGHT):
+        reason = "a data set has a column of its own with this name"
     else:
         return choice
     return Choice(name or "''", "ignore", reason, written=False)

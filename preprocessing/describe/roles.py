@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctrdist.features.json_values import parse_list
+from ctrdist.schema import LABEL
 from preprocessing.describe.facts import Facts
 from preprocessing.describe.labels import LabelGuess, settings_of
 from preprocessing.describe.names import TIMES, USERS, flat, says_amount, says_id
@@ -73,11 +74,10 @@ def choose_roles(
             if f.missing and "positive" not in label.settings:
                 doubt = f"{f.missing / f.rows:.2%} of the rows have no label, and are left out"
             choice = Choice(name, "label", label.reason, dict(label.settings), doubt)
-        elif name in label.others:
-            reason = "another outcome of the row; as a feature it would tell the label"
-            choice = Choice(name, "ignore", reason)
         elif name in absent:
             choice = Choice(name, "ignore", f"not in {absent[name][0]}", written=False)
+        elif name in label.others:
+            choice = _further_label(f)
         elif name == time:
             choice = _time(name, times[name])
         elif name in times and not f.is_nested and choice.role != "ignore":
@@ -91,7 +91,17 @@ def choose_roles(
         if name in label.candidates:
             choice = replace(choice, doubt=f"the label? Then write {_as_label(f)}")
         result.append(choice)
-    return result
+    # The first label is the default of training.
+    return sorted(result, key=lambda c: not (is_named and c.name == label.name))
+
+
+def _further_label(f: Facts) -> Choice:
+    found = settings_of(f)
+    if found is None or f.missing or f.name == LABEL:
+        reason = "an outcome too; as a feature it would tell the label"
+        return Choice(f.name, "ignore", reason)
+    reason = f"a further label: train with --label {f.name}; as a feature it would tell the first"
+    return Choice(f.name, "label", reason, found[0])
 
 
 def _as_label(f: Facts) -> str:

@@ -106,6 +106,21 @@ def test_labels_of_any_kind(tmp_path, values, settings):
     assert column == {"name": "label", "role": "label", **settings}
 
 
+def test_further_outcomes_are_labels_and_no_features(tmp_path):
+    rows = [f"{i % 7},{i % 6 // 5},{i % 2}" for i in range(200)]
+    (tmp_path / "a.csv").write_text("\n".join(["site,is_order,click", *rows]))
+    expected = {"click": "label", "site": "categorical", "is_order": "label"}
+    assert [*roles(described(tmp_path)).items()] == [*expected.items()]
+    asked = {"is_order": "label", "site": "categorical", "click": "label"}
+    assert [*roles(described(tmp_path, label="is_order")).items()] == [*asked.items()]
+
+
+def test_a_feature_may_not_have_the_name_of_the_data_sets_own_column(tmp_path):
+    rows = [f"{i % 7},{'abc'[i % 3]},{i % 2}" for i in range(200)]
+    (tmp_path / "a.csv").write_text("\n".join(["site,label,click", *rows]))
+    assert roles(described(tmp_path)) == {"click": "label", "site": "categorical"}
+
+
 @pytest.mark.parametrize(
     ("form", "settings"),
     [
@@ -124,7 +139,7 @@ def test_times_of_any_form(tmp_path, form, settings):
     rows = [f"{text},{i % 2},{i % 7}" for i, text in enumerate(texts)]
     (tmp_path / "a.csv").write_text("\n".join(["event_time,click,site", *rows]))
     found = described(tmp_path)
-    column = found["columns"][0]
+    column = found["columns"][1]
     assert found["split"]["by"] == "time"
     assert column.pop("derive") == ["hour", "weekday"]
     assert column == {"name": "event_time", "role": "timestamp", **settings}

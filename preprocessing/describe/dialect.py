@@ -53,11 +53,12 @@ def encoding_of(lines: Sequence[bytes]) -> tuple[str, str]:
     return "latin-1", doubt
 
 
-def dialect_of(groups: Sequence[Sequence[str]]) -> Dialect:
+def dialect_of(groups: Sequence[Sequence[str]], name: str) -> Dialect:
     """The separator and quote under which the lines of each file have the same number of columns.
 
     Args:
         groups: lines of each file; the first line of the first file comes first.
+        name: name of the first file, for the message.
 
     Raises:
         DataError: there is none.
@@ -69,7 +70,7 @@ def dialect_of(groups: Sequence[Sequence[str]]) -> Dialect:
     good = [c for c in candidates if c.columns > 1 and c.consistent >= _LEAST]
     if not good:
         raise DataError(
-            "no separator gives the sampled lines the same number of columns; the first is "
+            f"{name}: no separator gives the lines the same number of columns; the first is "
             f"{lines[0][:200]!r}. Give a log of delimited text, JSON lines or Parquet."
         )
     best = max(good, key=lambda c: _rank(c, lines))

@@ -13,17 +13,21 @@ NESTED = pa.struct([])
 """Type of a member that preprocessing does not read: an object, or a list of lists."""
 
 
-def is_json(lines: Sequence[bytes]) -> bool:
-    """True where lines are JSON objects.
+def is_json(lines: Sequence[bytes], name: str) -> bool:
+    """True where the lines of a file with this name are JSON objects.
 
     Raises:
         DataError: the file is JSON, but does not have one object on each line.
     """
     first = lines[0].strip()
     if first[:1] == b"[" and first[1:].strip()[:1] in (b"{", b""):
-        raise DataError("a JSON array; write one object per line: jq -c '.[]' IN > OUT")
+        raise DataError(
+            f"{name}: this is a JSON array. Write one object per line: jq -c '.[]' IN > OUT"
+        )
     if first == b"{":
-        raise DataError("JSON over several lines; write one object per line: jq -c . IN > OUT")
+        raise DataError(
+            f"{name}: this is JSON over several lines. Write one object per line: jq -c . IN > OUT"
+        )
     step = -(-len(lines) // 100)
     chosen = lines[::step]
     return sum(_is_object(line) for line in chosen) > 0.8 * len(chosen)

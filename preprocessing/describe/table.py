@@ -59,7 +59,8 @@ def read_sample(files: Sequence[ByteRange], sample_bytes: int) -> Sample:
     """
     filled = [file for file in files if file.end]
     if not filled:
-        raise DataError("all files are empty. Give files with rows.")
+        names = ", ".join(file.name for file in files[:3])
+        raise DataError(f"{names}: no rows; all files are empty. Give files with rows.")
     kinds = {kind_of(file): file.name for file in spread(filled, SAMPLED_FILES)}
     if len(kinds) > 1:
         shown = ", ".join(f"{name} is {kind}" for kind, name in kinds.items())
@@ -70,7 +71,7 @@ def read_sample(files: Sequence[ByteRange], sample_bytes: int) -> Sample:
     pieces = read_pieces(filled, sample_bytes)
     lines = [line for piece in pieces for line in piece.lines]
     encoding, doubt = encoding_of(lines)
-    if is_json(lines):
+    if is_json(lines, pieces[0].file.name):
         columns, bad = read_members(lines, encoding)
         sample = Sample(FormatConfig(type="jsonl", encoding=encoding), columns, bad_rows=bad)
         sample.reasons.append("each line is a JSON object")
@@ -92,7 +93,7 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
     for piece, lines in zip(pieces, texts, strict=True):
         of_file.setdefault(piece.file.name, []).extend(lines)
     groups = [*of_file.values()]
-    dialect = dialect_of(groups)
+    dialect = dialect_of(groups, pieces[0].file.name)
     layout = replace(dialect.layout, encoding=encoding)
     split = [split_line(line, layout)[0] for line in groups[0][:5000]]
     body = [values for values in split[1:] if len(values) == dialect.columns]

@@ -23,7 +23,7 @@ ROWS = range(60)
     ],
 )
 def test_the_separator_is_that_which_is_everywhere(lines, separator, columns):
-    found = dialect_of([lines])
+    found = dialect_of([lines], "a")
     assert (separator_of(found.layout), found.columns) == (separator, columns)
 
 
@@ -40,31 +40,31 @@ def test_the_separator_is_that_which_is_everywhere(lines, separator, columns):
     ],
 )
 def test_quotes_and_escapes(line, quote, escape):
-    found = dialect_of([[line.format(i) for i in ROWS]])
+    found = dialect_of([[line.format(i) for i in ROWS]], "a")
     assert found.columns == 3
     assert (quote_of(found.layout), escape_of(found.layout)) == (quote, escape)
 
 
 def test_blanks_after_separators_are_no_part_of_the_values():
-    assert dialect_of([[f"{i}, Private, 1" for i in ROWS]]).layout.skip_blank
-    assert not dialect_of([[f'{i},"a, b",1' for i in ROWS]]).layout.skip_blank
+    assert dialect_of([[f"{i}, Private, 1" for i in ROWS]], "a").layout.skip_blank
+    assert not dialect_of([[f'{i},"a, b",1' for i in ROWS]], "a").layout.skip_blank
 
 
 def test_a_line_end_in_a_quoted_value_is_recognised():
     lines = [f"{i},x,1" for i in ROWS] + ['7,"a', 'b",1'] * 3
-    found = dialect_of([lines])
+    found = dialect_of([lines], "a")
     assert (quote_of(found.layout), found.open_quotes) == ('"', 3)
 
 
 def test_files_may_have_different_columns():
     groups = [[f"{i},a,1" for i in ROWS], [f"{i},a,1,b" for i in ROWS]]
-    found = dialect_of(groups)
+    found = dialect_of(groups, "a")
     assert (found.columns, found.consistent) == (3, 1.0)
 
 
 def test_what_has_no_columns_is_refused():
     with pytest.raises(DataError, match="no separator"):
-        dialect_of([["1" + "".join(f" {k}:1" for k in range(i % 9)) for i in ROWS]])
+        dialect_of([["1" + "".join(f" {k}:1" for k in range(i % 9)) for i in ROWS]], "a")
 
 
 @pytest.mark.parametrize(

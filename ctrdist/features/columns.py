@@ -114,6 +114,8 @@ def without_escapes(text: str) -> str:
 
     So are \x01, \u0001 and \001, and two backslashes are one; any other backslash stays.
     """
+    if "\\" not in text:
+        return text
     return _ESCAPE.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
 
 

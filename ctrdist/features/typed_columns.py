@@ -86,7 +86,7 @@ def read_typed_columns(
             typed.user = hash_values(texts).view(np.int64)
         typed.texts[column.name] = texts.fill_null("") if column.missing == "token" else texts
     for column in columns.of_role("multi_valued"):
-        typed.texts[column.name] = _short_lists(checked(column), column)
+        typed.texts[column.name] = short_lists(checked(column), column)
     return typed
 
 
@@ -113,8 +113,8 @@ def read_values(array: pa.Array, column: ColumnConfig) -> tuple[Any, np.ndarray]
     return read_texts(array)
 
 
-def _short_lists(column: pa.Array, config: ColumnConfig) -> pa.Array:
-    """Lists of the values that are not empty, at most max_length per row."""
+def short_lists(column: pa.Array, config: ColumnConfig) -> pa.Array:
+    """(n,) list of string: the values that are not empty, at most max_length per row."""
     parents = pc.list_parent_indices(column).to_numpy().astype(np.int64)
     values = one_array(pc.list_flatten(column))
     keep = pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False)

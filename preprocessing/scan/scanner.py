@@ -11,9 +11,9 @@ import pyarrow as pa
 from ctrdist.features.columns import ColumnConfig, bucket_name
 from ctrdist.features.encode import LocalRows
 from ctrdist.features.hashing import HASH_KEY, hash_values
-from ctrdist.features.raw_values import UNITS, parse_times, positives
+from ctrdist.features.raw_values import UNITS, parse_times, positives, read_lists
 from ctrdist.features.transforms import bucket_numbers
-from ctrdist.features.typed_columns import read_typed_columns, read_values
+from ctrdist.features.typed_columns import read_typed_columns, read_values, short_lists
 from ctrdist.native.scan import ScanColumn, TextLayout, has_scan, inspect_text, scan_text
 from ctrdist.native.strings import Dictionary, new_dictionary
 from preprocessing.config.rows import conditions
@@ -202,6 +202,19 @@ class Scanner:
                 )
         return ScanColumn()
 
+    def _add_lists(
+        self, scanned: LocalRows, column: ColumnConfig, local_ids: np.ndarray, found: Dictionary
+    ) -> bool:
+        """Adds lists that are written as text; False for a text that is none."""
+        lists, bad = read_lists(pa.array([*_texts(found), None], pa.string()), column)
+        if bad.any():
+            return False
+        lists = short_lists(lists, column)
+        ids = pa.array(self.dictionaries[column.name].add(lists.values))
+        rows = pa.ListArray.from_arrays(lists.offsets, ids).take(pa.array(local_ids % len(lists)))
+        scanned.lists[column.name] = rows.offsets.to_numpy(), rows.values.to_numpy()
+        return True
+
     def _add_partition(
         self, scanned: LocalRows, n: int, partition: Mapping[str, str | None]
     ) -> bool:
@@ -248,6 +261,9 @@ class Scanner:
             elif column.source == "file" and UNITS[column.unit] > 1:
                 assert scanned.timestamp is not None
                 scanned.timestamp //= UNITS[column.unit]
+        for column in config.of_role("multi_valued"):
+            if column.name in texts and not self._add_lists(scanned, column, *texts[column.name]):
+                return False
         for name, (ends, codes) in scanned.lists.items():
             scanned.lists[name] = ends, codes[: ends[-1]].copy()
         kept = {column.name for column in config.measured}
@@ -264,7 +280,9 @@ class Scanner:
 
 
 def _is_text(config: ColumnConfig) -> bool:
-    """True for a label or a time that is read from its text."""
+    """True for a label, a time or lists that are read from their text."""
+    if config.role == "multi_valued":
+        return config.text == "json"
     return bool(config.positive) if config.role == "label" else config.format is not None
 
 
@@ -276,8 +294,6 @@ def _plain(config: PreprocessConfig) -> bool:
     """True if the C code can read the layout and all columns."""
     layout = config.format
     if not INPUT_FORMATS[layout.type].separator or config.joins or config.where:
-        return False
-    if any(c.text == "json" for c in config.columns):
         return False
     partition = [c for c in config.columns if c.source == "partition"]
     in_key = config.split.by == "hash" and {c.name for c in partition} & {*config.split_key}

@@ -56,7 +56,7 @@ def line_fault(line: bytes, layout: FormatConfig, names: Sequence[str]) -> Fault
             "Remove it from the row.",
         )
     count, opened = text.count(separator) + 1, False
-    if escapes_line_end(text.encode(), layout):
+    if escape and escapes_line_end(text.encode(), layout):
         return Fault(f"an escape ({escape}) before the end of the line", "Fix the row.")
     if (quote and quote in text) or (escape and escape in text):
         fields, opened = split_line(text, layout)

@@ -43,8 +43,10 @@ def quote_of(layout: FormatConfig) -> str:
 
 def escape_of(layout: FormatConfig) -> str:
     """The character that makes the next one a part of its value; empty for none."""
+    if not layout.escape:
+        return ""
     escape, separator = without_escapes(layout.escape), separator_of(layout)
-    if escape and (
+    if (
         len(escape.encode()) > 1
         or escape in "\r\n" + separator + quote_of(layout)
         or is_replaced(separator)

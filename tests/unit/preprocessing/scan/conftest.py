@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def _config_of(path: Path, kind: str, columns: list[ColumnConfig], **layout) -> 
     config = PreprocessConfig(
         columns=columns, input=[str(path)], format=FormatConfig(type=kind, **layout)
     )
-    check_config(config)
+    check_config(replace(config, numeric_as="both"))  # a model needs a category
     return config
 
 

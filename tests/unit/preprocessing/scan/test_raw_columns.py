@@ -133,11 +133,15 @@ def test_lists_that_are_written_as_text(tmp_path, read):
         """["it's", 'say "hi"', 'it\\'s']""": ["it's", 'say "hi"', "it's"],
         "[]": [],
         "": [],
+        "[16,17]": ["16", "17"],
         "[ 'é' , \"\\u00e9\", '' ,]": ["é", "é"],
     }
     tsv = "".join(f"0\t{text}\n" for text in texts).encode()
     expected = list(texts.values())
-    assert read(tmp_path / "a.tsv", "tsv", tsv, M)["m"] == expected
+    assert read(tmp_path / "a.tsv", "tsv", tsv, M, fast=True)["m"] == expected
+    two = ColumnConfig(name="m", role="multi_valued", text="json", max_length=2)
+    shorter = [items[:2] for items in expected]
+    assert read(tmp_path / "a.tsv", "tsv", tsv, two, fast=True)["m"] == shorter
     quoted = "".join('0,"{}"\n'.format(text.replace('"', '""')) for text in texts).encode()
     assert read(tmp_path / "a.csv", "csv", quoted, M)["m"] == expected
     rows = [{"label": 0, "m": text} for text in texts]

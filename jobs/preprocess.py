@@ -16,7 +16,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ctrdist.features.columns import ColumnConfig
+from ctrdist.features.columns import USER, WEIGHT, ColumnConfig
+from ctrdist.schema import LABEL
 from jobs.console.cli import call, run
 from jobs.console.data_warnings import warning_lines
 from preprocessing.config.settings import PreprocessConfig, join_paths
@@ -46,8 +47,9 @@ def main(config: PreprocessConfig, switches: Mapping[str, bool]) -> dict[str, An
         connect(config.workers or None)
 
     result = preprocess(config, start_ray)
-    warnings = read_report(result.output)[0].get("warnings", [])
-    _show_result(result, warnings)
+    summary, _ = read_report(result.output)
+    warnings = summary.get("warnings", [])
+    _show_result(result, summary)
     splits = {
         name: {"rows": s.rows, "positives": s.positives}
         for name, s in result.manifest.splits.items()
@@ -88,8 +90,8 @@ def _show_plan(config: PreprocessConfig, shards: Sequence[InputSplit]) -> None:
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def _show_result(result: Result, warnings: Sequence[Mapping[str, Any]]) -> None:
-    """Prints splits, vocabularies and warnings, where they are, and what to do next."""
+def _show_result(result: Result, report: Mapping[str, Any]) -> None:
+    """Prints splits, vocabularies and the report's warnings, and what to do next."""
     console = Console()
     splits = Table("split", "rows", "positives", "rate", "files", title="written")
     for name, split in result.manifest.splits.items():
@@ -109,9 +111,18 @@ def _show_result(result: Result, warnings: Sequence[Mapping[str, Any]]) -> None:
         f"report: {result.output}/report.html",
         f"next: python jobs/train_dlf.py --data {result.output}",
     ]
+    splits_of = result.manifest.splits
+    for label in splits_of["train"].labels:
+        rates = [f"{s.labels[label] / s.rows:.4f} in {n}" for n, s in splits_of.items() if s.rows]
+        lines.insert(0, f"label {label}: {', '.join(rates)}")
+    drawn = [f"{s.negatives_kept:g} in {n}" for n, s in splits_of.items() if s.negatives_kept < 1]
+    if drawn:
+        lines.insert(0, f"drawn of the rows with label 0: {', '.join(drawn)}")
     if result.quarantined:
         lines.insert(1, f"{result.quarantined:,} bad rows left out: {result.output}/quarantine/")
-    lines += warning_lines(warnings)
+    for setting, rows in report.get("rows_left_out", {}).items():
+        lines.insert(0, f"{rows:,} rows left out by `{setting}`")
+    lines += warning_lines(report.get("warnings", []))
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -120,7 +131,9 @@ def _becomes(column: ColumnConfig, config: PreprocessConfig) -> str:
     if role == "numeric":
         both = {"number": [name], "bucket": [f"{name}_bucket"], "both": [name, f"{name}_bucket"]}
         return ", ".join(both[config.numeric_of(column)])
-    return {"label": "label", "user": f"{name}, __user"}.get(role, name)
+    if column == config.label:
+        return LABEL
+    return {"weight": WEIGHT, "user": f"{name}, {USER}"}.get(role, name)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from preprocessing.report.warnings import warning
 
 SAMPLE_ROWS, FIRST_ROWS = 50_000, 4096
 """Rows of the sample, and of the part of it that rules out most pairs."""
-MOST_COLUMNS = 12
+MOST_COLUMNS = 10
 """Columns with the most values that are looked at."""
 LEAST_EXPECTED = 30
 """Combinations with both labels that chance alone would make, below which nothing is said."""

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ctrdist.features.raw_values import cast_where_possible, plain_array, read_texts
+from ctrdist.features.raw_values import MOST, cast_where_possible, plain_array, read_texts
 
 # n rows of the sample, v distinct values
 
@@ -137,7 +137,7 @@ def _as_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     found = like.to_numpy(zero_copy_only=False)
     result = np.full(len(values), np.nan)
     result[found] = numbers.to_numpy(zero_copy_only=False)
-    found[found] = ~bad
+    found[found] = ~bad & (np.abs(result[found]) <= MOST)
     return result, ~found
 
 

@@ -96,6 +96,11 @@ def _read_delimited(files: Sequence[ByteRange], pieces: list[Piece], encoding: s
     dialect = dialect_of(groups, pieces[0].file.name)
     layout = replace(dialect.layout, encoding=encoding)
     split = [split_line(line, layout)[0] for line in groups[0][:5000]]
+    if len(split[0]) != dialect.columns:
+        raise DataError(
+            f"{pieces[0].file.name}: the first line has {len(split[0])} values, and the others "
+            f"have {dialect.columns}. Correct it, or remove it."
+        )
     body = [values for values in split[1:] if len(values) == dialect.columns]
     has_header, why = header_of(split[0], body)
     layout = replace(layout, header=has_header)

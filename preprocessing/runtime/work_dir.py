@@ -22,7 +22,7 @@ import numpy as np
 from ctrdist.storage import Store
 
 _PLAN, _MARKS = "plan.json", "done"
-VERSION = 3
+VERSION = 4
 """Version of the directory's files. A run starts anew in a directory of another version."""
 T = TypeVar("T")
 

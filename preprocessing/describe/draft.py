@@ -43,7 +43,10 @@ class Guesses:
             found.append(_question(self.label))
         if self.split.doubt:
             found.append(f"split: {self.split.doubt}")
-        return found + [f"{c.name}: {c.doubt}" for c in self.choices if c.doubt]
+        columns: dict[str, list[str]] = {}
+        for choice in self.choices:
+            columns.setdefault(choice.doubt, []).append(choice.name)
+        return found + [f"{', '.join(c)}: {doubt}" for doubt, c in columns.items() if doubt]
 
 
 def draft(guesses: Guesses) -> str:
@@ -140,7 +143,8 @@ def _runs(choices: Sequence[Choice]) -> list[list[Choice]]:
 
 def _follows(before: Choice, after: Choice) -> bool:
     same = (before.role, before.settings) == (after.role, after.settings)
-    if not same or before.doubt or after.doubt or not (before.written and after.written):
+    same &= before.doubt == after.doubt
+    if not (same and before.written and after.written):
         return False
     parts = [re.fullmatch(r"(.*?)(0|[1-9]\d*)", c.name, re.DOTALL) for c in (before, after)]
     if not parts[0] or not parts[1] or ".." in before.name:

@@ -11,8 +11,11 @@ from preprocessing.describe.names import BEHAVIOURS, LABELS, RATINGS, flat, word
 
 _YES = ("true", "t", "yes", "y", "click", "clicked", "positive", "pos")
 _OUTCOMES = frozenset(
-    {*LABELS, "clicks", "conversions", "purchases", "order", "orders", "ordered", "paid", "sale"}
-)
+    {*LABELS, "clicks", "conversions", "purchases", "order", "orders", "ordered", "paid", "sale",
+     "follow", "followed", "share", "shared", "comment", "forward", "favorite", "favourite",
+     "cart", "install", "installed", "download", "register", "registered"}
+)  # fmt: skip
+"""Words that tell an outcome where the column holds one."""
 _CLICKS = ("click", "clicked", "clk")
 _MARKS = frozenset({"is", "has", "was", "did", "label", "flag"})
 """Words beside an outcome's that make it the name of a label."""

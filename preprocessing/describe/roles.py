@@ -17,7 +17,7 @@ from preprocessing.describe.times import TimeGuess, time_of
 
 _SEPARATORS = ("|", "^", "\x02", "#", ";", ", ", ",", " ")
 _SURE_SEPARATORS = _SEPARATORS[:4]
-_ID_PIECE = re.compile(r"[0-9a-fA-F_:-]+")
+_ID_PIECE = re.compile(r"[0-9a-fA-F_:-]+|[a-zA-Z]{1,4}[0-9_:-]+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _LONG_TEXT = 60
@@ -26,6 +26,8 @@ _LEAST_ROWS = 20
 _DAYS_FOR_HOURS = 7
 """In a shorter log, a test split by time has not all hours of a day."""
 _DAYS_FOR_WEEKDAYS = 28
+LEAST_TIMES = 20
+"""With fewer different times, rows cannot be split by them."""
 _FEW = 3
 _SKEWED = 50
 _MANY = 30
@@ -62,9 +64,8 @@ def choose_roles(
     """
     times = {n: g for n, f in facts.items() if (g := time_of(f))}
     outcomes = {label.name, *label.others}
-    time = _first_time(
-        {n: g for n, g in times.items() if not facts[n].missing and n not in outcomes}
-    )
+    full = [f for n, f in facts.items() if n in times and not f.missing and n not in outcomes]
+    time = _first_time(full)
     user = _user(facts, label, is_named=is_named)
     result = []
     for name, f in facts.items():
@@ -234,10 +235,15 @@ def _time(name: str, guess: TimeGuess) -> Choice:
     return Choice(name, "timestamp", guess.reason, settings, guess.doubt)
 
 
-def _first_time(times: Mapping[str, TimeGuess]) -> str:
-    """The column of the time of the row; empty where there is none."""
-    named = [name for known in TIMES for name in times if flat(name) == known]
-    return next(iter([*named, *times]), "")
+def _first_time(times: Sequence[Facts]) -> str:
+    """The column of the time of the row; empty where there is none.
+
+    One with many different times goes before a date.
+    """
+    names = {known: i for i, known in enumerate(TIMES)}
+    few = {f.name: len(f.values) < LEAST_TIMES for f in times}
+    order = sorted(times, key=lambda f: (few[f.name], names.get(flat(f.name), len(names))))
+    return order[0].name if order else ""
 
 
 def _user(facts: Mapping[str, Facts], label: LabelGuess, *, is_named: bool) -> str:

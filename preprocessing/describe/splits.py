@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preprocessing.describe.roles import Choice
+from preprocessing.describe.roles import LEAST_TIMES, Choice
 from preprocessing.sources.shards import ByteRange
 
 _WORDS = {
@@ -14,7 +14,6 @@ _WORDS = {
     "dev": "valid", "eval": "valid", "test": "test", "testing": "test", "holdout": "test",
 }  # fmt: skip
 _TIME_WORDS = re.compile(r"(day|date|dt|hour|week|month|year)s?([\W_=]*\d)|\d{4}-?\d\d-?\d\d", re.I)
-_LEAST_TIMES = 20
 _FRACTIONS = [0.8, 0.1, 0.1]
 
 
@@ -46,7 +45,7 @@ def choose_split(files: Sequence[ByteRange], choices: Sequence[Choice], times: i
         have = " and ".join(sorted(found - {""}))
         doubt = f"the files are called {have}, but three splits are needed; all rows are split anew"
     time = next((c.name for c in choices if c.role == "timestamp"), "")
-    if times >= _LEAST_TIMES:
+    if times >= LEAST_TIMES:
         settings: dict[str, Any] = {"by": "time", "fractions": _FRACTIONS}
         return SplitGuess(settings, f"by {time}: train on the past, test on what follows", doubt)
     if len(files) >= 3 and all(_TIME_WORDS.search(name) for name in names):

@@ -316,7 +316,7 @@ def test_the_wheel_alone_encodes_raw_rows_as_preprocessing_did(log, frame):
 
 
 def test_columns_may_have_any_name(tmp_path, frame):
-    names = ["a.b", "../up", "x/y", "*", "run[1]", ".hidden", "%2E", "c@d", "index in the log"]
+    names = ["a.b", "../up", "x/y", "?", "run[1]", ".hidden", "%2E", "c@d", "index in the log"]
     columns = [COLUMNS[0], *(ColumnConfig(name=name) for name in names)]
     made = pd.DataFrame({n: frame["plain"] + n for n in names})
     made.insert(0, "label", frame["label"])

@@ -24,7 +24,7 @@ def describe(engine: Engine, start: Start, command: str, result: str) -> str:
     train = splits["train"]
     data = ", ".join(f"{split.rows:,} {name}" for name, split in splits.items())
     return f"""\
-**{experiment.model_name}** predicts `{schema.label}` on **{schema.name}**.
+**{experiment.model_name}** predicts `{engine.dataset.label or schema.label}` on **{schema.name}**.
 
 {result}
 

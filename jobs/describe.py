@@ -83,16 +83,16 @@ def _show(guesses: Guesses, refusal: str, config: DescribeConfig, inputs: Sequen
     file = _file(config, guesses.name)
     if refusal and guesses.label.name:
         _say(f"? preprocessing will refuse the YAML: {refusal}")
+    first = [] if os.path.isfile(file) else [f"save the YAML as {file}"]
     if not guesses.label.name:
-        _say(f"next: write `role: label` at one column of {file}, then")
-    else:
-        _say("next:")
-    data = f"data/{guesses.name}"
+        first.append(f"write `role: label` at one column of {file}")
+    _say(f"next: {' and '.join(first)}, then" if first else "next:")
+    data, run_name = shlex.quote(f"data/{guesses.name}"), shlex.quote(guesses.name)
     paths = _as_typed(inputs)
     _say(
         f"  python jobs/preprocess.py --config {shlex.quote(file)} --input {paths} --output {data}"
     )
-    _say(f"  python jobs/train_dlf.py --data {data} --run-name {guesses.name}")
+    _say(f"  python jobs/train_dlf.py --data {data} --run-name {run_name}")
 
 
 def _file(config: DescribeConfig, name: str) -> str:

@@ -82,13 +82,7 @@ def build_report(
         column_name = profile.schema.timestamp or ""
         warnings += time_warnings(profile.series, column_name, making.unit)
     warnings += making.warnings
-    for index, column in enumerate(columns):
-        column["place"] = index
-        column["warnings"] = list(column_warnings(column, making.split_by, train_rows))
-        column["attention"] = _attention(column)
-        warnings += [
-            {"column": column["name"], "place": index, **one} for one in column["warnings"]
-        ]
+    warnings += _warn_of_columns(columns, making.split_by, train_rows)
     left_out = {name: rows for name, rows in making.left_out.items() if rows}
     columns.sort(key=lambda column: (-column["attention"], column["place"]))
     warnings.sort(key=lambda one: -one["weight"])
@@ -114,6 +108,19 @@ def build_report(
         "series": _series(profile.series),
         "columns": columns,
     }
+
+
+def _warn_of_columns(
+    columns: list[dict[str, Any]], split_by: str, train_rows: int
+) -> list[dict[str, Any]]:
+    """Adds place, warnings and attention to each column; returns all their warnings."""
+    found = []
+    for place, column in enumerate(columns):
+        column["place"] = place
+        column["warnings"] = list(column_warnings(column, split_by, train_rows))
+        column["attention"] = _attention(column)
+        found += [{"column": column["name"], "place": place, **one} for one in column["warnings"]]
+    return found
 
 
 def _splits(profile: Profile) -> dict[str, dict[str, Any]]:

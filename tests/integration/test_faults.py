@@ -1,6 +1,7 @@
 """Processes of a training job are killed, stopped and told to end, and nothing is lost."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -13,8 +14,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets import write_dataset
-from tests.faults import Job, assert_same_end
+from tests.faults import ROOT, Job, assert_same_end
 
+DEFECT = """
+import importlib.util, sys
+
+class Defect:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ctrdist.data.reader":
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda m: (run(m), setattr(m.SplitReader, "read", 3))
+            return spec
+
+sys.meta_path.insert(0, Defect())
+"""
+"""A defect of our code, in every process: Python imports sitecustomize.py as it starts."""
 ROWS = 3001  # 121 steps of 50 in two epochs
 
 
@@ -60,14 +76,10 @@ def test_a_killed_worker_is_started_again_and_the_end_is_the_same(data, undistur
 
 def test_an_error_that_would_come_again_is_not_tried_again(tmp_path):
     write_dataset(tmp_path / "data", {"train": 1000, "valid": 300, "test": 300})
-    # all files, so that each worker meets the same error whichever rows it reads first
-    for file in (tmp_path / "data/train").glob("*.parquet"):
-        table = pq.read_table(file)
-        texts = pa.array(["a"] * table.num_rows)
-        position = table.schema.get_field_index("C1")
-        pq.write_table(table.set_column(position, "C1", texts), file, row_group_size=50)
-
-    job = Job(str(tmp_path / "data"), tmp_path / "runs", "c", {"workers": 2})
+    (tmp_path / "sitecustomize.py").write_text(DEFECT)
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {"PYTHONPATH": path}
+    job = Job(str(tmp_path / "data"), tmp_path / "runs", "c", {"workers": 2}, env)
     assert job.wait() == 1
     assert "start again" not in job.err
     assert len(re.findall(r"^TypeError: ", job.err, re.MULTILINE)) == 1, job.err

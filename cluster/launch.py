@@ -82,7 +82,9 @@ def _result(error: BaseException | None, monitor: RunMonitor, max_restarts: int)
         raise RuntimeError(f"worker {failure.rank} failed:\n{crash.traceback}")
     step = monitor.saved_step
     resume = f" under the same name to resume from step {step:,}" if step else ""
+    spent = 0 <= max_restarts < failure.restarts
+    why = f"faults.max_restarts is {max_restarts}" if spent else "the same error would come again"
     raise ResourceError(
-        f"worker {failure.rank} died: {failure.reason}. It is not started again, because "
-        f"faults.max_restarts is {max_restarts}. Start the job again{resume}."
+        f"worker {failure.rank} died: {failure.reason}. It is not started again, because {why}. "
+        f"Start the job again{resume}."
     )

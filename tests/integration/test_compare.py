@@ -119,7 +119,7 @@ def test_an_interrupted_comparison_leaves_no_run_that_seems_to_run(tmp_path, dat
     command = [
         sys.executable,
         "jobs/compare.py",
-        *arguments(tmp_path, data, **{"train.epochs": 99}),
+        *arguments(tmp_path, data, **{"train.epochs": 99, "train.patience": 99}),
     ]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         events = tmp_path / "small.full.2024/events.jsonl"

@@ -53,7 +53,7 @@ fix: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 # Tests of one file stay together, as they share a Ray session, servers and data sets. The order of files is that of tests/conftest.py.
-test: $(STAMP) ## all tests but the slow ones, JOBS=2 files at a time: sixteen minutes on two cores
+test: $(STAMP) ## all tests but the slow ones, JOBS=2 files at a time: some twenty-five minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests

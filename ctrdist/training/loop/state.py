@@ -93,18 +93,24 @@ class Progress:
 
         An evaluation that is not finite is never the best. With a wide part an epoch is not stale
         either if the tower alone was better than before: it may take epochs until it can gain.
-        If cross-validation has chosen an epoch, this one is the best whatever the metrics, and ends
-        training. `at_chosen` tells that it is this one.
+        If cross-validation has chosen an epoch, this one ends training. It is the best if valid
+        does not speak against it, else the wide part. `at_chosen` tells that it is this one.
         """
         tower = metrics.get("tower_logloss", math.nan)
         tower_gains = self.best_tower is None or tower < self.best_tower - config.min_delta
         if math.isfinite(tower) and tower_gains:
             self.best_tower = tower
             self.stale_epochs = 0
-        if at_chosen:
-            self._mark_best(metrics, config.monitor)
-            self.stop(StopReason.FOLDS, f"cross-validation chose epoch {self.chosen_epochs}")
-            return
+        if self.chosen_epochs is not None and "gain" in metrics:
+            text, gains = f"cross-validation chose epoch {self.chosen_epochs}", metrics["gain"] > 0
+            first = self.best_step is None  # the wide part alone, epoch 0
+            if first or (at_chosen and gains):
+                self._mark_best(metrics, config.monitor)
+            if at_chosen:
+                against = self.chosen_epochs and not gains
+                self.stop(StopReason.FOLDS, text + ", but valid shows no gain" * bool(against))
+            if first or at_chosen:
+                return
         if self.chosen_epochs is None and is_finite(metrics, config.monitor):
             value = monitored(metrics, config.monitor)
             if self.best_value is None or value > self.best_value + config.min_delta:

@@ -112,3 +112,15 @@ def test_a_metric_that_is_not_defined_survives_json():
     again.load_state_dict(json.loads(to_text(progress.state_dict())))
     assert math.isnan(again.best_metrics.pop("gauc"))
     assert again.best_metrics == {"auc": 0.7, "logloss": 0.5}
+
+
+@pytest.mark.parametrize(("gain", "best"), [(0.01, 30), (0.0, 0), (-0.01, 0)])
+def test_the_chosen_epoch_is_the_best_unless_valid_speaks_against_it(gain, best):
+    progress = Progress(chosen_epochs=2, chosen_share=0.3)
+    for step, found, at_chosen in ((0, 0.0, False), (15, 0.5, False), (30, gain, True)):
+        progress.step = step
+        tower = {"tower_logloss": 1 / step} if step else {}
+        progress.judge({**FINITE, "gain": found, **tower}, CONFIG, at_chosen=at_chosen)
+    assert progress.lr_factor == 1 and progress.stale_epochs == 0
+    assert progress.best_step == best and progress.stopped is StopReason.FOLDS
+    assert ("valid shows no gain" in progress.stop_text) == (best == 0)

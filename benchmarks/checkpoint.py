@@ -113,7 +113,7 @@ def measure_others(
 
 
 def steps_per_second(while_: Callable[[], bool]) -> float:
-    """Of a stand-in for training, products of matrices in one thread less than there are cores."""
+    """Rate of a stand-in for training: matrix products in one thread less than there are cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     a = torch.rand(512, 512)

@@ -1,4 +1,4 @@
-"""What diagnostics cost: their share of the time of training steps, and seconds per epoch and run.
+"""The cost of diagnostics: their share of a step's time, and seconds per epoch and run.
 
 One worker on one thread trains the registry's models, with their default settings, on a data set in
 Criteo's shape. Each call that diagnostics get is timed, beside the steps themselves: by the time

@@ -246,7 +246,7 @@ def measured(
 
 
 def attempt(work: Callable[[], Any], alone: bool) -> Any:
-    """What work() returns, or, where memory does not suffice, the reason in a line."""
+    """Returns the result of work(), or the reason in a line where memory does not suffice."""
     try:
         return work()
     except ConfigError as error:  # the planner, before anything is allocated

@@ -54,7 +54,7 @@ class Case:
 
 @dataclass
 class Result:
-    """What a case took for a log; memory and bytes in MiB, times in seconds."""
+    """Time and memory of a case for a log; memory and bytes in MiB, times in seconds."""
 
     rows: int
     case: str
@@ -70,7 +70,7 @@ class Result:
     written: float = 0.0
     """To disks in all."""
     output: float = 0.0
-    """What lies there at the end."""
+    """Bytes that lie there at the end."""
     runs: list[dict[str, float]] = field(default_factory=list)
     equal: str = ""
     """yes, or the first difference from ours."""

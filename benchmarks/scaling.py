@@ -1,4 +1,4 @@
-"""What more workers and larger tables cost, on CPU.
+"""The cost of more workers and larger tables, on CPU.
 
 39 fields, dim 16, batch 4096 in all, bf16, row-wise tables under Adagrad; 3 × 400 and DLF.
 The batches are ready in memory, so that nothing but the step is timed. The cases take turns.

@@ -18,7 +18,7 @@ _START = 1_506_000_000  # a second in September 2017
 
 @dataclass(frozen=True)
 class Truth:
-    """What a good YAML of the log says."""
+    """The guesses that are right for a log."""
 
     roles: dict[str, str]
     """Column, as the YAML names it → role."""

@@ -21,7 +21,7 @@ _MIB = 2**20
 
 @dataclass
 class Usage:
-    """What a command took; memory in MiB."""
+    """Time and memory that a command took; memory in MiB."""
 
     code: int = 0
     """Its exit code."""
@@ -40,7 +40,7 @@ class Usage:
     written: float = 0.0
     """Handed to disks by all processes, also what was deleted since."""
     output: str = ""
-    """What it printed to stdout."""
+    """The text that it printed to stdout."""
     errors: str = ""
     """The end of what it printed to stderr."""
 

@@ -1,4 +1,4 @@
-"""What a step spends its time on."""
+"""Profiles of a step: the operations that take longest."""
 
 from collections.abc import Callable
 

@@ -12,11 +12,11 @@ from ctrdist.data.manifest import SPLITS
 
 _ROWS = 262144
 _TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
-"""Of standardised float32 numbers: sums of float64 in another order."""
+"""Tolerance of standardised float32 numbers, whose float64 sums had another order."""
 
 
 def differences(ours: Path, theirs: Path, *, ordered: bool = True) -> list[str]:
-    """What is unequal, a line each; nothing where all rows are the same.
+    """Returns the differences, a line each; nothing where all rows are the same.
 
     Args:
         ours: a data set's directory.

@@ -116,7 +116,7 @@ def numbered(counts: pl.LazyFrame, value: str) -> pl.LazyFrame:
 
 
 def from_text(train: pl.LazyFrame, run: Run, engine: str) -> list[pl.Expr]:
-    """What is written, for a log whose categories are text."""
+    """The columns to write, for a log whose categories are text."""
     counted = [numbered(train.group_by(name).len(), name) for name in CATEGORIES]
     found, *tables = pl.collect_all([moments(train), *counted], engine=engine)
     written = numbers(found)

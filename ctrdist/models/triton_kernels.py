@@ -195,5 +195,8 @@ def _warps(like: Tensor, numbers: int) -> int:
 
 
 def _precision() -> str:
-    """Of float32 products, as PyTorch's is set: tf32x3 is nearly as exact as float32."""
+    """Returns the precision of float32 products, by PyTorch's setting.
+
+    tf32x3 is nearly as exact as float32.
+    """
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -125,7 +125,7 @@ def remarks(experiment: Experiment) -> list[str]:
 
 
 def _of_rows(dataset: "Dataset") -> list[str]:
-    """What is said of rows that count differently."""
+    """Returns remarks on several labels, and on rows that were drawn."""
     lines = []
     if dataset.schema.labels:
         others = [name for name in dataset.schema.labels if name != dataset.label]

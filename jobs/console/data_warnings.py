@@ -29,7 +29,7 @@ def warning_lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _own(one: Mapping[str, Any]) -> str:
-    """What sets a warning apart from others of its kind: its text, unless it is a column's."""
+    """Returns the key that sets a warning apart in its kind: its text, unless it is a column's."""
     return "" if "place" in one else str(one["text"])
 
 

@@ -106,14 +106,14 @@ class RunConsole:
         self._bar.update(self._task, description=title, total=m.folds, completed=m.fold, text="")
         if self._bar.disable and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            self.note(title)
+            self.note(f"{title}, to choose the epoch; --train.folds 0 leaves it out")
 
     def _on_chosen(self, m: messages.Chosen) -> None:
         found = (
             f"epoch {m.epochs} with a share of {m.share:.1f} for the tower: log loss "
-            f"{m.gain:.5f} below that of logistic regression, {m.bound:.5f} with certainty"
+            f"{m.gain:.5f} below that of logistic regression, {m.bound:.5f} less the margin"
             if m.epochs
-            else "no epoch of the tower is better than logistic regression with certainty"
+            else "no epoch of the tower gains more than chance on logistic regression"
         )
         self.note(f"cross-validation over {plural(m.rows, 'training row')}: {found}")
 

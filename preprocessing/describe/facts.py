@@ -41,11 +41,11 @@ class Facts:
     """Rows whose value is no number, among numbers."""
     is_list: bool = False
     is_boolean: bool = False
-    """Of the type of true and false, and not text."""
+    """The column's type is that of true and false, not text."""
     is_time: bool = False
-    """Of a date or time type, and not text."""
+    """The column's type is a date or a time, not text."""
     is_nested: bool = False
-    """Of a type that preprocessing does not read."""
+    """Preprocessing does not read the column's type."""
     longest: int = 0
     """Items of the longest list."""
     is_counter: bool = False

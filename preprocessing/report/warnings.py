@@ -132,7 +132,7 @@ def _before_the_draw(split: dict[str, Any], share: float) -> dict[str, Any]:
 
 
 def _unknown_advice(column: dict[str, Any], split_by: str, train_rows: int) -> str:
-    """What to do about unknown values depends on why they are unknown."""
+    """Returns advice on unknown values, which depends on why they are unknown."""
     train = column["unknown_rate"].get("train", 0.0)
     if train > NEARLY_ALL or column["distinct"] > NEARLY_ALL * max(1, train_rows):
         return (

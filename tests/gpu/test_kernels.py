@@ -17,10 +17,14 @@ from ctrdist.models.dual_attention.settings import DualAttentionConfig, Transfor
 from ctrdist.models.registry import build_tower
 
 DEVICE = os.environ.get("CTRDIST_TEST_DEVICE", "cuda")
-kernels = pytest.importorskip("ctrdist.models.triton_kernels", exc_type=ImportError)
+kernels = pytest.importorskip(
+    "ctrdist.models.triton_kernels",
+    reason="needs Triton: pip install triton, or the extra gpu",
+    exc_type=ImportError,
+)
 pytestmark = pytest.mark.skipif(
     not (os.environ.get("TRITON_INTERPRET") if DEVICE == "cpu" else torch.cuda.is_available()),
-    reason="needs an NVIDIA GPU, or Triton's interpreter",
+    reason="needs an NVIDIA GPU, or TRITON_INTERPRET=1 and CTRDIST_TEST_DEVICE=cpu",
 )
 ON_GPU_ONLY = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 

@@ -145,7 +145,7 @@ class Progress:
 def monitored(metrics: dict[str, float], monitor: str) -> float:
     """Value of the monitor, larger being better.
 
-    With a wide part, that of logloss is the mean gain over it that is certain: the log loss itself
+    With a wide part, that of logloss is the mean gain over it less its margin: the log loss itself
     would choose by chance where valid is small.
     """
     if monitor == "auc-logloss":

@@ -236,7 +236,7 @@ def mutate_parquet(tmp_path: Path, data: st.DataObject) -> None:
 def mutate_orc(tmp_path: Path, data: st.DataObject) -> None:
     """In a process of its own: ORC's library crashes for some damaged files.
 
-    A run then tells that its worker died.
+    The pool tells of a worker that died: tests/unit/preprocessing/runtime/test_local_pool.py.
     """
     path = tmp_path / "log.orc"
     compression = data.draw(st.sampled_from(["uncompressed", "zlib", "zstd"]))

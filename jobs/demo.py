@@ -120,8 +120,8 @@ def show(result: dict[str, Any]) -> None:
         "next: look at it in MLflow,",
         f"  .venv/bin/mlflow ui --backend-store-uri {trained['tracking_uri']}",
         f"  then open {trained['mlflow_page']}",
-        "then train on logs of your own: README.md, or",
-        "  .venv/bin/python jobs/preprocess.py --help",
+        "then train on a log of your own: README.md. It begins with",
+        "  .venv/bin/python jobs/describe.py --input LOG --output clicks.yaml",
     ]
     out.print("\n".join(lines), highlight=False, soft_wrap=True)
 

@@ -178,11 +178,17 @@ def _expand(path: str) -> list[ByteRange]:
             )
             for found in sorted(find_files(path), key=lambda found: _natural(found.path))
         ]
-        hint = "" if files else _near(path)
+        is_folder = not files and Store(path).kind() == "directory"
+        hint = "" if files or is_folder else _near(path)
     except OSError as error:  # For instance no bucket, no credentials, no such protocol.
         raise DataError(
             f"{path}: cannot be read ({error}). Check the path and the access to it."
         ) from error
+    if is_folder:
+        raise DataError(
+            f"{path}: the folder has no files; those whose names begin with . or _ do not count. "
+            "Give --input a folder with files of the log."
+        )
     if not files:
         raise DataError(
             f"{path}: no such file.{hint} Give --input a file, a folder or a glob that exists."

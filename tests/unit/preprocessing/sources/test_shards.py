@@ -168,3 +168,12 @@ def test_a_hundred_thousand_files_are_listed_at_once(tmp_path):
     shards = find_input_splits(config(tmp_path, shard_bytes=40_000))
     assert time.monotonic() - start < 60
     assert [len(shard.ranges) for shard in shards] == [10_000] * 10
+
+
+def test_a_folder_without_files_of_the_log_is_told_from_one_that_is_not_there(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/_SUCCESS").write_text("")
+    with pytest.raises(DataError, match="log: the folder has no files; those whose names begin"):
+        find_input_splits(config(tmp_path / "log"))
+    with pytest.raises(DataError, match="lag: no such file"):
+        find_input_splits(config(tmp_path / "lag"))
